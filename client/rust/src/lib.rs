@@ -1,0 +1,1 @@
+//! Rust client of imageops: connect, resumable upload, reconnecting watch.

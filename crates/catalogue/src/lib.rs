@@ -1,0 +1,1 @@
+//! Catalogue of imageops: images, uploads, jobs and keys.

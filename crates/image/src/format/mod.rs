@@ -1,0 +1,1 @@
+//! Container formats of disk images.

@@ -1,0 +1,1 @@
+//! What is inside the guest: partitions and file systems.

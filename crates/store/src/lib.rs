@@ -1,0 +1,1 @@
+//! Blob stores of imageops: staging, publishing and reading the bytes of images.

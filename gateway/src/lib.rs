@@ -1,0 +1,1 @@
+//! REST faces over the RPCs of imageops.

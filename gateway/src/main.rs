@@ -1,0 +1,3 @@
+//! REST faces over the RPCs of imageops.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The imageops service: gRPC, workers, uploads; mounts the gateway.

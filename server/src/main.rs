@@ -1,0 +1,3 @@
+//! The imageops service: gRPC, workers, uploads; mounts the gateway.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Generated types and stubs of `imageops.v1`, nothing else.

@@ -1,0 +1,3 @@
+//! Tasks of the imageops workspace: cargo xtask test, check, bench.
+
+fn main() {}
