@@ -1,1 +1,23 @@
-//! Ids, digests, states and state machines of imageops: no I/O, no clock, no async.
+//! Ids, digests, states and state machines: what every part of the service agrees on.
+//!
+//! No I/O, no clock, no randomness, no async: the state machines run in a seeded simulator. Times are [`Micros`] handed in
+//! by the caller; random ids are made elsewhere and only carried here.
+
+mod id;
+mod image;
+mod job;
+mod label;
+mod tenant;
+mod time;
+mod upload;
+
+pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
+pub use image::ImageState;
+pub use job::{
+    CheckSpec, CompressSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState,
+    Source,
+};
+pub use label::{InvalidLabel, Label};
+pub use tenant::{InvalidTenant, Scope, Tenant};
+pub use time::Micros;
+pub use upload::{UploadEvent, UploadState};

@@ -1,0 +1,1 @@
+//! The catalogue in an SQLite file.

@@ -1,0 +1,234 @@
+//! Jobs: what they do, how far they are, and how they move from state to state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::ImageId;
+use crate::label::Label;
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Checks structure, digest and safety.
+    Check,
+    /// Drops what the guest has freed and writes compressed qcow2.
+    Compress,
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a worker.
+    Queued,
+    /// A worker is at it.
+    Running,
+    /// Done, with a result.
+    Succeeded,
+    /// Ended without a result.
+    Failed,
+    /// Ended on request, without a result.
+    Cancelled,
+}
+
+/// What can happen to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JobEvent {
+    /// A worker takes it up, the first time or after another worker's lease ran out.
+    Claim,
+    /// The worker delivers a result.
+    Succeed,
+    /// The worker, or whoever finds that no attempt is left, gives a reason.
+    Fail,
+    /// The worker noticed the wish to cancel; or a queued job is cancelled.
+    Cancel,
+    /// The worker gives the job back unfinished, at shutdown or after its lease was freed.
+    Release,
+}
+
+/// An event that cannot happen in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the event cannot happen in this state")]
+pub struct InvalidTransition;
+
+impl JobState {
+    /// The state after `event`. A final state is left by no event: a job ends once.
+    pub fn after(self, event: JobEvent) -> Result<Self, InvalidTransition> {
+        match (self, event) {
+            (Self::Queued | Self::Running, JobEvent::Claim) => Ok(Self::Running),
+            (Self::Running, JobEvent::Succeed) => Ok(Self::Succeeded),
+            (Self::Queued | Self::Running, JobEvent::Fail) => Ok(Self::Failed),
+            (Self::Queued | Self::Running, JobEvent::Cancel) => Ok(Self::Cancelled),
+            (Self::Running, JobEvent::Release) => Ok(Self::Queued),
+            _ => Err(InvalidTransition),
+        }
+    }
+
+    /// Whether the job has ended.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What a running job is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobPhase {
+    /// Nothing yet.
+    #[default]
+    Waiting,
+    /// Reading headers, partition tables and free-space structures.
+    Planning,
+    /// Digesting the file and walking its tables.
+    Checking,
+    /// Reading the source, compressing and writing the output.
+    Compressing,
+    /// Reading the written output back.
+    Verifying,
+    /// Flushing the output and giving it its name.
+    Publishing,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// What it is doing.
+    pub phase: JobPhase,
+    /// Bytes of the phase that are done.
+    pub done_bytes: u64,
+    /// Bytes of the phase in all; 0 when not known yet.
+    pub total_bytes: u64,
+    /// Recent rate of the phase.
+    pub bytes_per_second: Option<u64>,
+    /// Estimated time to the end of the job.
+    pub remaining_ms: Option<u64>,
+    /// The whole job, 0 to 100; never falls.
+    pub percent: f64,
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFailure {
+    /// gRPC status code that a call failing for this reason would have.
+    pub code: i32,
+    /// Stable code, UPPER_SNAKE.
+    pub reason: String,
+    /// Sentence for people.
+    pub message: String,
+}
+
+/// What a job reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A name below the image root, as the client sent it.
+    File(String),
+    /// A stored image.
+    Image(ImageId),
+}
+
+/// All that a worker needs to know to do a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobSpec {
+    /// A check.
+    Check(CheckSpec),
+    /// A compression.
+    Compress(CompressSpec),
+}
+
+impl JobSpec {
+    /// The kind of the job.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Check(_) => JobKind::Check,
+            Self::Compress(_) => JobKind::Compress,
+        }
+    }
+
+    /// What the job reads.
+    pub fn source(&self) -> &Source {
+        match self {
+            Self::Check(spec) => &spec.source,
+            Self::Compress(spec) => &spec.source,
+        }
+    }
+}
+
+/// What to check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckSpec {
+    /// What to read.
+    pub source: Source,
+    /// Whether to compute MD5.
+    pub md5: bool,
+    /// Whether to compute SHA-256.
+    pub sha256: bool,
+}
+
+/// What to compress, and into what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressSpec {
+    /// What to read.
+    pub source: Source,
+    /// Name of the output below the image root, with a file source.
+    pub output_file: Option<String>,
+    /// Id of the image to be, with an image source.
+    pub output_image: Option<ImageId>,
+    /// Label of the image to be, with an image source.
+    pub output_label: Label,
+    /// Zstandard instead of deflate.
+    pub zstd: bool,
+    /// Effort; `None`: the coder's default.
+    pub level: Option<u8>,
+    /// Keeps what the guest has freed.
+    pub keep_free_space: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_event() -> impl Strategy<Value = JobEvent> {
+        prop_oneof![
+            Just(JobEvent::Claim),
+            Just(JobEvent::Succeed),
+            Just(JobEvent::Fail),
+            Just(JobEvent::Cancel),
+            Just(JobEvent::Release),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_job_ends_once(events in prop::collection::vec(any_event(), 0..40)) {
+            let mut state = JobState::Queued;
+            let mut ended = 0;
+            for event in events {
+                let was_final = state.is_final();
+                match state.after(event) {
+                    Ok(next) => {
+                        prop_assert!(!was_final, "left {state:?} by {event:?}");
+                        if next.is_final() { ended += 1; }
+                        state = next;
+                    }
+                    Err(InvalidTransition) => {
+                        let refused_in_queue = matches!(event, JobEvent::Succeed | JobEvent::Release);
+                        prop_assert!(was_final || (state == JobState::Queued && refused_in_queue));
+                    }
+                }
+            }
+            prop_assert!(ended <= 1);
+            prop_assert_eq!(ended == 1, state.is_final());
+        }
+    }
+
+    #[test]
+    fn a_spec_reads_back_from_json() {
+        let spec = JobSpec::Check(CheckSpec { source: Source::File("a/b.img".into()), md5: true, sha256: false });
+        let text = serde_json::to_string(&spec).expect("a spec is plain data");
+        assert_eq!(serde_json::from_str::<JobSpec>(&text).expect("own output"), spec);
+    }
+}

@@ -1,0 +1,5 @@
+//! A store in a directory.
+
+/// A store in a directory of a local or network file system.
+#[derive(Debug)]
+pub struct DirectoryStore {}
