@@ -1,0 +1,208 @@
+//! The way to a server: over the network, or straight into services in the same process.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, Uri};
+use imageops::v1::image_ops_client::ImageOpsClient;
+use tonic::body::Body;
+use tonic::transport::Endpoint;
+use tower::util::{BoxCloneSyncService, MapErrLayer, MapRequestLayer, MapResponseLayer};
+use tower::{Layer, Service};
+
+use crate::error::{Error, Result};
+
+/// Largest message that is sent or taken, in bytes: a chunk of 1 MiB and its frame fit with room to spare.
+pub const MESSAGE_SIZE_BYTES_MAX: usize = 4 << 20;
+
+/// How much one call may have in flight towards us, in bytes. The 64 KiB that HTTP/2 starts with would hold a download
+/// to one window per round trip.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// The same for all calls of a connection together.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// What a failing connection says.
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A key for the server, shown nowhere.
+#[derive(Clone)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// Takes the text of a key as `imageops-server key create` printed it; white space around it is dropped.
+    pub fn new(key: &str) -> Result<Self> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim())).map_err(|_| Error::Token)?;
+        // Keeps it out of HTTP/2's header table and out of every debug print of the headers.
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Token(hidden)")
+    }
+}
+
+/// How a connection is made and kept.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// Key sent with every call; none by default.
+    pub token: Option<Token>,
+    /// How long opening a connection may take.
+    pub connect_timeout: Duration,
+    /// How often an open connection is asked for a sign of life while calls are running.
+    pub keep_alive_interval: Duration,
+    /// How long the sign of life may take before the connection counts as broken.
+    pub keep_alive_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            token: None,
+            connect_timeout: Duration::from_secs(10),
+            keep_alive_interval: Duration::from_secs(20),
+            keep_alive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A connection to `imageops.v1`, cheap to clone. Clones share what is below them.
+///
+/// It is a service under the generated stubs, whatever is behind it: [`Connection::stub`] gives the stub.
+#[derive(Clone)]
+pub struct Connection(BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>);
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Connection")
+    }
+}
+
+impl Connection {
+    /// A connection to the server at `uri` (`http://host:port`), opened by the first call and again after it broke.
+    ///
+    /// Must be called within a Tokio runtime: the connection's task is started there.
+    pub fn connect_lazy(uri: &str, options: ConnectOptions) -> Result<Self> {
+        let parsed: Uri = uri.parse().map_err(|_| Error::Address { uri: uri.to_owned() })?;
+        if parsed.scheme_str() != Some("http") || parsed.host().is_none_or(str::is_empty) {
+            return Err(Error::Address { uri: uri.to_owned() });
+        }
+        let channel = Endpoint::from(parsed)
+            .user_agent(concat!("imageops-client/", env!("CARGO_PKG_VERSION")))
+            .map_err(|_| Error::Address { uri: uri.to_owned() })?
+            .connect_timeout(options.connect_timeout)
+            .http2_keep_alive_interval(options.keep_alive_interval)
+            .keep_alive_timeout(options.keep_alive_timeout)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        let Some(Token(token)) = options.token else {
+            return Ok(Self::from_boxed(MapErrLayer::new(BoxError::from).layer(channel)));
+        };
+        let authorize = MapRequestLayer::new(move |mut request: Request<Body>| {
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+            request
+        });
+        Ok(Self::from_boxed(MapErrLayer::new(BoxError::from).layer(authorize.layer(channel))))
+    }
+
+    /// A connection straight into services of this process (tonic's `Routes`): no socket, no HTTP/2 between.
+    pub fn from_service<S, B>(service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let erase = MapResponseLayer::new(|response: Response<B>| response.map(Body::new));
+        Self::from_boxed(MapErrLayer::new(|never: Infallible| match never {}).layer(erase.layer(service)))
+    }
+
+    fn from_boxed<S>(service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = BoxError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        Self(BoxCloneSyncService::new(service))
+    }
+
+    /// The generated stub over this connection, with the limits of the contract set.
+    pub fn stub(&self) -> ImageOpsClient<Self> {
+        ImageOpsClient::new(self.clone())
+            .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    }
+}
+
+impl Service<Request<Body>> for Connection {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future =
+        <BoxCloneSyncService<Request<Body>, Response<Body>, BoxError> as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let token = Token::new("  secret-key\n").unwrap();
+        let options = ConnectOptions { token: Some(token.clone()), ..ConnectOptions::default() };
+        for text in
+            [format!("{token:?}"), format!("{options:?}"), format!("{options:#?}"), format!("{:?}", token.0)]
+        {
+            assert!(!text.contains("secret"), "{text}");
+        }
+        assert_eq!(token.0.as_bytes(), b"Bearer secret-key");
+        assert!(Token::new("two\nlines").is_err());
+    }
+
+    #[tokio::test]
+    async fn only_addresses_that_can_work_are_taken() {
+        for uri in ["http://127.0.0.1:50051", "http://[::1]:1", "http://images.example"] {
+            assert!(Connection::connect_lazy(uri, ConnectOptions::default()).is_ok(), "{uri}");
+        }
+        for uri in ["", "127.0.0.1:50051", "https://images.example", "ftp://x", "http://", "http://a b"] {
+            assert!(Connection::connect_lazy(uri, ConnectOptions::default()).is_err(), "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_of_this_process_is_called_directly() {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            assert_eq!(request.uri().path(), "/imageops.v1.ImageOps/GetJob");
+            let response = Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "5")
+                .header("grpc-message", "no such job")
+                .body(Body::empty());
+            Ok::<_, Infallible>(response.unwrap())
+        });
+        let request = imageops::v1::GetJobRequest { name: "jobs/x".to_owned() };
+        let status = Connection::from_service(service).stub().get_job(request).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (tonic::Code::NotFound, "no such job"));
+    }
+}
