@@ -10,3 +10,64 @@ pub const IO: &str = "IO";
 pub const CANCELLED: &str = "CANCELLED";
 /// The source changed while it was read.
 pub const SOURCE_CHANGED: &str = "SOURCE_CHANGED";
+
+/// The file is empty.
+pub const INVALID_EMPTY: &str = "INVALID_EMPTY";
+/// The file ends before something that its header promises.
+pub const INVALID_TRUNCATED: &str = "INVALID_TRUNCATED";
+/// The magic of the declared format is missing.
+pub const INVALID_MAGIC: &str = "INVALID_MAGIC";
+/// The version of the format does not exist.
+pub const INVALID_VERSION: &str = "INVALID_VERSION";
+/// The cluster size is outside the format's limits.
+pub const INVALID_CLUSTER_BITS: &str = "INVALID_CLUSTER_BITS";
+/// The length of the header is outside the format's limits.
+pub const INVALID_HEADER_LENGTH: &str = "INVALID_HEADER_LENGTH";
+/// An incompatible feature bit that is not on the list of known ones.
+pub const INVALID_INCOMPATIBLE_FEATURE: &str = "INVALID_INCOMPATIBLE_FEATURE";
+/// The width of refcounts is outside the format's limits.
+pub const INVALID_REFCOUNT_ORDER: &str = "INVALID_REFCOUNT_ORDER";
+/// The refcount table is missing.
+pub const INVALID_REFCOUNT_TABLE: &str = "INVALID_REFCOUNT_TABLE";
+/// The L1 table is too small for the disk.
+pub const INVALID_L1_SIZE: &str = "INVALID_L1_SIZE";
+/// A table does not start at a cluster, or lies outside all offsets.
+pub const INVALID_TABLE_OFFSET: &str = "INVALID_TABLE_OFFSET";
+/// The encryption method does not exist.
+pub const INVALID_ENCRYPTION: &str = "INVALID_ENCRYPTION";
+/// The compression type does not exist, or contradicts its feature bit.
+pub const INVALID_COMPRESSION: &str = "INVALID_COMPRESSION";
+/// A header extension is malformed.
+pub const INVALID_EXTENSION: &str = "INVALID_EXTENSION";
+/// The table of internal snapshots is malformed.
+pub const INVALID_SNAPSHOT_TABLE: &str = "INVALID_SNAPSHOT_TABLE";
+/// The directory of bitmaps is malformed.
+pub const INVALID_BITMAPS: &str = "INVALID_BITMAPS";
+/// The content is not of the format that was declared.
+pub const INVALID_FORMAT_MISMATCH: &str = "INVALID_FORMAT_MISMATCH";
+/// The image names a backing file.
+pub const UNSAFE_BACKING_FILE: &str = "UNSAFE_BACKING_FILE";
+/// The image names, or needs, an external data file.
+pub const UNSAFE_DATA_FILE: &str = "UNSAFE_DATA_FILE";
+/// The disk is larger than the limit.
+pub const UNSAFE_VIRTUAL_SIZE: &str = "UNSAFE_VIRTUAL_SIZE";
+/// A table or a list is larger than the limit.
+pub const UNSAFE_LIMIT: &str = "UNSAFE_LIMIT";
+/// The file is several formats at once.
+pub const UNSAFE_POLYGLOT: &str = "UNSAFE_POLYGLOT";
+/// The image is a description that names other files.
+pub const UNSAFE_DESCRIPTOR: &str = "UNSAFE_DESCRIPTOR";
+/// A format that is known but not taken.
+pub const UNSUPPORTED_FORMAT: &str = "UNSUPPORTED_FORMAT";
+/// The image is encrypted.
+pub const UNSUPPORTED_ENCRYPTION: &str = "UNSUPPORTED_ENCRYPTION";
+/// The image was not closed: its refcounts may lag.
+pub const CORRUPT_DIRTY: &str = "CORRUPT_DIRTY";
+/// The image is marked as damaged.
+pub const CORRUPT_MARKED: &str = "CORRUPT_MARKED";
+/// Tables contradict each other.
+pub const CORRUPT_TABLES: &str = "CORRUPT_TABLES";
+/// Data that the tables promise lie past the end of the file.
+pub const CORRUPT_TRUNCATED: &str = "CORRUPT_TRUNCATED";
+/// A compressed cluster cannot be decoded into exactly one cluster.
+pub const CORRUPT_COMPRESSED_CLUSTER: &str = "CORRUPT_COMPRESSED_CLUSTER";

@@ -126,3 +126,16 @@ impl Storage for Vec<u8> {
         Ok(count)
     }
 }
+
+/// Fills `buffer` from `offset`; what lies past the end of the file reads as zeros, as it does for every reader of
+/// sparse formats. A file that became shorter since it was opened is an error.
+pub(crate) fn read_zero_filled(storage: &dyn Storage, buffer: &mut [u8], offset: u64) -> crate::Result<()> {
+    let inside = storage.size_bytes().saturating_sub(offset).min(buffer.len() as u64) as usize;
+    let (inside, past_end) = buffer.split_at_mut(inside);
+    past_end.fill(0);
+    if !inside.is_empty() && storage.read_at(inside, offset)? < inside.len() {
+        let message = "the file became shorter while it was read";
+        return Err(crate::Error::new(crate::ErrorKind::Changed, crate::reason::SOURCE_CHANGED, message).at(offset));
+    }
+    Ok(())
+}
