@@ -65,6 +65,9 @@ pub enum Error {
         /// Digest of what came.
         found: String,
     },
+    /// The runtime ended while a digest was taken.
+    #[error("the program is ending")]
+    Interrupted,
     /// The server broke its own contract.
     #[error("the server's answer breaks the contract: {0}")]
     Protocol(&'static str),
@@ -114,8 +117,7 @@ impl From<Status> for Error {
             Some(info) => (info.reason.clone(), info.metadata.clone()),
             None => (String::new(), HashMap::new()),
         };
-        // A status made from a broken connection carries that as its source; one that was received carries none. The
-        // sentences of hyper's own cut-off answers have no source either, but no reason as well.
+        // A status made from a broken connection carries that as its source; one that was received carries none.
         let transport = status.source().is_some();
         let message = CallError::innermost(&status).unwrap_or_else(|| status.message().to_owned());
         Self::Call(Box::new(CallError {
@@ -138,6 +140,7 @@ impl Error {
             Self::Source(_) | Self::Target(_) => Code::Unknown,
             Self::SourceChanged { .. } | Self::UploadEnded { .. } => Code::FailedPrecondition,
             Self::Damaged { .. } | Self::Digest { .. } => Code::DataLoss,
+            Self::Interrupted => Code::Cancelled,
             Self::Protocol(_) => Code::Internal,
         }
     }
@@ -178,10 +181,7 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Call(error) => {
-                let cut_off = error.reason.is_empty()
-                    && matches!(error.code, Code::Unknown | Code::Internal | Code::Cancelled)
-                    && error.message.contains("h2 protocol error");
-                error.transport || error.code == Code::Unavailable || error.retry_after.is_some() || cut_off
+                error.transport || error.code == Code::Unavailable || error.retry_after.is_some()
             }
             Self::Damaged { .. } => true,
             _ => false,

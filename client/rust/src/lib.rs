@@ -1,10 +1,22 @@
 //! Rust client of imageops: connect, resumable upload, verified download, reconnecting watch.
 //!
 //! [`Connection`] is the way to a server, over the network or straight into services of the same process, and serves
-//! the generated stubs. The crate knows the wire contract and nothing of files, formats or the server's inside.
+//! the generated stubs. [`Client`] wraps the calls: what breaks with the connection is made again within the bounds of
+//! a [`RetryPolicy`], uploads and downloads go on where they stood, a watch comes back. The crate knows the wire
+//! contract and nothing of files, formats or the server's inside.
 
+mod client;
 mod connection;
+mod download;
 mod error;
+mod retry;
+mod transfer;
+mod upload;
+mod watch;
 
+pub use client::{Client, is_final};
 pub use connection::{ConnectOptions, Connection, MESSAGE_SIZE_BYTES_MAX, Token};
 pub use error::{CallError, Error, Result};
+pub use retry::RetryPolicy;
+pub use transfer::TransferProgress;
+pub use upload::{UploadOptions, Uploaded};

@@ -1,0 +1,154 @@
+//! Downloads that verify what comes and go on where they broke.
+
+use imageops::v1::download_image_response::Message;
+use imageops::v1::{Chunk, DownloadHeader, DownloadImageRequest, DownloadImageResponse, Image};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tonic::Streaming;
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::retry::Attempts;
+use crate::transfer::{TransferProgress, digest_chunk};
+
+impl Client {
+    /// The record of a stored image.
+    pub async fn get_image(&self, image: &str) -> Result<Image> {
+        let mut attempts = Attempts::new(self.retry());
+        loop {
+            match self.open_download(image, 0, Some(0)).await {
+                Ok((header, _)) => return header.image.ok_or(Error::Protocol("a download without an image")),
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        }
+    }
+
+    /// Writes the bytes of `image` from `offset_bytes` to its end to `target` and flushes it.
+    ///
+    /// Each chunk is verified by its CRC-32C and a whole download by the image's SHA-256. A broken connection is made
+    /// again and goes on where it broke; what was written is never written again.
+    pub async fn download<W>(
+        &self,
+        image: &str,
+        offset_bytes: u64,
+        target: &mut W,
+        mut progress: impl FnMut(TransferProgress),
+    ) -> Result<Image>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        let mut attempts = Attempts::new(self.retry());
+        let mut sink =
+            Sink { target, next_bytes: offset_bytes, hasher: (offset_bytes == 0).then(Sha256::new) };
+        let mut seen: Option<(Image, u64)> = None;
+        loop {
+            let before = sink.next_bytes;
+            let broken = match seen.take() {
+                // The connection broke behind the last byte: asking for more would be out of range.
+                Some((image, end_bytes)) if sink.next_bytes >= end_bytes => {
+                    sink.target.flush().await.map_err(Error::Target)?;
+                    sink.verify(&image)?;
+                    return Ok(image);
+                }
+                _ => match self.open_download(image, sink.next_bytes, None).await {
+                    Ok((header, stream)) => {
+                        let end_bytes = end_of(&header, sink.next_bytes)?;
+                        let image = header.image.ok_or(Error::Protocol("a download without an image"))?;
+                        seen = Some((image, end_bytes));
+                        sink.take_all(stream, end_bytes, &mut progress).await
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            if sink.next_bytes > before {
+                attempts.progressed();
+            }
+            if let Err(error) = broken {
+                attempts.pause_after(error).await?;
+            }
+        }
+    }
+
+    /// Opens a download and reads its header.
+    async fn open_download(
+        &self,
+        image: &str,
+        offset_bytes: u64,
+        length_bytes: Option<u64>,
+    ) -> Result<(DownloadHeader, Streaming<DownloadImageResponse>)> {
+        let request = DownloadImageRequest { image: image.to_owned(), offset_bytes, length_bytes };
+        let mut stream = self.stub().download_image(request).await?.into_inner();
+        match stream.message().await?.and_then(|first| first.message) {
+            Some(Message::Header(header)) => Ok((header, stream)),
+            _ => Err(Error::Protocol("a download without a header")),
+        }
+    }
+}
+
+/// Where the download ends, when the header promises the bytes that were asked for.
+fn end_of(header: &DownloadHeader, offset_bytes: u64) -> Result<u64> {
+    if header.offset_bytes != offset_bytes {
+        return Err(Error::Protocol("the download starts at another offset than asked for"));
+    }
+    offset_bytes.checked_add(header.length_bytes).ok_or(Error::Protocol("the download ends past all sizes"))
+}
+
+/// Where verified bytes go.
+struct Sink<'a, W> {
+    target: &'a mut W,
+    next_bytes: u64,
+    /// Absent when the download does not start at the start.
+    hasher: Option<Sha256>,
+}
+
+impl<W: AsyncWrite + Unpin> Sink<'_, W> {
+    async fn take_all(
+        &mut self,
+        mut stream: Streaming<DownloadImageResponse>,
+        end_bytes: u64,
+        progress: &mut impl FnMut(TransferProgress),
+    ) -> Result<()> {
+        while let Some(response) = stream.message().await? {
+            let Some(Message::Chunk(chunk)) = response.message else {
+                return Err(Error::Protocol("a download with a message that is no chunk"));
+            };
+            self.take(chunk, end_bytes).await?;
+            progress(TransferProgress { done_bytes: self.next_bytes, total_bytes: end_bytes });
+        }
+        if self.next_bytes < end_bytes {
+            return Err(Error::Damaged { offset_bytes: self.next_bytes });
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, chunk: Chunk, end_bytes: u64) -> Result<()> {
+        let offset_bytes = chunk.offset_bytes;
+        let chunk_end = offset_bytes.checked_add(chunk.data.len() as u64);
+        if offset_bytes != self.next_bytes || chunk_end.is_none_or(|end| end > end_bytes) {
+            return Err(Error::Protocol("a download with a gap or an overlap"));
+        }
+        let data = chunk.data;
+        // A damaged chunk ends the attempt; the digest before it is what the next one goes on with.
+        let before = self.hasher.clone();
+        let (crc32c, hasher) = digest_chunk(data.clone(), self.hasher.take()).await?;
+        if chunk.crc32c.is_some_and(|promised| promised != crc32c) {
+            self.hasher = before;
+            return Err(Error::Damaged { offset_bytes });
+        }
+        self.hasher = hasher;
+        self.target.write_all(&data).await.map_err(Error::Target)?;
+        self.next_bytes += data.len() as u64;
+        Ok(())
+    }
+
+    /// Compares a whole download with the image's digest, where both are known.
+    fn verify(&mut self, image: &Image) -> Result<()> {
+        let Some(hasher) = self.hasher.take() else { return Ok(()) };
+        let expected = image.digests.as_ref().map_or("", |digests| &digests.sha256);
+        let found = hex::encode(hasher.finalize());
+        if expected.is_empty() || expected == found {
+            return Ok(());
+        }
+        Err(Error::Digest { expected: expected.to_owned(), found })
+    }
+}

@@ -1,0 +1,312 @@
+//! Uploads that go on by themselves after the connection broke.
+
+use std::io::SeekFrom;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use imageops::v1::upload_image_request::Message;
+use imageops::v1::{
+    Chunk, Digests, Image, ImageFormat, Upload, UploadCommit, UploadImageRequest, UploadImageResponse,
+    UploadMetadata, UploadResume, UploadState,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeek, AsyncSeekExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::retry::Attempts;
+use crate::transfer::{TransferProgress, digest_chunk};
+
+/// Bytes of a chunk.
+const CHUNK_SIZE_BYTES: usize = 1 << 20;
+
+/// Messages that wait for the connection: bounds the memory of an upload to a few chunks.
+const MESSAGES_WAITING_MAX: usize = 3;
+
+/// How long an answer may take once all bytes are through: the server flushes them.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long an upload may stand still before its connection counts as broken.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What the server is told about an upload.
+#[derive(Clone, Debug, Default)]
+pub struct UploadOptions {
+    /// Label of the image to be.
+    pub display_name: String,
+    /// Format that the bytes must turn out to have; unspecified: decided by content.
+    pub declared_format: ImageFormat,
+    /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is always sent
+    /// along with the commit.
+    pub expected_digests: Digests,
+    /// The upload's id. With that of an upload that is open, the upload goes on where it stands. Absent: a new one.
+    pub id: Option<Uuid>,
+}
+
+/// What an upload made.
+#[derive(Clone, Debug)]
+pub struct Uploaded {
+    /// The upload, committed.
+    pub upload: Upload,
+    /// The image.
+    pub image: Image,
+}
+
+impl Client {
+    /// Uploads all of `source` and commits it.
+    ///
+    /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole. When the connection breaks, the upload goes
+    /// on at the server's durable offset; it is given up after a bounded number of attempts without progress. A call
+    /// that is dropped or fails leaves the upload open at the server, where it can go on until it expires.
+    pub async fn upload<R>(
+        &self,
+        source: &mut R,
+        options: &UploadOptions,
+        progress: impl FnMut(TransferProgress),
+    ) -> Result<Uploaded>
+    where
+        R: AsyncRead + AsyncSeek + Unpin,
+    {
+        let size_bytes = source.seek(SeekFrom::End(0)).await.map_err(Error::Source)?;
+        let id = options.id.unwrap_or_else(Uuid::new_v4);
+        let name = format!("uploads/{id}");
+        let mut feed = Feed {
+            source,
+            size_bytes,
+            hasher: Some(Sha256::new()),
+            hashed_bytes: 0,
+            progress,
+            sent_bytes: 0,
+        };
+        let mut attempts = Attempts::new(self.retry());
+        let mut start = if options.id.is_some() { self.find_start(&name).await? } else { Start::New };
+        let mut durable_bytes_best = 0;
+        loop {
+            let offset_bytes = match start {
+                Start::New => 0,
+                Start::At(offset_bytes) => offset_bytes,
+                Start::Committed(upload) => {
+                    let image = self.get_image(&upload.image).await?;
+                    return Ok(Uploaded { upload: *upload, image });
+                }
+            };
+            let first = match start {
+                Start::New => metadata(id, options, size_bytes),
+                _ => Message::Resume(UploadResume { upload: name.clone(), offset_bytes }),
+            };
+            if offset_bytes > durable_bytes_best {
+                durable_bytes_best = offset_bytes;
+                attempts.progressed();
+            }
+            let error = match self.send(first, offset_bytes, &options.expected_digests, &mut feed).await {
+                Ok(UploadImageResponse { upload: Some(upload), image: Some(image) }) => {
+                    return Ok(Uploaded { upload, image });
+                }
+                Ok(_) => return Err(Error::Protocol("a commit without an image")),
+                Err(error) => error,
+            };
+            if is_mended_by_asking(&error) {
+                attempts.pause_anyway(error).await?;
+            } else {
+                attempts.pause_after(error).await?;
+            }
+            start = self.find_start(&name).await?;
+        }
+    }
+
+    /// Where the upload has to go on.
+    async fn find_start(&self, name: &str) -> Result<Start> {
+        let upload = match self.get_upload(name).await {
+            Ok(upload) => upload,
+            // The first message never arrived.
+            Err(error) if error.code() == Code::NotFound => return Ok(Start::New),
+            Err(error) => return Err(error),
+        };
+        match upload.state() {
+            UploadState::Open => Ok(Start::At(upload.durable_bytes)),
+            UploadState::Committed => Ok(Start::Committed(Box::new(upload))),
+            _ => Err(ended(upload)),
+        }
+    }
+
+    /// One attempt: a stream from `offset_bytes` to the commit.
+    async fn send<R, P>(
+        &self,
+        first: Message,
+        offset_bytes: u64,
+        expected: &Digests,
+        feed: &mut Feed<'_, R, P>,
+    ) -> Result<UploadImageResponse>
+    where
+        R: AsyncRead + AsyncSeek + Unpin,
+        P: FnMut(TransferProgress),
+    {
+        let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let mut stub = self.stub();
+        let call = stub.upload_image(ReceiverStream::new(receiver));
+        tokio::pin!(call);
+        // The answer may come before the bytes are through: a refusal.
+        tokio::select! {
+            answer = &mut call => return Ok(answer?.into_inner()),
+            fed = feed.run(first, offset_bytes, expected, sender) => fed?,
+        }
+        match tokio::time::timeout(COMMIT_TIMEOUT, call).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(tonic::Status::unavailable("the server did not answer the commit in time").into()),
+        }
+    }
+}
+
+/// Where an attempt begins.
+enum Start {
+    /// With the metadata: the server does not know the upload.
+    New,
+    /// At a durable offset.
+    At(u64),
+    /// Not at all: the commit went through and only its answer was lost.
+    Committed(Box<Upload>),
+}
+
+/// Another offset is durable than we thought, or the server has not let go of the connection that broke.
+fn is_mended_by_asking(error: &Error) -> bool {
+    let offset = error.code() == Code::OutOfRange && error.metadata("durable_bytes").is_some();
+    offset || error.code() == Code::Aborted
+}
+
+fn metadata(id: Uuid, options: &UploadOptions, size_bytes: u64) -> Message {
+    Message::Metadata(UploadMetadata {
+        request_id: id.to_string(),
+        display_name: options.display_name.clone(),
+        declared_format: options.declared_format.into(),
+        size_bytes: Some(size_bytes),
+        expected_digests: Some(options.expected_digests.clone()),
+    })
+}
+
+fn ended(upload: Upload) -> Error {
+    let aborted = upload.state() == UploadState::Aborted;
+    match upload.error {
+        Some(error) => Error::UploadEnded { reason: error.code, message: error.message },
+        None if aborted => Error::UploadEnded {
+            reason: "UPLOAD_ENDED".to_owned(),
+            message: "it was aborted or has expired".to_owned(),
+        },
+        None => Error::UploadEnded { reason: String::new(), message: "the server gave no reason".to_owned() },
+    }
+}
+
+/// Turns the source into messages.
+struct Feed<'a, R, P> {
+    source: &'a mut R,
+    size_bytes: u64,
+    /// Over the first `hashed_bytes` of the source. Taken only while it works.
+    hasher: Option<Sha256>,
+    hashed_bytes: u64,
+    progress: P,
+    sent_bytes: u64,
+}
+
+impl<R, P> Feed<'_, R, P>
+where
+    R: AsyncRead + AsyncSeek + Unpin,
+    P: FnMut(TransferProgress),
+{
+    /// Sends everything from `offset_bytes`, then the commit. Ends early and without an error when nobody takes the
+    /// messages any more: the call then knows why.
+    async fn run(
+        &mut self,
+        first: Message,
+        offset_bytes: u64,
+        expected: &Digests,
+        sender: mpsc::Sender<UploadImageRequest>,
+    ) -> Result<()> {
+        self.hash_up_to(offset_bytes).await?;
+        if !send(&sender, first).await? {
+            return Ok(());
+        }
+        self.source.seek(SeekFrom::Start(offset_bytes)).await.map_err(Error::Source)?;
+        self.sent_bytes = offset_bytes;
+        while self.sent_bytes < self.size_bytes {
+            let data = self.read(self.size_bytes - self.sent_bytes).await?;
+            let crc32c = self.digest(self.sent_bytes, data.clone()).await?;
+            let length_bytes = data.len() as u64;
+            let chunk = Chunk { offset_bytes: self.sent_bytes, data, crc32c: Some(crc32c) };
+            if !send(&sender, Message::Chunk(chunk)).await? {
+                return Ok(());
+            }
+            self.sent_bytes += length_bytes;
+            (self.progress)(TransferProgress { done_bytes: self.sent_bytes, total_bytes: self.size_bytes });
+        }
+        let sha256 = match &self.hasher {
+            Some(hasher) if expected.sha256.is_empty() => hex::encode(hasher.clone().finalize()),
+            _ => expected.sha256.clone(),
+        };
+        let expected_digests = Some(Digests { md5: expected.md5.clone(), sha256 });
+        let commit = UploadCommit { size_bytes: Some(self.size_bytes), expected_digests };
+        send(&sender, Message::Commit(commit)).await.map(drop)
+    }
+
+    /// Reads what an earlier run uploaded, so that the digest is that of the whole.
+    async fn hash_up_to(&mut self, offset_bytes: u64) -> Result<()> {
+        if self.size_bytes < offset_bytes {
+            return Err(Error::SourceChanged { expected_bytes: offset_bytes, found_bytes: self.size_bytes });
+        }
+        self.source.seek(SeekFrom::Start(self.hashed_bytes)).await.map_err(Error::Source)?;
+        while self.hashed_bytes < offset_bytes {
+            let data = self.read(offset_bytes - self.hashed_bytes).await?;
+            self.digest(self.hashed_bytes, data).await?;
+        }
+        Ok(())
+    }
+
+    /// The next chunk, full unless fewer bytes are left.
+    async fn read(&mut self, left_bytes: u64) -> Result<Bytes> {
+        let length = usize::try_from(left_bytes).map_or(CHUNK_SIZE_BYTES, |left| left.min(CHUNK_SIZE_BYTES));
+        let mut data = BytesMut::zeroed(length);
+        match self.source.read_exact(&mut data).await {
+            Ok(_) => Ok(data.freeze()),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let found_bytes = self.source.seek(SeekFrom::End(0)).await.map_err(Error::Source)?;
+                Err(Error::SourceChanged { expected_bytes: self.size_bytes, found_bytes })
+            }
+            Err(error) => Err(Error::Source(error)),
+        }
+    }
+
+    /// CRC-32C of `data`; the digest of the whole grows by what it does not have yet.
+    async fn digest(&mut self, offset_bytes: u64, data: Bytes) -> Result<u32> {
+        let length_bytes = data.len() as u64;
+        // Chunks after a resume need not lie as those before it: only the part behind the digest goes into it.
+        let known_bytes = self.hashed_bytes.saturating_sub(offset_bytes).min(length_bytes);
+        if known_bytes == 0 {
+            let hasher = self.hasher.clone();
+            let (crc32c, hasher) = digest_chunk(data, hasher).await?;
+            self.hasher = hasher;
+            self.hashed_bytes = offset_bytes + length_bytes;
+            return Ok(crc32c);
+        }
+        let (crc32c, _) = digest_chunk(data.clone(), None).await?;
+        if known_bytes < length_bytes {
+            let rest = data.slice(known_bytes as usize..);
+            (_, self.hasher) = digest_chunk(rest, self.hasher.clone()).await?;
+            self.hashed_bytes = offset_bytes + length_bytes;
+        }
+        Ok(crc32c)
+    }
+}
+
+/// Hands a message to the connection; `false`: the call has ended and knows why.
+async fn send(sender: &mpsc::Sender<UploadImageRequest>, message: Message) -> Result<bool> {
+    let request = UploadImageRequest { message: Some(message) };
+    match sender.send_timeout(request, STALL_TIMEOUT).await {
+        Ok(()) => Ok(true),
+        Err(mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
+        Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+            Err(tonic::Status::unavailable("the upload stands still").into())
+        }
+    }
+}
