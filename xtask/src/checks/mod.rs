@@ -1,0 +1,98 @@
+//! `cargo xtask check`: what must hold before a push, beside the tests.
+
+mod unused;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::generate::{self, BASELINE};
+use crate::process::{self, Run as _};
+use crate::tally::{Counts, Tally};
+use crate::test::time;
+use crate::tools;
+use crate::workspace::Workspace;
+
+/// Options of `cargo xtask check`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Also compares the dependencies with the advisory database, which is fetched from where cargo-deny keeps it.
+    #[arg(long)]
+    advisories: bool,
+}
+
+/// One check by its name in the table.
+type Check = (&'static str, fn(&Workspace) -> Result<bool>);
+
+/// The quick ones first: a slip in the formatting need not wait for a build.
+const CHECKS: &[Check] = &[
+    ("format", format),
+    ("go format", go_format),
+    ("proto format", |workspace| buf(workspace, &["format", "--diff", "--exit-code"])),
+    ("proto lint", |workspace| buf(workspace, &["lint"])),
+    ("proto compatibility", |workspace| buf(workspace, &["breaking", "--against", BASELINE])),
+    ("go generated", generate::go_is_fresh),
+    ("unused dependencies", unused::none),
+    ("licences, bans, sources", |workspace| deny(workspace, &["licenses", "bans", "sources"])),
+    ("clippy", clippy),
+    ("documents", documents),
+];
+
+/// Whether all hold.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let mut tally = Tally::default();
+    run_all(workspace, &mut tally);
+    if options.advisories {
+        time(&mut tally, "advisories", || deny(workspace, &["advisories"]).map(Counts::one));
+    }
+    tally.print();
+    Ok(tally.total().failed == 0)
+}
+
+/// Runs every check, each a row; one that fails does not stop the others.
+pub(crate) fn run_all(workspace: &Workspace, tally: &mut Tally) {
+    for (name, check) in CHECKS {
+        time(tally, name, || check(workspace).map(Counts::one));
+    }
+}
+
+fn cargo(workspace: &Workspace, arguments: &[&str]) -> std::process::Command {
+    let mut command = process::command("cargo");
+    command.args(arguments).current_dir(&workspace.root);
+    command
+}
+
+fn format(workspace: &Workspace) -> Result<bool> {
+    cargo(workspace, &["fmt", "--all", "--check"]).succeeds()
+}
+
+fn clippy(workspace: &Workspace) -> Result<bool> {
+    cargo(workspace, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+        .succeeds()
+}
+
+fn documents(workspace: &Workspace) -> Result<bool> {
+    cargo(workspace, &["doc", "--workspace", "--no-deps", "--locked"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .succeeds()
+}
+
+fn deny(workspace: &Workspace, which: &[&str]) -> Result<bool> {
+    process::command(tools::cargo_deny(workspace)?)
+        .args(["--workspace", "--locked", "check", "--hide-inclusion-graph"])
+        .args(which)
+        .current_dir(&workspace.root)
+        .succeeds()
+}
+
+fn buf(workspace: &Workspace, arguments: &[&str]) -> Result<bool> {
+    process::command(tools::buf(workspace)?).args(arguments).current_dir(&workspace.root).succeeds()
+}
+
+fn go_format(workspace: &Workspace) -> Result<bool> {
+    let gofmt = tools::go(workspace)?.with_file_name("gofmt");
+    let listed = process::command(gofmt).args(["-l", "."]).current_dir(workspace.go_module()).capture()?;
+    for name in listed.lines() {
+        println!("client/go/{name} is not formatted; run gofmt -w on it");
+    }
+    Ok(listed.is_empty())
+}

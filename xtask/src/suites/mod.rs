@@ -1,0 +1,9 @@
+//! The bodies of tests that `cargo xtask test` runs.
+
+pub(crate) mod edgegallery;
+pub(crate) mod go;
+mod libtest;
+pub(crate) mod rust;
+#[path = "../../../tests/support/process.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the end-to-end tests, which use all of it")]
+mod server;
