@@ -28,19 +28,59 @@ pub enum Error {
     /// As many jobs as allowed are queued or running.
     #[error("the queue is full")]
     QueueFull,
+    /// A figure is larger than a row can hold: 2^63 - 1.
+    #[error("{what} is too large")]
+    OutOfRange {
+        /// Name of the field.
+        what: &'static str,
+    },
     /// The database does not answer, is locked, or has no room.
     #[error("the catalogue is not available")]
     Unavailable(#[source] sqlx::Error),
-    /// A row does not read as what was written.
-    #[error("a row of the catalogue is damaged: {what}")]
+    /// A row, or the database file, does not read as what was written.
+    #[error("the catalogue is damaged: {what}")]
     Corrupt {
         /// What does not read.
         what: String,
     },
-    /// The database's schema is newer than this program, or a migration failed.
-    #[error("the catalogue's schema does not fit this version")]
+    /// The database was used by a later version, which this program must not write to.
+    #[error(
+        "the catalogue has schema {found}, this version knows schemas up to {known}: start the newer version"
+    )]
+    NewerSchema {
+        /// Schema of the database.
+        found: i64,
+        /// Newest schema of this program.
+        known: i64,
+    },
+    /// A migration failed.
+    #[error("the catalogue's schema could not be brought up to date")]
     Migration(#[source] sqlx::migrate::MigrateError),
 }
 
 /// Result of the catalogue's methods.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Primary result codes of SQLite: the low byte of an extended code.
+const SQLITE_CORRUPT: i64 = 11;
+const SQLITE_NOT_A_DATABASE: i64 = 26;
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+                Self::Corrupt { what: error.to_string() }
+            }
+            sqlx::Error::Database(failure) => {
+                let code = failure.code().and_then(|code| code.parse::<i64>().ok()).unwrap_or(0);
+                match code & 0xff {
+                    SQLITE_CORRUPT | SQLITE_NOT_A_DATABASE => {
+                        Self::Corrupt { what: failure.message().to_owned() }
+                    }
+                    _ => Self::Unavailable(error),
+                }
+            }
+            _ => Self::Unavailable(error),
+        }
+    }
+}

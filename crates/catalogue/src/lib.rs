@@ -6,15 +6,17 @@
 
 use async_trait::async_trait;
 use imageops_model::{
-    ImageId, ImageState, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, KeyId, Label, Micros, Scope, StoreId,
-    Tenant, UploadId, UploadState,
+    ImageId, ImageState, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, KeyId, Label, Micros,
+    Scope, StoreId, Tenant, UploadId, UploadState,
 };
 use uuid::Uuid;
 
 mod error;
+mod rows;
 pub mod sqlite;
 
 pub use error::{Error, Result};
+pub use sqlite::SqliteCatalogue;
 
 /// A job to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,13 +232,25 @@ pub trait Catalogue: Send + Sync + 'static {
     async fn get_job(&self, tenant: &Tenant, id: JobId) -> Result<JobRow>;
 
     /// Jobs, newest first, in one of `states` and of one of `kinds`; an empty list means all.
-    async fn list_jobs(&self, tenant: &Tenant, states: &[JobState], kinds: &[JobKind], page: Page) -> Result<Vec<JobRow>>;
+    async fn list_jobs(
+        &self,
+        tenant: &Tenant,
+        states: &[JobState],
+        kinds: &[JobKind],
+        page: Page,
+    ) -> Result<Vec<JobRow>>;
 
     /// Takes up the oldest job that is queued, or running with a lease that ended before `now`: state running, attempt
     /// plus one, revision plus 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,
     /// are below), lease until `lease_until`. A running job whose attempts have reached `attempts_max` is instead failed
     /// with `WORKER_CRASHED`, one whose cancellation was asked for is cancelled; the search goes on behind it.
-    async fn claim_job(&self, worker: Uuid, now: Micros, lease_until: Micros, attempts_max: u32) -> Result<Option<JobRow>>;
+    async fn claim_job(
+        &self,
+        worker: Uuid,
+        now: Micros,
+        lease_until: Micros,
+        attempts_max: u32,
+    ) -> Result<Option<JobRow>>;
 
     /// Extends the lease and stores progress and revision. [`Error::Fenced`] unless the job is running with `attempt`.
     async fn heartbeat_job(
@@ -250,7 +264,14 @@ pub trait Catalogue: Send + Sync + 'static {
     ) -> Result<Heartbeat>;
 
     /// Ends a job; `revision` is its last one. A fenced worker changes nothing. With success the progress becomes 100 %.
-    async fn finish_job(&self, id: JobId, attempt: u32, outcome: JobOutcome, revision: u64, now: Micros) -> Result<JobRow>;
+    async fn finish_job(
+        &self,
+        id: JobId,
+        attempt: u32,
+        outcome: JobOutcome,
+        revision: u64,
+        now: Micros,
+    ) -> Result<JobRow>;
 
     /// Gives a running job back to the queue without counting the attempt, at shutdown.
     async fn release_job(&self, id: JobId, attempt: u32, revision: u64, now: Micros) -> Result<()>;
@@ -278,10 +299,21 @@ pub trait Catalogue: Send + Sync + 'static {
     async fn get_upload(&self, tenant: &Tenant, id: UploadId) -> Result<UploadRow>;
 
     /// Uploads, newest first, in one of `states`; an empty list means all.
-    async fn list_uploads(&self, tenant: &Tenant, states: &[UploadState], page: Page) -> Result<Vec<UploadRow>>;
+    async fn list_uploads(
+        &self,
+        tenant: &Tenant,
+        states: &[UploadState],
+        page: Page,
+    ) -> Result<Vec<UploadRow>>;
 
     /// Records that bytes up to `durable_bytes` are durable; never takes the number back. [`Error::State`] unless open.
-    async fn extend_upload(&self, id: UploadId, durable_bytes: u64, now: Micros, expire_time: Micros) -> Result<()>;
+    async fn extend_upload(
+        &self,
+        id: UploadId,
+        durable_bytes: u64,
+        now: Micros,
+        expire_time: Micros,
+    ) -> Result<()>;
 
     /// Makes the image: upload committed and image row added, in one transaction. [`Error::State`] unless open.
     async fn commit_upload(&self, id: UploadId, image: ImageRow, now: Micros) -> Result<UploadRow>;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::names;
+
 /// Where a stored image is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,3 +21,12 @@ pub enum ImageState {
     /// Deleted, can be restored.
     Trashed,
 }
+
+names!(ImageState {
+    Queued => "queued",
+    Uploading => "uploading",
+    Importing => "importing",
+    Active => "active",
+    Failed => "failed",
+    Trashed => "trashed",
+});

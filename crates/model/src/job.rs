@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ImageId;
 use crate::label::Label;
+use crate::names::names;
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -185,6 +186,27 @@ pub struct CompressSpec {
     pub keep_free_space: bool,
 }
 
+mod kind_names {
+    use super::{JobKind, names};
+
+    names!(JobKind {
+        Check => "check",
+        Compress => "compress",
+    });
+}
+
+mod state_names {
+    use super::{JobState, names};
+
+    names!(JobState {
+        Queued => "queued",
+        Running => "running",
+        Succeeded => "succeeded",
+        Failed => "failed",
+        Cancelled => "cancelled",
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -227,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_spec_reads_back_from_json() {
-        let spec = JobSpec::Check(CheckSpec { source: Source::File("a/b.img".into()), md5: true, sha256: false });
+        let spec =
+            JobSpec::Check(CheckSpec { source: Source::File("a/b.img".into()), md5: true, sha256: false });
         let text = serde_json::to_string(&spec).expect("a spec is plain data");
         assert_eq!(serde_json::from_str::<JobSpec>(&text).expect("own output"), spec);
     }

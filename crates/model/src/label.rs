@@ -32,7 +32,10 @@ impl Label {
             return Err(InvalidLabel::TooLong);
         }
         // U+202A..U+202E and U+2066..U+2069 reorder what is shown around them.
-        if text.chars().any(|c| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+        if text
+            .chars()
+            .any(|c| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+        {
             return Err(InvalidLabel::ControlCharacter);
         }
         Ok(Self(text))

@@ -7,6 +7,7 @@ mod id;
 mod image;
 mod job;
 mod label;
+mod names;
 mod tenant;
 mod time;
 mod upload;
@@ -14,8 +15,8 @@ mod upload;
 pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
 pub use image::ImageState;
 pub use job::{
-    CheckSpec, CompressSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState,
-    Source,
+    CheckSpec, CompressSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase, JobProgress,
+    JobSpec, JobState, Source,
 };
 pub use label::{InvalidLabel, Label};
 pub use tenant::{InvalidTenant, Scope, Tenant};

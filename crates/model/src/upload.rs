@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::job::InvalidTransition;
+use crate::names::names;
 
 /// Where an upload is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,7 +38,8 @@ impl UploadState {
         match (self, event) {
             (Self::Open, UploadEvent::Extend) => Ok(Self::Open),
             (Self::Open, UploadEvent::Commit) => Ok(Self::Committed),
-            (Self::Open | Self::Aborted | Self::Failed, UploadEvent::Abort) => Ok(Self::Aborted),
+            (Self::Open, UploadEvent::Abort) => Ok(Self::Aborted),
+            (Self::Aborted | Self::Failed, UploadEvent::Abort) => Ok(self),
             (Self::Open, UploadEvent::Refuse) => Ok(Self::Failed),
             _ => Err(InvalidTransition),
         }
@@ -46,5 +48,51 @@ impl UploadState {
     /// Whether the upload takes no more bytes.
     pub fn is_final(self) -> bool {
         self != Self::Open
+    }
+}
+
+names!(UploadState {
+    Open => "open",
+    Committed => "committed",
+    Aborted => "aborted",
+    Failed => "failed",
+});
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_event() -> impl Strategy<Value = UploadEvent> {
+        prop_oneof![
+            Just(UploadEvent::Extend),
+            Just(UploadEvent::Commit),
+            Just(UploadEvent::Abort),
+            Just(UploadEvent::Refuse),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_upload_ends_once(events in prop::collection::vec(any_event(), 0..40)) {
+            let mut state = UploadState::Open;
+            for event in events {
+                match state.after(event) {
+                    Ok(next) => {
+                        prop_assert!(!state.is_final() || next == state, "left {state:?} by {event:?}");
+                        state = next;
+                    }
+                    Err(InvalidTransition) => prop_assert!(state.is_final()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_upload_stays_refused_when_given_up() {
+        assert_eq!(UploadState::Failed.after(UploadEvent::Abort), Ok(UploadState::Failed));
+        assert_eq!(UploadState::Aborted.after(UploadEvent::Abort), Ok(UploadState::Aborted));
+        assert_eq!(UploadState::Committed.after(UploadEvent::Abort), Err(InvalidTransition));
     }
 }
