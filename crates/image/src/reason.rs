@@ -71,3 +71,51 @@ pub const CORRUPT_TABLES: &str = "CORRUPT_TABLES";
 pub const CORRUPT_TRUNCATED: &str = "CORRUPT_TRUNCATED";
 /// A compressed cluster cannot be decoded into exactly one cluster.
 pub const CORRUPT_COMPRESSED_CLUSTER: &str = "CORRUPT_COMPRESSED_CLUSTER";
+
+/// The output would grow past the caller's limit.
+pub const OUTPUT_LIMIT: &str = "OUTPUT_LIMIT";
+/// The disk is larger than the output format can hold with its cluster size.
+pub const OUTPUT_DISK_TOO_LARGE: &str = "OUTPUT_DISK_TOO_LARGE";
+/// The finished output does not read back as what went in.
+pub const OUTPUT_DIFFERS: &str = "OUTPUT_DIFFERS";
+/// The name of the output is not a plain file name.
+pub const OUTPUT_NAME: &str = "OUTPUT_NAME";
+/// Something of the output's name exists already and must not be replaced.
+pub const OUTPUT_EXISTS: &str = "OUTPUT_EXISTS";
+/// No such compression level.
+pub const COMPRESSION_LEVEL: &str = "COMPRESSION_LEVEL";
+
+/// Kept: nothing was recognised.
+pub const KEPT_UNKNOWN_CONTENT: &str = "KEPT_UNKNOWN_CONTENT";
+/// Kept: recognised, but its free space is not read.
+pub const KEPT_NO_READER: &str = "KEPT_NO_READER";
+/// Kept: encrypted.
+pub const KEPT_ENCRYPTED: &str = "KEPT_ENCRYPTED";
+/// Kept: a member of a RAID set, a pool or another volume manager.
+pub const KEPT_VOLUME_MANAGER: &str = "KEPT_VOLUME_MANAGER";
+/// Kept: a hibernated system lies there.
+pub const KEPT_HIBERNATED: &str = "KEPT_HIBERNATED";
+/// Kept: signatures of two contents in one place.
+pub const KEPT_TWO_SIGNATURES: &str = "KEPT_TWO_SIGNATURES";
+/// Kept: the partition table is damaged or lies.
+pub const KEPT_TABLE_INVALID: &str = "KEPT_TABLE_INVALID";
+/// Kept: two partition tables, or two copies of one, contradict each other.
+pub const KEPT_TABLE_CONFLICT: &str = "KEPT_TABLE_CONFLICT";
+/// Kept: the file system's journal must be replayed first.
+pub const KEPT_NEEDS_RECOVERY: &str = "KEPT_NEEDS_RECOVERY";
+/// Kept: the file system has recorded errors.
+pub const KEPT_ERROR_STATE: &str = "KEPT_ERROR_STATE";
+/// Kept: the file system was not cleanly unmounted.
+pub const KEPT_NOT_CLEAN: &str = "KEPT_NOT_CLEAN";
+/// Kept: the file system is in use.
+pub const KEPT_IN_USE: &str = "KEPT_IN_USE";
+/// Kept: the file system uses a feature that is not understood.
+pub const KEPT_UNKNOWN_FEATURE: &str = "KEPT_UNKNOWN_FEATURE";
+/// Kept: a checksum of the file system's own structures is wrong.
+pub const KEPT_CHECKSUM: &str = "KEPT_CHECKSUM";
+/// Kept: sizes or places in the file system contradict each other or the device.
+pub const KEPT_GEOMETRY: &str = "KEPT_GEOMETRY";
+/// Kept: figures of the file system's free space contradict each other.
+pub const KEPT_FREE_COUNT: &str = "KEPT_FREE_COUNT";
+/// Kept: the structures of the file system are too scattered for the memory they may take.
+pub const KEPT_LIMIT: &str = "KEPT_LIMIT";

@@ -1,1 +1,189 @@
-//! What is inside the guest: partitions and file systems.
+//! What is inside the guest: partitions and file systems, and what they have freed.
+//!
+//! The rule over all rules: what is not understood in full is kept. A range counts as free only when a structure that
+//! passed every check says so; whatever is left alone is named with a reason. Nothing here writes.
+//!
+//! To teach the engine a file system: one file that implements [`FreeSpace`], and one line in [`reader::READERS`].
+
+mod device;
+mod ext;
+mod gpt;
+mod mbr;
+pub(crate) mod ranges;
+mod reader;
+mod signature;
+mod table;
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use self::device::Device;
+use crate::control::Control;
+use crate::disk::Disk;
+use crate::error::Result;
+
+/// The kind of a partition table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableKind {
+    /// Master boot record, with logical partitions when there are any.
+    Mbr,
+    /// GUID partition table.
+    Gpt,
+}
+
+/// Why something was left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Stable code from [`crate::reason`], `KEPT_…`.
+    pub reason: String,
+    /// Sentence for people.
+    pub message: String,
+    /// How many block groups or the like this is about; 0 when it is about the whole.
+    pub groups: u64,
+}
+
+impl Kept {
+    /// The whole of something is kept.
+    pub(crate) fn whole(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into(), groups: 0 }
+    }
+}
+
+/// One partition, or the disk itself when it has no partition table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartSummary {
+    /// Number in the partition table, as the guest counts; 0 for the disk itself.
+    pub index: u32,
+    /// Name in the partition table, when it has one.
+    pub name: Option<String>,
+    /// Type in the partition table: a GUID, or two hexadecimal digits.
+    pub type_id: Option<String>,
+    /// First byte on the disk.
+    pub start_bytes: u64,
+    /// Length in bytes.
+    pub length_bytes: u64,
+    /// What is in it: `ext4`, `xfs`, `swap`, … or `unknown`.
+    pub content: String,
+    /// Label of the file system, when it was read.
+    pub label: Option<String>,
+    /// Bytes that the guest has freed, whether the image stores them or not.
+    pub free_bytes: u64,
+    /// Why it, or groups of it, were left alone.
+    pub kept: Vec<Kept>,
+}
+
+/// What a file system says of its free space. It was checked as a whole before; each answer checks again what it
+/// depends on, so that only small figures stay in memory.
+pub(crate) trait FreeSpace: Send + Sync + fmt::Debug {
+    /// Adds to `free`, ascending, what is free in `range`. Both count from the start of `device`.
+    fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()>;
+}
+
+/// A part of the disk, and what its file system says of its free space.
+#[derive(Debug)]
+pub struct Part {
+    summary: PartSummary,
+    free: Option<Box<dyn FreeSpace>>,
+}
+
+impl Part {
+    /// Where it lies and what is in it.
+    pub fn summary(&self) -> &PartSummary {
+        &self.summary
+    }
+
+    /// Adds to `free`, ascending, the bytes of `range` that the guest has freed; counted from the start of the disk.
+    pub(crate) fn free_within(
+        &self,
+        disk: &dyn Disk,
+        range: Range<u64>,
+        free: &mut Vec<Range<u64>>,
+    ) -> Result<()> {
+        let Some(space) = &self.free else { return Ok(()) };
+        let device = Device::new(disk, self.summary.start_bytes, self.summary.length_bytes);
+        let end = self.summary.start_bytes + self.summary.length_bytes;
+        let inside = range.start.max(self.summary.start_bytes)..range.end.min(end);
+        if inside.is_empty() {
+            return Ok(());
+        }
+        let start = self.summary.start_bytes;
+        let first = free.len();
+        space.free_within(&device, inside.start - start..inside.end - start, free)?;
+        for range in &mut free[first..] {
+            *range = range.start + start..range.end + start;
+        }
+        Ok(())
+    }
+}
+
+/// What a guest's disk is divided into.
+#[derive(Debug)]
+pub struct Layout {
+    table: Option<TableKind>,
+    kept: Vec<Kept>,
+    parts: Vec<Part>,
+}
+
+impl Layout {
+    /// The partition table, when there is one.
+    pub fn table(&self) -> Option<TableKind> {
+        self.table
+    }
+
+    /// Why the disk as a whole was left alone, when it was.
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
+    }
+
+    /// The partitions in the order of the disk, or the disk itself.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Adds to `free`, ascending, the bytes of `range` that the guest has freed.
+    pub(crate) fn free_within(
+        &self,
+        disk: &dyn Disk,
+        range: Range<u64>,
+        free: &mut Vec<Range<u64>>,
+    ) -> Result<()> {
+        // Parts do not overlap and are sorted, so the answers are too.
+        let first = self.parts.partition_point(|part| part.end() <= range.start);
+        for part in self.parts[first..].iter().take_while(|part| part.summary.start_bytes < range.end) {
+            part.free_within(disk, range.clone(), free)?;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn end(&self) -> u64 {
+        self.summary.start_bytes + self.summary.length_bytes
+    }
+}
+
+/// Finds partitions and file systems, and checks what the file systems say of their free space.
+///
+/// # Errors
+///
+/// Only when the image cannot be read or the caller cancels: a guest that is not understood is no error.
+pub fn scan(disk: &dyn Disk, control: &Control) -> Result<Layout> {
+    let whole = Device::new(disk, 0, disk.virtual_size_bytes());
+    let found = table::read(&whole)?;
+    let mut parts = Vec::with_capacity(found.partitions.len().max(1));
+    if found.table.is_none() && found.kept.is_none() {
+        parts.push(reader::scan_part(&whole, table::Partition::whole_disk(&whole), control)?);
+    }
+    for partition in found.partitions {
+        control.check_cancelled()?;
+        let device = Device::new(disk, partition.start_bytes, partition.length_bytes);
+        parts.push(match &found.kept {
+            Some(_) => reader::closed_part(partition),
+            None => reader::scan_part(&device, partition, control)?,
+        });
+    }
+    Ok(Layout { table: found.table, kept: found.kept.into_iter().collect(), parts })
+}

@@ -1,0 +1,231 @@
+//! Compress: what the guest uses, in compressed qcow2, verified.
+//!
+//! [`compress`] opens the source, asks [`crate::guest`] what the guest has freed, packs the rest with all threads and
+//! reads the finished file back. It writes into a file that the caller made, best an [`crate::output::OutputFile`],
+//! which appears under its name only when everything went well.
+
+mod encoder;
+mod feed;
+mod pipeline;
+mod progress;
+mod proof;
+mod report;
+mod unit;
+mod verify;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use self::encoder::Encoder;
+use self::feed::Feed;
+use self::progress::Meter;
+pub use self::report::{CompressReport, Estimate};
+use self::unit::Worker;
+use crate::control::{Control, Phase};
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::qcow2::writer::{CompressionType, Finished, Writer};
+use crate::format::{self, Format, Image};
+use crate::guest::{self, Layout, ranges};
+use crate::reason;
+use crate::storage::Storage;
+
+/// More threads than this only wait for each other.
+const THREADS_MAX: usize = 256;
+/// Where the phases end in the whole operation, measured on a guest of mixed files.
+const PLANNED: f64 = 0.01;
+const COMPRESSED: f64 = 0.85;
+
+/// How clusters are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Deflate: every reader of qcow2 opens it.
+    #[default]
+    Zlib,
+    /// zstd: faster to read and write, needs QEMU 5.1 or newer.
+    Zstd,
+}
+
+impl Compression {
+    /// The levels that can be asked for, lowest and highest.
+    pub fn levels(self) -> std::ops::RangeInclusive<u8> {
+        match self {
+            Self::Zlib => 1..=12,
+            Self::Zstd => 1..=22,
+        }
+    }
+
+    /// The level that is used when none is asked for.
+    pub fn default_level(self) -> u8 {
+        match self {
+            Self::Zlib => 4,
+            Self::Zstd => 3,
+        }
+    }
+}
+
+/// What to do, and within which limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CompressOptions {
+    /// How clusters are compressed.
+    pub compression: Compression,
+    /// Effort, within [`Compression::levels`]; `None` takes [`Compression::default_level`].
+    pub level: Option<u8>,
+    /// Threads that compress; 0 takes one for each core. The output does not depend on it.
+    pub threads: usize,
+    /// Leave out what the guest's file systems have freed.
+    pub drop_free: bool,
+    /// Read the finished file back and compare it with what went in.
+    pub verify: bool,
+    /// Stop with [`ErrorKind::OutputLimit`] once the file would grow past this.
+    pub output_limit_bytes: Option<u64>,
+}
+
+impl Default for CompressOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            level: None,
+            threads: 0,
+            drop_free: true,
+            verify: true,
+            output_limit_bytes: None,
+        }
+    }
+}
+
+impl CompressOptions {
+    fn level_or_default(&self) -> u8 {
+        self.level.unwrap_or_else(|| self.compression.default_level())
+    }
+
+    fn thread_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if self.threads == 0 { cores() } else { self.threads };
+        threads.min(THREADS_MAX)
+    }
+
+    fn check(&self) -> Result<()> {
+        let levels = self.compression.levels();
+        if levels.contains(&self.level_or_default()) {
+            return Ok(());
+        }
+        let message =
+            format!("the compression level must lie between {} and {}", levels.start(), levels.end());
+        Err(Error::new(ErrorKind::Unsupported, reason::COMPRESSION_LEVEL, message))
+    }
+}
+
+/// Tells what [`compress`] would read and leave out, without compressing anything.
+pub fn estimate(image: &Image, drop_free: bool, control: &Control) -> Result<Estimate> {
+    let layout = if drop_free { Some(guest::scan(&*image.disk, control)?) } else { None };
+    plan(&*image.disk, layout.as_ref(), control)
+}
+
+/// Walks the extents of `disk` and what is free in them.
+fn plan(disk: &dyn Disk, layout: Option<&Layout>, control: &Control) -> Result<Estimate> {
+    let mut estimate = Estimate::new(disk.virtual_size_bytes(), layout);
+    let mut feed = Feed::new(disk);
+    let mut free = Vec::new();
+    while let Some(unit) = feed.next()? {
+        control.check_cancelled()?;
+        estimate.stored_bytes += ranges::total_bytes(&unit.stored);
+        for (index, part) in layout.map_or(&[][..], Layout::parts).iter().enumerate() {
+            free.clear();
+            part.free_within(disk, unit.range.clone(), &mut free)?;
+            let dropped: u64 = free.iter().map(|range| ranges::overlap_bytes(&unit.stored, range)).sum();
+            estimate.parts[index].dropped_bytes += dropped;
+            estimate.dropped_bytes += dropped;
+        }
+    }
+    Ok(estimate)
+}
+
+/// Compresses the image in `source` into `output`, an empty file open for reading and writing.
+///
+/// A `format` is taken at its word, else it is told from the content. On failure the output holds no valid image; its
+/// removal is the caller's.
+///
+/// # Errors
+///
+/// Of any [`ErrorKind`]; what the image itself is refused for has the kinds and reasons of [`format::open`].
+pub fn compress(
+    source: Arc<dyn Storage>,
+    format: Option<Format>,
+    output: &File,
+    options: &CompressOptions,
+    control: &Control,
+) -> Result<CompressReport> {
+    options.check()?;
+    let before = source.fingerprint()?;
+    let planning = Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
+    let image = format::open(Arc::clone(&source), format)?;
+    let layout = if options.drop_free { Some(guest::scan(&*image.disk, control)?) } else { None };
+    let estimate = plan(&*image.disk, layout.as_ref(), control)?;
+    drop(planning);
+
+    let written = write(&image, layout.as_ref(), &estimate, output, options, control)?;
+    if source.fingerprint()? != before {
+        let message = "the source changed while it was read";
+        return Err(Error::new(ErrorKind::Changed, reason::SOURCE_CHANGED, message));
+    }
+    if options.verify {
+        let meter = Meter::new(control, Phase::Verifying, written.figures.data_bytes, COMPRESSED, 1.0);
+        let expected = verify::Expected {
+            content: written.proof,
+            tables: &written.tables,
+            file_bytes: written.file_bytes,
+            virtual_size_bytes: written.virtual_size_bytes,
+        };
+        verify::verify(output, &expected, options.thread_count(), &meter, control)?;
+    }
+    Ok(report::build(&image, &*source, layout.as_ref(), estimate, &written, options))
+}
+
+/// A file that was written in full.
+struct Written {
+    figures: unit::Figures,
+    proof: proof::Proof,
+    tables: pipeline::Tables,
+    file_bytes: u64,
+    virtual_size_bytes: u64,
+}
+
+fn write(
+    image: &Image,
+    layout: Option<&Layout>,
+    estimate: &Estimate,
+    output: &File,
+    options: &CompressOptions,
+    control: &Control,
+) -> Result<Written> {
+    let compression = match options.compression {
+        Compression::Zlib => CompressionType::Zlib,
+        Compression::Zstd => CompressionType::Zstd,
+    };
+    let limit_bytes = options.output_limit_bytes.unwrap_or(i64::MAX as u64);
+    let writer = Writer::new(image.disk.virtual_size_bytes(), compression, limit_bytes)?;
+    let virtual_size_bytes = writer.virtual_size_bytes();
+    let disk = &*image.disk;
+    let workers = (0..options.thread_count())
+        .map(|_| Ok(Worker::new(disk, layout, control, Encoder::new(options)?)))
+        .collect::<Result<Vec<_>>>()?;
+
+    output.set_len(0)?;
+    let end = if options.verify { COMPRESSED } else { 1.0 };
+    let meter = Meter::new(control, Phase::Compressing, estimate.stored_bytes, PLANNED, end);
+    let pipeline::Outcome { writer, figures, proof, mut tables } =
+        pipeline::run(Feed::new(disk), workers, writer, output, &meter)?;
+    let Finished { writes, header, file_bytes } = writer.finish()?;
+    for write in &writes {
+        control.check_cancelled()?;
+        tables.write(output, write)?;
+    }
+    output.set_len(file_bytes)?;
+    tables.write(output, &header)?;
+    Ok(Written { figures, proof, tables, file_bytes, virtual_size_bytes })
+}

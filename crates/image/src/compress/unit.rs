@@ -1,0 +1,188 @@
+//! What one thread does with one piece of the disk: read, leave out, compress.
+
+use std::ops::Range;
+
+use super::encoder::Encoder;
+use super::proof::{Proof, is_zero};
+use crate::control::Control;
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::format::qcow2::writer::CLUSTER_BYTES;
+use crate::guest::{Layout, ranges};
+
+/// Guest bytes that one thread takes at a time.
+pub(crate) const UNIT_BYTES: u64 = 1 << 20;
+/// Used ranges that lie closer together are read in one go; what is free between them is zeroed afterwards.
+const READ_GAP_BYTES: u64 = 32 << 10;
+
+/// A piece of the disk in which the source stores something.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    /// Counts the units in guest order, without gaps.
+    pub(crate) sequence: u64,
+    /// Guest bytes, aligned to [`UNIT_BYTES`] but for the end of the disk.
+    pub(crate) range: Range<u64>,
+    /// Where the source stores something, ascending.
+    pub(crate) stored: Vec<Range<u64>>,
+}
+
+/// One guest cluster that goes into the output.
+#[derive(Debug)]
+pub(crate) struct PackedCluster {
+    /// Number of the guest cluster.
+    pub(crate) index: u64,
+    /// Bytes of it in [`Packed::bytes`].
+    pub(crate) length: usize,
+    /// Stored as it is, since compression does not make it shorter.
+    pub(crate) plain: bool,
+}
+
+/// A unit ready to be placed in the output.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) clusters: Vec<PackedCluster>,
+    /// The clusters' bytes one after the other; what lies behind the last is left from earlier units.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) proof: Proof,
+    pub(crate) figures: Figures,
+}
+
+impl Packed {
+    /// Room for one unit.
+    pub(crate) fn new() -> Self {
+        let bytes = vec![0; UNIT_BYTES as usize];
+        Self { clusters: Vec::new(), bytes, proof: Proof::default(), figures: Figures::default() }
+    }
+
+    /// The same room for another unit.
+    pub(crate) fn reset(&mut self) {
+        self.clusters.clear();
+        self.proof = Proof::default();
+        self.figures = Figures::default();
+    }
+}
+
+/// What became of the bytes that the source stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Guest bytes of the clusters in the output.
+    pub(crate) data_bytes: u64,
+    /// Stored bytes in clusters left out because all that the guest keeps there is zero.
+    pub(crate) zero_bytes: u64,
+    /// Stored bytes that the guest has freed.
+    pub(crate) dropped_bytes: u64,
+}
+
+impl Figures {
+    /// Adds what another unit came to.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.data_bytes += other.data_bytes;
+        self.zero_bytes += other.zero_bytes;
+        self.dropped_bytes += other.dropped_bytes;
+    }
+}
+
+/// A thread's buffers and coders.
+pub(crate) struct Worker<'a> {
+    disk: &'a dyn Disk,
+    layout: Option<&'a Layout>,
+    control: &'a Control,
+    encoder: Encoder,
+    input: Vec<u8>,
+    free: Vec<Range<u64>>,
+    kept: Vec<Range<u64>>,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker on `disk`; without a `layout` nothing is dropped.
+    pub(crate) fn new(
+        disk: &'a dyn Disk,
+        layout: Option<&'a Layout>,
+        control: &'a Control,
+        encoder: Encoder,
+    ) -> Self {
+        let input = vec![0; UNIT_BYTES as usize];
+        Self { disk, layout, control, encoder, input, free: Vec::new(), kept: Vec::new() }
+    }
+
+    /// Reads and packs `unit` into `packed`.
+    pub(crate) fn pack(&mut self, unit: &Unit, packed: &mut Packed) -> Result<()> {
+        packed.reset();
+        let mut used = 0;
+        self.free.clear();
+        if let Some(layout) = self.layout {
+            layout.free_within(self.disk, unit.range.clone(), &mut self.free)?;
+        }
+        ranges::subtract(&unit.stored, &self.free, &mut self.kept);
+        if !self.kept.is_empty() {
+            self.read(unit)?;
+        }
+        self.encoder.start_unit();
+        for start in (unit.range.start..unit.range.end).step_by(CLUSTER_BYTES as usize) {
+            self.control.check_cancelled()?;
+            let cluster = start..(start + CLUSTER_BYTES).min(unit.range.end);
+            let stored = ranges::overlap_bytes(&unit.stored, &cluster);
+            let kept = ranges::overlap_bytes(&self.kept, &cluster);
+            packed.figures.dropped_bytes += stored - kept;
+            if kept == 0 {
+                continue;
+            }
+            if let Some(length) = self.pack_cluster(unit, start, packed, used) {
+                used += length;
+                packed.figures.data_bytes += cluster.end - cluster.start;
+            } else {
+                packed.figures.zero_bytes += kept;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the input buffer: what is kept as it is, all else zero.
+    fn read(&mut self, unit: &Unit) -> Result<()> {
+        let place = |offset: u64| (offset - unit.range.start) as usize;
+        let mut filled = 0;
+        let mut kept = self.kept.iter().peekable();
+        while let Some(first) = kept.next() {
+            let mut span = first.clone();
+            let run_start = place(span.start);
+            self.input[filled..run_start].fill(0);
+            let mut holes = [const { 0..0_usize }; 8];
+            let mut count = 0;
+            while let Some(next) =
+                kept.next_if(|next| next.start - span.end <= READ_GAP_BYTES && count < holes.len())
+            {
+                holes[count] = place(span.end)..place(next.start);
+                count += 1;
+                span.end = next.end;
+            }
+            self.control.check_cancelled()?;
+            self.disk.read_at(&mut self.input[run_start..place(span.end)], span.start)?;
+            for hole in &holes[..count] {
+                self.input[hole.clone()].fill(0);
+            }
+            filled = place(span.end);
+        }
+        self.input[filled..].fill(0);
+        Ok(())
+    }
+
+    /// Packs one cluster behind the `used` bytes and returns its length, or `None` when it is all zero.
+    fn pack_cluster(&mut self, unit: &Unit, start: u64, packed: &mut Packed, used: usize) -> Option<usize> {
+        let place = (start - unit.range.start) as usize;
+        let cluster = &self.input[place..place + CLUSTER_BYTES as usize];
+        if is_zero(cluster) {
+            return None;
+        }
+        let index = start / CLUSTER_BYTES;
+        packed.proof.add(index, cluster);
+        let room = &mut packed.bytes[used..used + cluster.len()];
+        // One byte less than the cluster: a stream that is not shorter is no gain.
+        let stream = self.encoder.encode(cluster, &mut room[..CLUSTER_BYTES as usize - 1]);
+        if stream.is_none() {
+            room.copy_from_slice(cluster);
+        }
+        let length = stream.unwrap_or(cluster.len());
+        packed.clusters.push(PackedCluster { index, length, plain: stream.is_none() });
+        Some(length)
+    }
+}

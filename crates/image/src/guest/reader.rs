@@ -1,0 +1,91 @@
+//! Which file systems the engine reads, and what becomes of the rest.
+
+use super::device::Device;
+use super::signature::{self, Signature};
+use super::table::Partition;
+use super::{FreeSpace, Kept, Part, PartSummary, ext};
+use crate::control::Control;
+use crate::error::Result;
+use crate::reason;
+
+/// What a reader found.
+#[derive(Debug)]
+pub(crate) struct FileSystem {
+    /// The content's name, finer than the signature's: `ext3` for `ext`.
+    pub(crate) content: String,
+    /// The label that its owner gave it.
+    pub(crate) label: Option<String>,
+    /// Bytes that the guest has freed.
+    pub(crate) free_bytes: u64,
+    /// What was left alone inside, and why.
+    pub(crate) kept: Vec<Kept>,
+    /// Answers for the free space; `None` when all is kept.
+    pub(crate) free: Option<Box<dyn FreeSpace>>,
+}
+
+/// Reads the free space of one kind of file system.
+pub(crate) struct Reader {
+    /// The signature's name.
+    signature: &'static str,
+    open: fn(&Device<'_>, &Control) -> Result<FileSystem>,
+}
+
+/// Every file system whose free space is read. What is signed and not listed is kept whole.
+pub(crate) const READERS: &[Reader] = &[Reader { signature: "ext", open: ext::open }];
+
+/// A part that is not looked into at all.
+pub(crate) fn closed_part(partition: Partition) -> Part {
+    part(partition, nothing("unknown", Vec::new()))
+}
+
+/// Looks into a part.
+pub(crate) fn scan_part(device: &Device<'_>, partition: Partition, control: &Control) -> Result<Part> {
+    let found = signature::find(device)?;
+    let system = match (&partition.closed, found.as_slice()) {
+        (Some(kept), _) => nothing(found.first().map_or("unknown", |first| first.name), vec![kept.clone()]),
+        (None, []) => {
+            let kept = Kept::whole(reason::KEPT_UNKNOWN_CONTENT, "no file system was recognised");
+            nothing("unknown", vec![kept])
+        }
+        (None, [one]) => open(device, one, control)?,
+        (None, [first, second, ..]) => {
+            let message = format!("the signatures of {} and {} in one place", first.name, second.name);
+            nothing("unknown", vec![Kept::whole(reason::KEPT_TWO_SIGNATURES, message)])
+        }
+    };
+    Ok(part(partition, system))
+}
+
+fn open(device: &Device<'_>, signature: &Signature, control: &Control) -> Result<FileSystem> {
+    if let Some(reason) = signature.closed {
+        let message = format!("the content of {} is not looked into", signature.name);
+        return Ok(nothing(signature.name, vec![Kept::whole(reason, message)]));
+    }
+    match READERS.iter().find(|reader| reader.signature == signature.name) {
+        Some(reader) => (reader.open)(device, control),
+        None => {
+            let message = format!("the free space of {} is not read", signature.name);
+            Ok(nothing(signature.name, vec![Kept::whole(reason::KEPT_NO_READER, message)]))
+        }
+    }
+}
+
+/// A content of which all is kept.
+pub(crate) fn nothing(content: &str, kept: Vec<Kept>) -> FileSystem {
+    FileSystem { content: content.to_owned(), label: None, free_bytes: 0, kept, free: None }
+}
+
+fn part(partition: Partition, system: FileSystem) -> Part {
+    let summary = PartSummary {
+        index: partition.index,
+        name: partition.name,
+        type_id: partition.type_id,
+        start_bytes: partition.start_bytes,
+        length_bytes: partition.length_bytes,
+        content: system.content,
+        label: system.label,
+        free_bytes: system.free_bytes,
+        kept: system.kept,
+    };
+    Part { summary, free: system.free }
+}
