@@ -9,11 +9,13 @@ use std::io;
 
 use imageops_model::StoreId;
 
+mod calls;
 pub mod directory;
+mod file_id;
 pub mod image_root;
 
 pub use directory::DirectoryStore;
-pub use image_root::ImageRoot;
+pub use image_root::{ImageRoot, OutputPlace};
 
 /// A store of blobs. Keys are made by the server: 1 to 64 characters of `[0-9a-z-]`.
 pub trait Store: Send + Sync + 'static {

@@ -1,0 +1,53 @@
+//! The system calls that decide whether bytes are durable, behind a trait so that tests can fail or stop each of them.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{self as sys, AtFlags, RenameFlags};
+use rustix::io::{Errno, Result};
+
+pub(crate) trait Calls: Debug + Send + Sync {
+    /// Brings a file's bytes to the disk.
+    fn flush_file(&self, file: &File) -> Result<()>;
+
+    /// Brings a directory's entries to the disk.
+    fn flush_directory(&self, directory: &OwnedFd) -> Result<()>;
+
+    /// Gives a file a name in another directory, never replacing one. The old name may go with it.
+    fn link(&self, from: &OwnedFd, name: &str, to: &OwnedFd, new_name: &str) -> Result<()>;
+
+    /// Removes a name; one that is not there is no error.
+    fn unlink(&self, directory: &OwnedFd, name: &str) -> Result<()>;
+}
+
+/// The calls themselves.
+#[derive(Debug)]
+pub(crate) struct SystemCalls;
+
+impl Calls for SystemCalls {
+    fn flush_file(&self, file: &File) -> Result<()> {
+        sys::fsync(file)
+    }
+
+    fn flush_directory(&self, directory: &OwnedFd) -> Result<()> {
+        sys::fsync(directory)
+    }
+
+    fn link(&self, from: &OwnedFd, name: &str, to: &OwnedFd, new_name: &str) -> Result<()> {
+        match sys::linkat(from, name, to, new_name, AtFlags::empty()) {
+            // File systems without hard links answer with one of these.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                sys::renameat_with(from, name, to, new_name, RenameFlags::NOREPLACE)
+            }
+            answer => answer,
+        }
+    }
+
+    fn unlink(&self, directory: &OwnedFd, name: &str) -> Result<()> {
+        match sys::unlinkat(directory, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            answer => answer,
+        }
+    }
+}

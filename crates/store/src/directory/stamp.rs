@@ -1,0 +1,77 @@
+//! The lock and the stamp of a store's directory.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+use imageops_model::StoreId;
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::{BLOBS, failure};
+use crate::{Error, Result};
+
+const STAMP: &str = "store";
+const STAMP_DRAFT: &str = "store.new";
+const STAMP_BYTES_MAX: u64 = 256;
+const FIRST_LINE: &str = "imageops-store 1";
+const LOCK: &str = "lock";
+
+fn unusable<T>(sentence: &str) -> Result<T> {
+    Err(Error::Unusable(sentence.to_owned()))
+}
+
+/// Takes the lock of the directory, which the kernel gives back when the process ends.
+pub(super) fn lock(directory: &OwnedFd) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file: File = sys::openat(directory, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(failure)?.into();
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => unusable("another process is using this data directory"),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// The id in the stamp; a directory without one gets a stamp first.
+pub(super) fn read_or_write(directory: &OwnedFd) -> Result<StoreId> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file: File = match sys::openat(directory, STAMP, flags, Mode::empty()) {
+        Ok(file) => file.into(),
+        Err(Errno::NOENT) => return write(directory),
+        Err(error) => return Err(failure(error)),
+    };
+    let mut text = String::new();
+    if file.take(STAMP_BYTES_MAX).read_to_string(&mut text).is_err() {
+        return unusable("the stamp of the store does not read");
+    }
+    match parse(&text) {
+        Some(id) => Ok(id),
+        None if text.starts_with("imageops-store ") => unusable("the store was made by a newer version"),
+        None => unusable("the directory holds something else than a store"),
+    }
+}
+
+fn parse(text: &str) -> Option<StoreId> {
+    let mut lines = text.lines();
+    let first = lines.next()?;
+    let id = lines.next()?.parse().ok()?;
+    (first == FIRST_LINE && lines.next().is_none()).then_some(id)
+}
+
+/// Writes a stamp with a new id, whole or not at all. The lock is held: nobody else writes one.
+fn write(directory: &OwnedFd) -> Result<StoreId> {
+    // A stamp comes first of all; blobs without one are those of a store that lost it, and their id cannot be guessed.
+    if sys::statat(directory, BLOBS, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return unusable("the directory holds blobs, but the stamp of their store is missing");
+    }
+    let id = StoreId(Uuid::new_v4());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut draft: File =
+        sys::openat(directory, STAMP_DRAFT, flags, Mode::from_raw_mode(0o600)).map_err(failure)?.into();
+    draft.write_all(format!("{FIRST_LINE}\n{id}\n").as_bytes())?;
+    draft.sync_all()?;
+    sys::renameat(directory, STAMP_DRAFT, directory, STAMP).map_err(failure)?;
+    sys::fsync(directory).map_err(failure)?;
+    Ok(id)
+}
