@@ -82,7 +82,11 @@ impl Control {
     /// An error of kind [`ErrorKind::Cancelled`] once the caller asked to stop.
     pub fn check_cancelled(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, crate::reason::CANCELLED, "the operation was cancelled"));
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                crate::reason::CANCELLED,
+                "the operation was cancelled",
+            ));
         }
         Ok(())
     }

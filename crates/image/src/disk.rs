@@ -17,6 +17,13 @@ pub enum ExtentKind {
     Hole,
 }
 
+impl ExtentKind {
+    /// Whether bytes are stored for such a range.
+    pub fn is_stored(self) -> bool {
+        matches!(self, Self::Data | Self::Compressed)
+    }
+}
+
 /// A range of the guest's disk of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {

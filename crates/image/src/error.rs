@@ -57,6 +57,14 @@ impl Error {
         Self { kind, reason, message: message.into(), offset_bytes: None, source: None }
     }
 
+    /// Whether the image is to blame, and not its medium or the caller.
+    pub fn is_of_the_image(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Invalid | ErrorKind::Unsafe | ErrorKind::Unsupported | ErrorKind::Corrupt
+        )
+    }
+
     /// The same error with the byte offset in the image file that it is about.
     #[must_use]
     pub fn at(mut self, offset_bytes: u64) -> Self {

@@ -5,12 +5,15 @@
 //! [`disk`] that a guest sees, [`guest`] finds what the guest has freed; `check`, `compress` and `inspect` are the
 //! operations. Long operations report through a [`Control`] and stop through its token.
 
+pub mod check;
 pub mod compress;
 pub mod control;
+pub mod digest;
 pub mod disk;
 mod error;
 pub mod format;
 pub mod guest;
+pub mod inspect;
 pub mod output;
 pub mod reason;
 pub mod storage;

@@ -135,7 +135,9 @@ pub(crate) fn read_zero_filled(storage: &dyn Storage, buffer: &mut [u8], offset:
     past_end.fill(0);
     if !inside.is_empty() && storage.read_at(inside, offset)? < inside.len() {
         let message = "the file became shorter while it was read";
-        return Err(crate::Error::new(crate::ErrorKind::Changed, crate::reason::SOURCE_CHANGED, message).at(offset));
+        return Err(
+            crate::Error::new(crate::ErrorKind::Changed, crate::reason::SOURCE_CHANGED, message).at(offset)
+        );
     }
     Ok(())
 }

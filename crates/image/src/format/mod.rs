@@ -117,7 +117,11 @@ impl FromStr for Format {
             _ => None,
         };
         alias.or_else(|| Self::ALL.into_iter().find(|format| format.as_str() == name)).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, reason::UNSUPPORTED_FORMAT, "the name of the format is not known")
+            Error::new(
+                ErrorKind::Unsupported,
+                reason::UNSUPPORTED_FORMAT,
+                "the name of the format is not known",
+            )
         })
     }
 }

@@ -39,7 +39,8 @@ impl Disk for Raw {
         }
         let extent = match self.storage.next_data(offset)? {
             Some(data) if data.start <= offset => {
-                let data_end = if data.end >= self.storage.size_bytes() { end } else { data.end.max(offset + 1) };
+                let data_end =
+                    if data.end >= self.storage.size_bytes() { end } else { data.end.max(offset + 1) };
                 Extent { range: offset..data_end, kind: ExtentKind::Data }
             }
             Some(data) => Extent { range: offset..data.start.min(end), kind: ExtentKind::Hole },

@@ -98,10 +98,11 @@ fn find_in_tail(tail: &[u8], offset: u64) -> Option<Found> {
         Format::Dmg
     } else {
         // A fixed image made by an old program has a footer of 511 bytes.
-        return tail
-            .get(1..)
-            .filter(|rest| rest.starts_with(b"conectix"))
-            .map(|_| Found { format: Format::Vhd, offset: offset + 1, kind: FoundKind::Footer });
+        return tail.get(1..).filter(|rest| rest.starts_with(b"conectix")).map(|_| Found {
+            format: Format::Vhd,
+            offset: offset + 1,
+            kind: FoundKind::Footer,
+        });
     };
     Some(Found { format, offset, kind: FoundKind::Footer })
 }
@@ -113,7 +114,9 @@ fn find_descriptor(head: &[u8]) -> Option<usize> {
         let blank = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).count();
         at += blank;
         let line = &line[blank..];
-        if line.len() >= VMDK_DESCRIPTOR.len() && line[..VMDK_DESCRIPTOR.len()].eq_ignore_ascii_case(VMDK_DESCRIPTOR) {
+        if line.len() >= VMDK_DESCRIPTOR.len()
+            && line[..VMDK_DESCRIPTOR.len()].eq_ignore_ascii_case(VMDK_DESCRIPTOR)
+        {
             return Some(at);
         }
         if line.first().is_some_and(|byte| *byte != b'#') && !is_version_line(line) || line.is_empty() {

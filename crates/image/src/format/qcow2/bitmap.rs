@@ -10,6 +10,8 @@ use crate::storage::{Storage, read_zero_filled};
 const ENTRY_BYTES: u64 = 24;
 /// Most entries of a bitmap's table.
 const TABLE_ENTRIES_MAX: u32 = 0x800_0000;
+/// Largest bitmap.
+const BITMAP_BYTES_MAX: u64 = 512 << 20;
 /// Longest name.
 const NAME_BYTES_MAX: u64 = 1023;
 /// Flags that have a meaning: in use, enabled.
@@ -59,6 +61,7 @@ pub(crate) fn read_directory(
             && table.entries != 0
             && table.entries <= TABLE_ENTRIES_MAX
             && table.offset != 0
+            && u64::from(table.entries) * header.cluster_bytes() <= BITMAP_BYTES_MAX
             && header.is_cluster_aligned(table.offset)
             && (1..=NAME_BYTES_MAX).contains(&name_bytes)
             && u32_at(&fixed, 12) & !KNOWN_FLAGS == 0

@@ -1,9 +1,7 @@
 //! The header and its extensions.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::qcow2::{
-    BITMAP_DIRECTORY_BYTES_MAX, BITMAPS_MAX, L1_BYTES_MAX, REFCOUNT_TABLE_BYTES_MAX,
-};
+use crate::format::qcow2::{BITMAP_DIRECTORY_BYTES_MAX, BITMAPS_MAX, L1_BYTES_MAX, REFCOUNT_TABLE_BYTES_MAX};
 use crate::reason;
 use crate::storage::{Storage, read_zero_filled};
 
@@ -236,11 +234,13 @@ impl Header {
         let is_3 = version == 3;
         let header_bytes = if is_3 { u32_at(bytes, 100) } else { VERSION_2_BYTES };
         if is_3 && (header_bytes < VERSION_3_BYTES || header_bytes > 1 << cluster_bits) {
-            let message = format!("a header of {header_bytes} bytes is shorter than 104 or longer than a cluster");
+            let message =
+                format!("a header of {header_bytes} bytes is shorter than 104 or longer than a cluster");
             return Err(invalid(reason::INVALID_HEADER_LENGTH, message, 100));
         }
         let incompatible = Incompatible(if is_3 { u64_at(bytes, 72) } else { 0 });
-        let compression = parse_compression(if is_3 && header_bytes > 104 { bytes[104] } else { 0 }, incompatible)?;
+        let compression =
+            parse_compression(if is_3 && header_bytes > 104 { bytes[104] } else { 0 }, incompatible)?;
         if incompatible.has(!Incompatible::KNOWN) {
             let unknown = incompatible.0 & !Incompatible::KNOWN;
             let message = format!("incompatible features {unknown:#x} are not known");
@@ -316,7 +316,8 @@ impl Header {
         let room = self.cluster_bytes().checked_sub(self.backing_name_offset);
         if room.is_none_or(|room| u64::from(self.backing_name_bytes) > room.min(1023)) {
             // The name alone makes the image unsafe; a name outside the header is no milder.
-            let message = "the image names a backing file, by a name longer than 1023 bytes or outside its header";
+            let message =
+                "the image names a backing file, by a name longer than 1023 bytes or outside its header";
             return Err(Error::new(ErrorKind::Unsafe, reason::UNSAFE_BACKING_FILE, message).at(8));
         }
         Ok(())
@@ -408,7 +409,8 @@ fn parse_compression(kind: u8, incompatible: Incompatible) -> Result<Compression
 
 /// Walks the extensions up to their end mark, the backing file's name or the end of the first cluster.
 fn parse_extensions(storage: &dyn Storage, header: &Header) -> Result<Extensions> {
-    let end = if header.backing_name_offset == 0 { header.cluster_bytes() } else { header.backing_name_offset };
+    let end =
+        if header.backing_name_offset == 0 { header.cluster_bytes() } else { header.backing_name_offset };
     let mut extensions = Extensions::default();
     let mut offset = u64::from(header.header_bytes);
     while offset < end {
@@ -443,7 +445,9 @@ impl Extensions {
             EXTENSION_BACKING_FORMAT => self.backing_format_at = Some(at),
             EXTENSION_FEATURE_NAMES => {}
             EXTENSION_DATA_FILE => self.data_file_at = Some(at),
-            EXTENSION_ENCRYPTION_HEADER => self.encryption_header = Some(encryption_header(storage, header, body)?),
+            EXTENSION_ENCRYPTION_HEADER => {
+                self.encryption_header = Some(encryption_header(storage, header, body)?)
+            }
             EXTENSION_BITMAPS => self.bitmaps = bitmaps(storage, header, body)?,
             other if self.unknown.len() < UNKNOWN_EXTENSIONS_MAX => self.unknown.push(other),
             _ => {}
@@ -486,7 +490,10 @@ fn bitmaps(storage: &dyn Storage, header: &Header, body: Region) -> Result<Optio
         return Err(malformed("the bitmaps extension has no bitmaps or a reserved field that is not zero"));
     }
     if count > BITMAPS_MAX || directory.length_bytes > BITMAP_DIRECTORY_BYTES_MAX {
-        return Err(limit("the bitmaps are more than 65535, or their directory is too large", body.offset - 8));
+        return Err(limit(
+            "the bitmaps are more than 65535, or their directory is too large",
+            body.offset - 8,
+        ));
     }
     let in_range = directory.offset <= i64::MAX as u64 - directory.length_bytes;
     if !header.is_cluster_aligned(directory.offset) || !in_range {

@@ -11,6 +11,7 @@ mod entry;
 mod header;
 mod reader;
 mod snapshot;
+pub(crate) mod writer;
 
 pub(crate) use self::bitmap::BitmapTable;
 pub(crate) use self::bitmap::read_directory as read_bitmap_directory;
@@ -18,8 +19,8 @@ pub(crate) use self::entry::{COPIED, L1_OFFSET_MASK, L1_RESERVED_MASK, L2Entry, 
 pub use self::header::{Autoclear, Compression, Encryption, Extensions, Header, Incompatible, Region};
 pub(crate) use self::header::{COMPATIBLE_LAZY_REFCOUNTS, field_at};
 pub use self::reader::{Mapping, Qcow2};
-pub use self::snapshot::{Snapshot, SnapshotTable};
 pub(crate) use self::snapshot::read as read_snapshots;
+pub use self::snapshot::{Snapshot, SnapshotTable};
 
 /// Largest L1 table, of the active disk or of a snapshot.
 pub(crate) const L1_BYTES_MAX: u64 = 32 << 20;

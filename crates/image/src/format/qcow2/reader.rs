@@ -116,6 +116,16 @@ impl Qcow2 {
         })
     }
 
+    /// Decodes the compressed cluster at a guest offset and forgets it: an error tells that it cannot be decoded.
+    pub(crate) fn decode_cluster(&self, offset: u64) -> Result<()> {
+        match self.mapping_at(offset)?.1 {
+            Mapping::Compressed { host_offset, length_bytes } => self
+                .decoders
+                .with(|decoder| decoder.read(&*self.storage, host_offset, length_bytes).map(|_| ())),
+            _ => Ok(()),
+        }
+    }
+
     /// The longest run of subclusters of one kind from `offset` to the end of the cluster.
     fn subcluster_mapping(&self, entry: L2Entry, bitmap: u64, offset: u64) -> (Range<u64>, Mapping) {
         let cluster_bytes = self.header.cluster_bytes();
@@ -178,7 +188,13 @@ impl Qcow2 {
         }
     }
 
-    fn read_compressed(&self, buffer: &mut [u8], from: usize, host_offset: u64, length_bytes: u64) -> Result<()> {
+    fn read_compressed(
+        &self,
+        buffer: &mut [u8],
+        from: usize,
+        host_offset: u64,
+        length_bytes: u64,
+    ) -> Result<()> {
         self.decoders.with(|decoder| {
             let cluster = decoder.read(&*self.storage, host_offset, length_bytes)?;
             buffer.copy_from_slice(&cluster[from..from + buffer.len()]);

@@ -1,0 +1,401 @@
+//! Walks L1 and L2 tables and counts what they refer to.
+//!
+//! L2 tables are independent of each other but for sums, so each is read once, by any thread, however many L1 entries
+//! share it (snapshots share nearly all of theirs): its figures are taken that many times.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::check::finding::{ByteRange, Finding, FindingKind, Findings};
+use crate::check::qcow2::Figures;
+use crate::check::refcounts::{OFFSET_MAX, Refcounts};
+use crate::check::references::References;
+use crate::control::Control;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::qcow2::{
+    COPIED, Header, L1_OFFSET_MASK, L1_RESERVED_MASK, L2Entry, STANDARD_RESERVED_MASK,
+};
+use crate::reason;
+use crate::storage::{Storage, read_zero_filled};
+
+/// Bytes of an L1 table read at once.
+const L1_PIECE_BYTES: u64 = 64 << 10;
+/// L2 tables gathered before they are walked; 24 bytes each.
+const BATCH_TABLES: usize = 1 << 20;
+/// Tables of which the medium is told before they are read.
+const READ_AHEAD_TABLES: usize = 16;
+
+/// Everything that walkers share.
+pub(crate) struct Walk<'a> {
+    pub(crate) storage: &'a Arc<dyn Storage>,
+    pub(crate) header: &'a Header,
+    pub(crate) refcounts: &'a Refcounts,
+    pub(crate) references: &'a References,
+    pub(crate) findings: &'a Findings,
+    pub(crate) control: &'a Control,
+    pub(crate) threads: usize,
+    /// Bytes of tables that may still be walked: tables that overlap could make the work grow without bound.
+    pub(crate) budget_bytes: AtomicU64,
+}
+
+/// An L1 table to walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct L1Table {
+    pub(crate) offset: u64,
+    pub(crate) entries: u32,
+    /// How many snapshots have this table; 0 for the active one.
+    pub(crate) snapshots: u32,
+}
+
+/// An L2 table, and how often L1 entries point at it.
+#[derive(Clone, Copy)]
+struct L2Table {
+    offset: u64,
+    /// The first L1 index that points here.
+    index: u32,
+    active: u32,
+    snapshots: u32,
+}
+
+impl Walk<'_> {
+    /// Counts a region of the file `weight` times. One that ends less than a cluster past the end of the file is fine:
+    /// the last cluster may be cut short.
+    pub(crate) fn count(&self, figures: &mut Figures, offset: u64, length: u64, weight: u64) -> Counted {
+        if length == 0 {
+            return Counted::Inside;
+        }
+        // Lengths come in whole sectors from a peer that knows no others, so they do here.
+        let file_bytes = self.storage.size_bytes().next_multiple_of(512);
+        let last = offset.saturating_add(length - 1);
+        if last.saturating_add(1) >= file_bytes.saturating_add(self.header.cluster_bytes()) {
+            figures.corruptions += weight;
+            return Counted::PastEnd;
+        }
+        for cluster in offset >> self.header.cluster_bits..=last >> self.header.cluster_bits {
+            self.references.add(cluster, weight);
+        }
+        Counted::Inside
+    }
+
+    /// Counts an L1 table and all below it.
+    pub(crate) fn walk_l1(&self, figures: &mut Figures, tables: &[L1Table]) -> Result<()> {
+        let mut batch = Vec::new();
+        for table in tables {
+            self.gather(figures, *table, &mut batch)?;
+        }
+        self.walk_batch(figures, &mut batch)
+    }
+
+    fn gather(&self, figures: &mut Figures, l1: L1Table, batch: &mut Vec<L2Table>) -> Result<()> {
+        let length = u64::from(l1.entries) * 8;
+        let weight = u64::from(l1.snapshots.max(1));
+        if self.count(figures, l1.offset, length, weight) == Counted::PastEnd {
+            self.findings.add((1, 0, l1.offset), || {
+                let message = "an L1 table reaches past the end of the file";
+                Finding::new(FindingKind::PastEnd, message).host(l1.offset, length)
+            });
+        }
+        if l1.offset > OFFSET_MAX - length {
+            let message = "an L1 table lies where no file reaches";
+            return Err(Error::new(ErrorKind::Invalid, reason::INVALID_TABLE_OFFSET, message).at(l1.offset));
+        }
+        // Past the end of the file all entries are zero.
+        let length = length.min(self.storage.size_bytes().saturating_sub(l1.offset)).next_multiple_of(8);
+        let mut piece = Vec::new();
+        let mut done = 0;
+        while done < length {
+            self.control.check_cancelled()?;
+            piece.resize((length - done).min(L1_PIECE_BYTES) as usize, 0);
+            read_zero_filled(&**self.storage, &mut piece, l1.offset + done)?;
+            let (words, _) = piece.as_chunks::<8>();
+            for (word, index) in words.iter().zip(done / 8..) {
+                let word = u64::from_be_bytes(*word);
+                if word != 0 {
+                    batch.push(self.l1_entry(figures, l1, index, word)?);
+                }
+            }
+            if batch.len() >= BATCH_TABLES {
+                self.walk_batch(figures, batch)?;
+            }
+            done += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// One non-zero L1 entry.
+    fn l1_entry(&self, figures: &mut Figures, l1: L1Table, index: u64, word: u64) -> Result<L2Table> {
+        let header = self.header;
+        let weight = u64::from(l1.snapshots.max(1));
+        let place = (1, 1 + u64::from(l1.snapshots > 0), index);
+        let l2_guest_bytes = header.l2_guest_bytes();
+        let guest = (l1.snapshots == 0)
+            .then(|| self.guest(index.saturating_mul(l2_guest_bytes), l2_guest_bytes))
+            .flatten();
+        let entry_at = l1.offset + index * 8;
+        let mut report = |kind, message: &str| {
+            figures.corruptions += weight;
+            self.findings.add(place, || Finding::new(kind, message).host(entry_at, 8).guest(guest));
+        };
+        let offset = word & L1_OFFSET_MASK;
+        if word & L1_RESERVED_MASK != 0 {
+            report(FindingKind::ReservedBits, "an L1 entry has reserved bits set");
+        }
+        if !header.is_cluster_aligned(offset) {
+            report(FindingKind::Misaligned, "an L1 entry does not point at a cluster");
+        }
+        if l1.snapshots == 0 && offset != 0 {
+            let one = self.refcounts.is_one(offset >> header.cluster_bits)?;
+            if one.is_some_and(|one| one != (word & COPIED != 0)) {
+                report(
+                    FindingKind::CopiedMark,
+                    "the mark of an L1 entry contradicts the refcount of its L2 table",
+                );
+            }
+        }
+        if self.count(figures, offset, header.cluster_bytes(), weight) == Counted::PastEnd {
+            self.findings.add(place, || {
+                let message = "an L2 table lies past the end of the file";
+                Finding::new(FindingKind::PastEnd, message).host(offset, header.cluster_bytes()).guest(guest)
+            });
+        }
+        let active = u32::from(l1.snapshots == 0);
+        // The index fits: an L1 table has less than 2^32 entries.
+        Ok(L2Table { offset, index: index as u32, active, snapshots: l1.snapshots })
+    }
+
+    /// Walks the gathered tables, each once, on all threads.
+    fn walk_batch(&self, figures: &mut Figures, batch: &mut Vec<L2Table>) -> Result<()> {
+        // Active references first, so that findings name the active disk's guest range.
+        batch.sort_unstable_by_key(|table| (table.offset, table.snapshots, table.index));
+        batch.dedup_by(|next, first| {
+            let same = next.offset == first.offset;
+            if same {
+                first.active = first.active.saturating_add(next.active);
+                first.snapshots = first.snapshots.saturating_add(next.snapshots);
+            }
+            same
+        });
+        // Past the end of the file all entries are zero, and a table of zeros refers to nothing.
+        batch.retain(|table| table.offset < self.storage.size_bytes());
+        let next = AtomicUsize::new(0);
+        let tables = &**batch;
+        let threads = self.threads.clamp(1, tables.len().max(1));
+        let results: Vec<Result<Figures>> = thread::scope(|scope| {
+            let others: Vec<_> =
+                (1..threads).map(|_| scope.spawn(|| self.walk_tables(tables, &next))).collect();
+            let mut results = vec![self.walk_tables(tables, &next)];
+            results.extend(others.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Io, reason::IO, "a checking thread failed"))
+                })
+            }));
+            results
+        });
+        for result in results {
+            figures.add(&result?);
+        }
+        batch.clear();
+        Ok(())
+    }
+
+    fn walk_tables(&self, tables: &[L2Table], next: &AtomicUsize) -> Result<Figures> {
+        let mut figures = Figures::default();
+        let mut bytes = vec![0u8; self.header.cluster_bytes() as usize];
+        let sparse = self.storage.allocated_bytes() < self.storage.size_bytes();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(table) = tables.get(index) else { return Ok(figures) };
+            self.control.check_cancelled()?;
+            if let Some(ahead) = tables.get(index + READ_AHEAD_TABLES) {
+                self.storage.will_need(ahead.offset..ahead.offset + self.header.cluster_bytes());
+            }
+            let end = table.offset + self.header.cluster_bytes();
+            if sparse && self.storage.next_data(table.offset)?.is_none_or(|data| data.start >= end) {
+                continue;
+            }
+            self.spend(table.offset)?;
+            read_zero_filled(&**self.storage, &mut bytes, table.offset)?;
+            self.walk_l2(&mut figures, table, &bytes)?;
+        }
+    }
+
+    fn spend(&self, offset: u64) -> Result<()> {
+        let spent = self.header.cluster_bytes();
+        let take = |left: u64| left.checked_sub(spent);
+        match self.budget_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let message = "the L2 tables overlap so much that walking them would take too long";
+                Err(Error::new(ErrorKind::Unsafe, reason::UNSAFE_LIMIT, message).at(offset))
+            }
+        }
+    }
+
+    fn walk_l2(&self, figures: &mut Figures, table: &L2Table, bytes: &[u8]) -> Result<()> {
+        let header = self.header;
+        let weight = u64::from(table.active) + u64::from(table.snapshots);
+        let mut entries = TableWalk { walk: self, table, weight, expected: 0 };
+        if header.has_subclusters() {
+            let (entry_bytes, _) = bytes.as_chunks::<16>();
+            for (entry, index) in entry_bytes.iter().zip(0u64..) {
+                let value = u128::from_be_bytes(*entry);
+                if value != 0 {
+                    entries.take(figures, index, (value >> 64) as u64, value as u64)?;
+                }
+            }
+        } else {
+            let (entry_bytes, _) = bytes.as_chunks::<8>();
+            for (entry, index) in entry_bytes.iter().zip(0u64..) {
+                let word = u64::from_be_bytes(*entry);
+                if word != 0 {
+                    entries.take(figures, index, word, 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A range of the guest's disk, cut at its end.
+    fn guest(&self, start_bytes: u64, length_bytes: u64) -> Option<ByteRange> {
+        let left = self.header.virtual_size_bytes().saturating_sub(start_bytes);
+        (left > 0).then(|| ByteRange { start_bytes, length_bytes: length_bytes.min(left) })
+    }
+}
+
+/// Whether a counted region lies in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    Inside,
+    PastEnd,
+}
+
+/// The walk through one L2 table.
+struct TableWalk<'a> {
+    walk: &'a Walk<'a>,
+    table: &'a L2Table,
+    /// How often the table is referred to.
+    weight: u64,
+    /// Where the next cluster would lie, were the guest's data in one piece.
+    expected: u64,
+}
+
+impl TableWalk<'_> {
+    fn take(&mut self, figures: &mut Figures, index: u64, word: u64, bitmap: u64) -> Result<()> {
+        let entry = L2Entry::decode(word, self.walk.header);
+        if !matches!(entry, L2Entry::Compressed { .. }) && word & STANDARD_RESERVED_MASK != 0 {
+            self.report(figures, index, FindingKind::ReservedBits, "an L2 entry has reserved bits set");
+        }
+        match entry {
+            L2Entry::Normal { host_offset } | L2Entry::ZeroAllocated { host_offset } => {
+                self.take_allocated(figures, index, word, bitmap, host_offset)
+            }
+            L2Entry::Compressed { host_offset, length_bytes } => {
+                self.take_compressed(figures, index, word, bitmap, (host_offset, length_bytes));
+                Ok(())
+            }
+            L2Entry::Unallocated => {
+                if bitmap & 0xffff_ffff != 0 {
+                    let message = "subclusters of a cluster that is not allocated are marked as allocated";
+                    self.report(figures, index, FindingKind::Subclusters, message);
+                }
+                Ok(())
+            }
+            L2Entry::ZeroPlain => Ok(()),
+        }
+    }
+
+    fn take_allocated(
+        &mut self,
+        figures: &mut Figures,
+        index: u64,
+        word: u64,
+        bitmap: u64,
+        host_offset: u64,
+    ) -> Result<()> {
+        let walk = self.walk;
+        let header = walk.header;
+        let cluster = host_offset >> header.cluster_bits;
+        let aligned = header.is_cluster_aligned(host_offset);
+        if bitmap & (bitmap >> 32) != 0 {
+            let message = "subclusters are marked as allocated and as zero";
+            self.report(figures, index, FindingKind::Subclusters, message);
+        }
+        if !aligned {
+            self.report(figures, index, FindingKind::Misaligned, "an L2 entry does not point at a cluster");
+        }
+        let active = u64::from(self.table.active);
+        figures.allocated_clusters += active;
+        if self.expected != 0 && host_offset != self.expected {
+            figures.fragmented_clusters += active;
+        }
+        self.expected = host_offset + header.cluster_bytes();
+        let past_end = if header.has_data_file() {
+            false
+        } else if aligned && cluster < walk.references.file_clusters() {
+            walk.references.add(cluster, self.weight);
+            false
+        } else {
+            walk.count(figures, host_offset, header.cluster_bytes(), self.weight) == Counted::PastEnd
+        };
+        if past_end {
+            self.find(index, FindingKind::PastEnd, "a cluster of data lies past the end of the file");
+        }
+        // The active table's first entry of 0 stands for the header, whose marks nobody looks at.
+        if active == 0 || self.table.offset == 0 {
+            return Ok(());
+        }
+        let one = if header.has_data_file() { Some(true) } else { walk.refcounts.is_one(cluster)? };
+        if one.is_some_and(|one| one != (word & COPIED != 0)) {
+            figures.corruptions += active;
+            self.find(
+                index,
+                FindingKind::CopiedMark,
+                "the mark of an L2 entry contradicts the refcount of its cluster",
+            );
+        }
+        Ok(())
+    }
+
+    fn take_compressed(&self, figures: &mut Figures, index: u64, word: u64, bitmap: u64, place: (u64, u64)) {
+        let kind = FindingKind::CompressedEntry;
+        if word & COPIED != 0 {
+            self.report(figures, index, kind, "a compressed cluster is marked as used exactly once");
+        }
+        if self.walk.header.has_data_file() {
+            self.report(figures, index, kind, "a compressed cluster in an image with an external data file");
+            return;
+        }
+        if bitmap != 0 {
+            self.report(figures, index, kind, "a compressed cluster has subclusters");
+            return;
+        }
+        let (host_offset, length_bytes) = place;
+        if self.walk.count(figures, host_offset, length_bytes, self.weight) == Counted::PastEnd {
+            self.find(index, FindingKind::PastEnd, "a compressed cluster lies past the end of the file");
+        }
+        let active = u64::from(self.table.active);
+        figures.allocated_clusters += active;
+        figures.compressed_clusters += active;
+        // A stream shares its sectors with its neighbours, so compressed clusters count as fragmented by nature.
+        figures.fragmented_clusters += active;
+    }
+
+    /// Counts and lists a corruption.
+    fn report(&self, figures: &mut Figures, index: u64, kind: FindingKind, message: &str) {
+        figures.corruptions += self.weight;
+        self.find(index, kind, message);
+    }
+
+    fn find(&self, index: u64, kind: FindingKind, message: &str) {
+        let header = self.walk.header;
+        let table = self.table;
+        self.walk.findings.add((2, u64::from(table.index), index), || {
+            let first = u64::from(table.index) * header.l2_entries();
+            let guest = (first + index).checked_mul(header.cluster_bytes()).filter(|_| table.active > 0);
+            let guest = guest.and_then(|start| self.walk.guest(start, header.cluster_bytes()));
+            let entry_at = table.offset + index * header.l2_entry_bytes();
+            Finding::new(kind, message).host(entry_at, header.l2_entry_bytes()).guest(guest)
+        });
+    }
+}

@@ -1,0 +1,186 @@
+//! Digests of the stored bytes.
+
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use md5::Digest as _;
+use serde::{Deserialize, Serialize};
+
+use crate::control::{Control, Phase, Progress};
+use crate::error::{Error, ErrorKind, Result};
+use crate::reason;
+use crate::storage::Storage;
+
+/// Bytes read at once: small enough to still be in the processor's cache when the digests get to them.
+const BUFFER_BYTES: usize = 512 << 10;
+/// Buffers that wait for one digest.
+const QUEUE_BUFFERS: usize = 2;
+/// Buffers in all: those in the queue, the one being digested and the one being filled.
+const RING_BUFFERS: usize = QUEUE_BUFFERS + 2;
+/// Progress is reported for every so many bytes.
+const REPORT_BYTES: u64 = 8 << 20;
+
+/// Which digests to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Selection {
+    /// MD5.
+    pub md5: bool,
+    /// SHA-256.
+    pub sha256: bool,
+}
+
+impl Selection {
+    /// Whether nothing is selected.
+    pub fn is_empty(self) -> bool {
+        !self.md5 && !self.sha256
+    }
+}
+
+/// Digests in lower-case hexadecimal; those that were not asked for are absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digests {
+    /// MD5.
+    pub md5: Option<String>,
+    /// SHA-256.
+    pub sha256: Option<String>,
+}
+
+/// Takes digests of bytes as they come, on the caller's thread.
+#[derive(Clone, Debug)]
+pub struct Digester {
+    md5: Option<md5::Md5>,
+    sha256: Option<sha2::Sha256>,
+}
+
+impl Digester {
+    /// Starts the selected digests.
+    pub fn new(md5: bool, sha256: bool) -> Self {
+        Self { md5: md5.then(md5::Md5::new), sha256: sha256.then(sha2::Sha256::new) }
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
+    }
+
+    /// The digests of all bytes taken.
+    pub fn finish(self) -> Digests {
+        Digests {
+            md5: self.md5.map(|md5| hex::encode(md5.finalize())),
+            sha256: self.sha256.map(|sha256| hex::encode(sha256.finalize())),
+        }
+    }
+}
+
+/// Takes the digests of a whole file. It is read once, by the calling thread; each digest has a thread of its own.
+pub fn digest_storage(storage: &dyn Storage, selection: Selection, control: &Control) -> Result<Digests> {
+    if selection.is_empty() {
+        return Ok(Digests::default());
+    }
+    thread::scope(|scope| {
+        let mut senders = Vec::new();
+        let mut spawn = |digester: Digester| {
+            let (sender, receiver) = bounded(QUEUE_BUFFERS);
+            senders.push(sender);
+            scope.spawn(move || digest_buffers(digester, &receiver))
+        };
+        let md5 = selection.md5.then(|| spawn(Digester::new(true, false)));
+        let sha256 = selection.sha256.then(|| spawn(Digester::new(false, true)));
+        let read = read_buffers(storage, &senders, control);
+        drop(senders);
+        let digests = [md5, sha256].into_iter().flatten().map(|thread| thread.join());
+        let mut all = Digests::default();
+        for one in digests {
+            let one = one.map_err(|_| Error::new(ErrorKind::Io, reason::IO, "a digest thread failed"))?;
+            all.md5 = all.md5.or(one.md5);
+            all.sha256 = all.sha256.or(one.sha256);
+        }
+        read.map(|()| all)
+    })
+}
+
+fn digest_buffers(mut digester: Digester, buffers: &Receiver<Arc<Vec<u8>>>) -> Digests {
+    for buffer in buffers {
+        digester.update(&buffer);
+    }
+    digester.finish()
+}
+
+fn read_buffers(storage: &dyn Storage, senders: &[Sender<Arc<Vec<u8>>>], control: &Control) -> Result<()> {
+    let size = storage.size_bytes();
+    let mut ring: [Arc<Vec<u8>>; RING_BUFFERS] = std::array::from_fn(|_| Arc::default());
+    let mut offset = 0u64;
+    for turn in (0..RING_BUFFERS).cycle() {
+        if offset >= size {
+            break;
+        }
+        control.check_cancelled()?;
+        let wanted = (size - offset).min(BUFFER_BYTES as u64) as usize;
+        // Free again by now: a queue took the buffers since, so its digest is past this one. A copy costs nothing
+        // but time, should that ever be wrong.
+        let buffer = Arc::make_mut(&mut ring[turn]);
+        buffer.resize(wanted, 0);
+        if storage.read_at(buffer, offset)? < wanted {
+            let message = "the file became shorter while it was read";
+            return Err(Error::new(ErrorKind::Changed, reason::SOURCE_CHANGED, message).at(offset));
+        }
+        for sender in senders {
+            if sender.send(Arc::clone(&ring[turn])).is_err() {
+                return Err(Error::new(ErrorKind::Io, reason::IO, "a digest thread failed"));
+            }
+        }
+        let before = offset;
+        offset += wanted as u64;
+        if before / REPORT_BYTES != offset / REPORT_BYTES || offset == size {
+            report(control, offset, size);
+        }
+    }
+    Ok(())
+}
+
+fn report(control: &Control, done_bytes: u64, total_bytes: u64) {
+    let fraction = done_bytes as f64 / total_bytes.max(1) as f64;
+    control.report(Progress { phase: Phase::Checking, done_bytes, total_bytes, fraction });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::control::CancelToken;
+
+    const BOTH: Selection = Selection { md5: true, sha256: true };
+
+    #[test]
+    fn known_answers() {
+        let digests = digest_storage(&b"abc".to_vec(), BOTH, &Control::default()).unwrap();
+        assert_eq!(digests.md5.unwrap(), "900150983cd24fb0d6963f7d28e17f72");
+        assert!(digests.sha256.unwrap().starts_with("ba7816bf8f01cfea"));
+    }
+
+    #[test]
+    fn whole_file_equals_pieces() {
+        let bytes: Vec<u8> = (0..(3 << 20) + 17u32).map(|index| (index * 7 >> 3) as u8).collect();
+        let mut digester = Digester::new(true, true);
+        for piece in bytes.chunks(100_003) {
+            digester.update(piece);
+        }
+        assert_eq!(digest_storage(&bytes, BOTH, &Control::default()).unwrap(), digester.finish());
+    }
+
+    #[test]
+    fn cancelled() {
+        let cancel = CancelToken::default();
+        cancel.cancel();
+        let control = Control::new(|_| {}, cancel);
+        let error = digest_storage(&vec![0u8; 10], BOTH, &control).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Cancelled);
+    }
+}
