@@ -96,7 +96,7 @@ impl Part {
     }
 
     /// Adds to `free`, ascending, the bytes of `range` that the guest has freed; counted from the start of the disk.
-    pub(crate) fn free_within(
+    pub fn free_within(
         &self,
         disk: &dyn Disk,
         range: Range<u64>,
@@ -104,8 +104,7 @@ impl Part {
     ) -> Result<()> {
         let Some(space) = &self.free else { return Ok(()) };
         let device = Device::new(disk, self.summary.start_bytes, self.summary.length_bytes);
-        let end = self.summary.start_bytes + self.summary.length_bytes;
-        let inside = range.start.max(self.summary.start_bytes)..range.end.min(end);
+        let inside = range.start.max(self.summary.start_bytes)..range.end.min(self.end());
         if inside.is_empty() {
             return Ok(());
         }
@@ -144,7 +143,7 @@ impl Layout {
     }
 
     /// Adds to `free`, ascending, the bytes of `range` that the guest has freed.
-    pub(crate) fn free_within(
+    pub fn free_within(
         &self,
         disk: &dyn Disk,
         range: Range<u64>,
@@ -160,8 +159,9 @@ impl Layout {
 }
 
 impl Part {
+    /// A table that is not believed may name any place.
     fn end(&self) -> u64 {
-        self.summary.start_bytes + self.summary.length_bytes
+        self.summary.start_bytes.saturating_add(self.summary.length_bytes)
     }
 }
 
