@@ -14,6 +14,8 @@ use uuid::Uuid;
 mod error;
 mod rows;
 pub mod sqlite;
+#[cfg(test)]
+mod suite;
 
 pub use error::{Error, Result};
 pub use sqlite::SqliteCatalogue;

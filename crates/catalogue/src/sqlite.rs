@@ -24,6 +24,8 @@ mod images;
 mod jobs;
 mod keys;
 mod open;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.

@@ -1,0 +1,164 @@
+//! The suite on SQLite, and what only a file can show.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+
+use sqlx::Row;
+use tempfile::TempDir;
+
+use super::*;
+use crate::suite::{Database, assert_error, at, catalogue_suite, new_job};
+
+struct SqliteFile(TempDir);
+
+impl Database for SqliteFile {
+    type Catalogue = SqliteCatalogue;
+
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    async fn open(&self) -> SqliteCatalogue {
+        SqliteCatalogue::open(&self.0.path().join("catalogue.db")).await.unwrap()
+    }
+}
+
+catalogue_suite!(SqliteFile);
+
+#[tokio::test]
+async fn the_files_are_private() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    catalogue.create_job(new_job(at(0)), 1).await.unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(file.0.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    assert!(names.contains(&"catalogue.db-wal".to_owned()), "{names:?}");
+}
+
+#[tokio::test]
+async fn commits_are_flushed_and_readers_do_not_write() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    for (pragma, expected) in
+        [("PRAGMA synchronous", 2_i64), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)]
+    {
+        let value: i64 = sqlx::query_scalar(pragma).fetch_one(&catalogue.writer).await.unwrap();
+        assert_eq!(value, expected, "{pragma}");
+    }
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&catalogue.writer).await.unwrap();
+    assert_eq!(mode, "wal");
+    assert!(sqlx::query("DELETE FROM jobs").execute(&catalogue.readers).await.is_err());
+}
+
+#[tokio::test]
+async fn many_open_a_new_file_at_once() {
+    let file = SqliteFile::new();
+    let path = file.0.path().join("catalogue.db");
+    let opens: Vec<_> = (0..8)
+        .map(|_| {
+            let path = path.clone();
+            tokio::spawn(async move { SqliteCatalogue::open(&path).await })
+        })
+        .collect();
+    for open in opens {
+        open.await.unwrap().unwrap().ping().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9000, 'of the future', TRUE, x'00', 0)",
+    )
+    .execute(&catalogue.writer)
+    .await
+    .unwrap();
+    catalogue.close().await;
+    let refused = SqliteCatalogue::open(&file.0.path().join("catalogue.db")).await;
+    assert_error!(refused, Error::NewerSchema { found: 9000, .. });
+}
+
+#[tokio::test]
+async fn what_is_no_catalogue_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("text");
+    std::fs::write(&path, "not a database, but long enough to hold the header of one: ".repeat(20)).unwrap();
+    assert_error!(SqliteCatalogue::open(&path).await, Error::Corrupt { .. });
+    let nowhere = directory.path().join("missing").join("catalogue.db");
+    assert_error!(SqliteCatalogue::open(&nowhere).await, Error::Unavailable(_));
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_told_as_such() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    let job = new_job(at(0));
+    catalogue.create_job(job.clone(), 1).await.unwrap();
+    sqlx::query("UPDATE jobs SET state = 'unheard of'").execute(&catalogue.writer).await.unwrap();
+    assert_error!(catalogue.get_job(&job.tenant, job.id).await, Error::Corrupt { .. });
+}
+
+/// A call that its caller gave up must not leave the one writing connection in a transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_call_leaves_no_transaction() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    for n in 0..200_u64 {
+        let call = catalogue.create_job(new_job(at(0)), 1_000_000);
+        let patience = std::time::Duration::from_micros(n * 17 % 1500);
+        let _ = tokio::time::timeout(patience, call).await;
+    }
+    catalogue.ping().await.unwrap();
+    catalogue.create_job(new_job(at(0)), 1_000_000).await.unwrap();
+}
+
+#[tokio::test]
+async fn statements_use_the_indexes() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    for (statement, index) in [
+        (
+            "EXPLAIN QUERY PLAN SELECT spec FROM jobs WHERE state IN ('queued', 'running') \
+             AND (state = 'queued' OR lease_time IS NULL OR lease_time < 5) ORDER BY create_time, id LIMIT 1",
+            "jobs_to_claim",
+        ),
+        (
+            "EXPLAIN QUERY PLAN SELECT spec FROM jobs WHERE tenant = 'a' AND state IN ('queued', 'failed') \
+             AND kind IN ('check', 'check') AND (create_time, id) < (5, 'a') ORDER BY create_time DESC, id DESC LIMIT 9",
+            "jobs_by_creation",
+        ),
+        (
+            "EXPLAIN QUERY PLAN SELECT id FROM jobs WHERE end_time IS NOT NULL AND end_time < 5 ORDER BY end_time LIMIT 9",
+            "jobs_by_end",
+        ),
+        (
+            "EXPLAIN QUERY PLAN SELECT label FROM uploads WHERE tenant = 'a' AND state IN ('open', 'open') \
+             AND (create_time, id) < (5, 'a') ORDER BY create_time DESC, id DESC LIMIT 9",
+            "uploads_by_creation",
+        ),
+        (
+            "EXPLAIN QUERY PLAN SELECT id FROM uploads WHERE state = 'open' AND expire_time < 5 ORDER BY expire_time LIMIT 9",
+            "uploads_to_expire",
+        ),
+        (
+            "EXPLAIN QUERY PLAN SELECT id FROM uploads WHERE state <> 'open' AND update_time < 5 ORDER BY update_time LIMIT 9",
+            "uploads_to_forget",
+        ),
+        (
+            "EXPLAIN QUERY PLAN SELECT 1 FROM images WHERE store = 'a' AND blob = 'b' LIMIT 1",
+            "images_by_blob",
+        ),
+    ] {
+        let rows = sqlx::query(statement).fetch_all(&catalogue.writer).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(plan.iter().any(|step| step.contains(index)), "{index}: {plan:?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{index} sorts: {plan:?}");
+    }
+}

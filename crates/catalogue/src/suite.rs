@@ -1,0 +1,244 @@
+//! What every catalogue must do, run for each implementation by [`catalogue_suite`].
+#![allow(clippy::unwrap_used)]
+
+use std::future::Future;
+
+use imageops_model::{
+    CheckSpec, ImageId, ImageState, JobFailure, JobId, JobProgress, JobSpec, JobState, Label, Micros, Source,
+    StoreId, Tenant, UploadId, UploadState,
+};
+use uuid::Uuid;
+
+use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, RequestKey, UploadRow};
+
+pub(crate) mod against_model;
+pub(crate) mod images;
+pub(crate) mod jobs;
+pub(crate) mod keys;
+pub(crate) mod leases;
+pub(crate) mod uploads;
+
+/// A database to be filled: each value is another one, empty at first.
+pub(crate) trait Database: Send + Sync + 'static {
+    /// What is tested.
+    type Catalogue: Catalogue;
+
+    /// A new, empty database.
+    fn new() -> Self;
+
+    /// Another handle on this database.
+    fn open(&self) -> impl Future<Output = Self::Catalogue> + Send;
+}
+
+/// Makes a test of each function of the suite for a [`Database`].
+macro_rules! catalogue_suite {
+    ($database:ty) => {
+        $crate::suite::catalogue_suite! { $database =>
+            jobs::a_job_reads_back,
+            jobs::a_job_that_failed_at_once_takes_no_place,
+            jobs::the_same_request_is_the_same_job,
+            jobs::the_queue_limit_holds_under_concurrency,
+            jobs::one_request_at_many_places_makes_one_job,
+            jobs::pages_are_stable_under_inserts,
+            jobs::lists_are_filtered,
+            jobs::other_tenants_see_no_job,
+            jobs::cancel_depends_on_the_state,
+            jobs::only_ended_jobs_are_deleted,
+            jobs::old_jobs_expire,
+            jobs::numbers_out_of_range_are_refused,
+            leases::the_oldest_job_is_claimed_first,
+            leases::a_lease_is_not_stolen_before_its_end,
+            leases::claimers_never_share_a_job,
+            leases::a_late_worker_changes_nothing,
+            leases::a_heartbeat_extends_and_tells,
+            leases::progress_never_falls,
+            leases::a_job_ends_once,
+            leases::success_brings_the_image,
+            leases::a_taken_image_id_undoes_the_success,
+            leases::attempts_run_out,
+            leases::a_released_attempt_does_not_count,
+            leases::a_wish_to_cancel_outlives_the_worker,
+            leases::freed_leases_are_claimable_at_once,
+            uploads::an_upload_reads_back,
+            uploads::the_same_id_is_the_same_upload,
+            uploads::durable_bytes_never_shrink,
+            uploads::a_commit_makes_the_image,
+            uploads::a_failed_commit_changes_nothing,
+            uploads::an_upload_ends_once,
+            uploads::one_of_many_commits_wins,
+            uploads::uploads_expire_and_are_forgotten,
+            uploads::lists_are_filtered_and_paged,
+            uploads::other_tenants_see_no_upload,
+            images::blobs_are_referenced_by_store_and_key,
+            keys::a_key_is_found_by_its_digest,
+            keys::ids_and_digests_are_unique,
+            keys::keys_are_listed_newest_first,
+            reopening_keeps_everything,
+            ping_and_close,
+            against_model::random_operations_agree_with_a_model,
+        }
+    };
+    ($database:ty => $($($test:ident)::+),+ $(,)?) => {
+        $($crate::suite::catalogue_test! { $database, $($test)::+ })+
+    };
+}
+
+/// One test, named by the last part of its path.
+macro_rules! catalogue_test {
+    ($database:ty, $test:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            $crate::suite::$test::<$database>().await;
+        }
+    };
+    ($database:ty, $module:ident :: $test:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            $crate::suite::$module::$test::<$database>().await;
+        }
+    };
+}
+
+pub(crate) use {catalogue_suite, catalogue_test};
+
+/// A moment that is `seconds` after the beginning of the tests' time.
+pub(crate) fn at(seconds: i64) -> Micros {
+    Micros(1_700_000_000_000_000 + seconds * 1_000_000)
+}
+
+pub(crate) fn tenant() -> Tenant {
+    Tenant::built_in()
+}
+
+pub(crate) fn other_tenant() -> Tenant {
+    Tenant::new("other").unwrap()
+}
+
+pub(crate) fn check_spec(file: &str) -> JobSpec {
+    JobSpec::Check(CheckSpec { source: Source::File(file.to_owned()), md5: true, sha256: true })
+}
+
+pub(crate) fn new_job(create_time: Micros) -> NewJob {
+    NewJob {
+        id: JobId(Uuid::new_v4()),
+        tenant: tenant(),
+        spec: check_spec("disk.img"),
+        request: None,
+        failure: None,
+        create_time,
+    }
+}
+
+pub(crate) fn request(id: u128, content: u8) -> Option<RequestKey> {
+    Some(RequestKey { id: Uuid::from_u128(id), fingerprint: [content; 32] })
+}
+
+pub(crate) fn failure() -> JobFailure {
+    JobFailure { code: 9, reason: "NOT_GOOD".to_owned(), message: "it is not good".to_owned() }
+}
+
+pub(crate) fn image_row(owner: Tenant) -> ImageRow {
+    ImageRow {
+        id: ImageId(Uuid::new_v4()),
+        tenant: owner,
+        label: Label::new("Debian 13 – “trixie”").unwrap(),
+        state: ImageState::Active,
+        format: "qcow2".to_owned(),
+        size_bytes: 1 << 40,
+        virtual_size_bytes: Some(1 << 41),
+        md5: "0".repeat(32),
+        sha256: "1".repeat(64),
+        store: StoreId(Uuid::from_u128(5)),
+        blob: Uuid::new_v4().to_string(),
+        derived_from: Some(ImageId(Uuid::from_u128(6))),
+        create_time: at(1),
+        update_time: at(2),
+    }
+}
+
+pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
+    UploadRow {
+        id: UploadId(Uuid::new_v4()),
+        tenant: tenant(),
+        state: UploadState::Open,
+        label: Label::new("disk").unwrap(),
+        declared_format: Some("raw".to_owned()),
+        size_bytes: Some(1000),
+        expected_md5: None,
+        expected_sha256: Some("2".repeat(64)),
+        durable_bytes: 0,
+        image: None,
+        failure: None,
+        create_time,
+        update_time: create_time,
+        expire_time: create_time.plus_ms(60_000),
+    }
+}
+
+pub(crate) fn worker() -> Uuid {
+    Uuid::from_u128(77)
+}
+
+/// Adds a job and claims it with a lease of 30 s.
+pub(crate) async fn claimed(catalogue: &impl Catalogue, now: Micros) -> JobRow {
+    catalogue.create_job(new_job(now), 1000).await.unwrap();
+    catalogue.claim_job(worker(), now, now.plus_ms(30_000), 3).await.unwrap().unwrap()
+}
+
+pub(crate) fn progress(percent: f64) -> JobProgress {
+    JobProgress { done_bytes: 5, total_bytes: 10, percent, ..JobProgress::default() }
+}
+
+pub(crate) fn new_row<T>(created: Created<T>) -> T {
+    match created {
+        Created::New(row) => row,
+        Created::Existing(_) => panic!("a new row was expected"),
+    }
+}
+
+pub(crate) fn existing_row<T>(created: Created<T>) -> T {
+    match created {
+        Created::Existing(row) => row,
+        Created::New(_) => panic!("the row of before was expected"),
+    }
+}
+
+/// Asserts that a call failed, and how.
+macro_rules! assert_error {
+    ($result:expr, $error:pat) => {
+        match $result {
+            Err($error) => {}
+            Err(error) => panic!("failed otherwise: {error:?}"),
+            Ok(answer) => panic!("did not fail: {answer:?}"),
+        }
+    };
+}
+pub(crate) use assert_error;
+
+pub(crate) async fn reopening_keeps_everything<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let job = claimed(&catalogue, at(0)).await;
+    let image = image_row(tenant());
+    let finished =
+        crate::JobOutcome::Succeeded { result: "{\"a\":1}".to_owned(), image: Some(image.clone()) };
+    let job = catalogue.finish_job(job.id, job.attempt, finished, 7, at(1)).await.unwrap();
+    let upload = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap());
+    // Dropped, not closed: as after a crash of the process.
+    drop(catalogue);
+    let catalogue = database.open().await;
+    assert_eq!(catalogue.get_job(&tenant(), job.id).await.unwrap(), job);
+    assert_eq!(catalogue.get_image(&tenant(), image.id).await.unwrap(), image);
+    assert_eq!(catalogue.get_upload(&tenant(), upload.id).await.unwrap(), upload);
+    catalogue.close().await;
+    let catalogue = database.open().await;
+    assert_eq!(catalogue.get_job(&tenant(), job.id).await.unwrap().state, JobState::Succeeded);
+}
+
+pub(crate) async fn ping_and_close<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    catalogue.ping().await.unwrap();
+    catalogue.close().await;
+    assert_error!(catalogue.ping().await, Error::Unavailable(_));
+}
