@@ -1,1 +1,27 @@
-//! REST faces over the RPCs of imageops.
+//! REST faces over the RPCs of imageops: the legacy EdgeGallery paths, the native `/v1`, events, probes and metrics.
+//!
+//! [`router`] builds everything over one [`Connection`](imageops_client::Connection), [`serve`] puts it on a listener.
+//! The server process mounts it over services of its own; the binary `imageops-gateway` uses a remote server. The crate
+//! is stateless and knows the RPCs alone: no store, no catalogue, nothing of the server's inside.
+
+mod call;
+mod config;
+mod edgegallery;
+mod events;
+mod health;
+mod json;
+mod metrics;
+mod multipart;
+mod openapi;
+mod problem;
+mod query;
+mod route;
+mod router;
+mod schema;
+mod serve;
+mod v1;
+
+pub use config::{FilenameForm, GatewayConfig, Limits, Origins};
+pub use metrics::describe as describe_metrics;
+pub use router::router;
+pub use serve::{Drained, serve};

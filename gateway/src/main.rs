@@ -1,3 +1,165 @@
-//! REST faces over the RPCs of imageops.
+//! REST gateway of imageops for a remote server. See `--help`.
 
-fn main() {}
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use imageops_client::{ConnectOptions, Connection};
+use imageops_gateway::{Drained, FilenameForm, GatewayConfig, Limits, Origins};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Exit status for flags, variables and addresses that cannot be used; nothing was bound then.
+const EXIT_CONFIGURATION: u8 = 78;
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// REST faces of imageops over the RPCs of a server elsewhere.
+#[derive(Debug, Parser)]
+#[command(name = "imageops-gateway", version)]
+struct Options {
+    /// The server's gRPC address.
+    #[arg(long, env = "IMAGEOPS_UPSTREAM", value_name = "http://HOST:PORT")]
+    upstream: String,
+
+    /// Where to listen for HTTP.
+    #[arg(long, env = "IMAGEOPS_HTTP_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
+    http_listen: SocketAddr,
+
+    /// What EdgeGallery answers show as the directory of the images; text only.
+    #[arg(long, env = "IMAGE_PATH", value_name = "PATH", default_value = "/usr/app/vmImage")]
+    image_path: String,
+
+    /// Shows the last component of image names only, as late builds of the legacy service did.
+    #[arg(long, env = "IMAGEOPS_BASE_NAMES")]
+    base_names: bool,
+
+    /// Origin that may call the EdgeGallery paths from a browser; repeat or separate by commas. `*` allows all.
+    #[arg(
+        long,
+        env = "IMAGEOPS_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        default_value = "*"
+    )]
+    cors_origin: Vec<String>,
+
+    /// Seconds that requests may take to end after SIGTERM.
+    #[arg(long, env = "IMAGEOPS_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    grace_seconds: u64,
+
+    /// What is logged, as `level` or `target=level`, separated by commas.
+    #[arg(long, env = "IMAGEOPS_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+
+    /// How log lines are written.
+    #[arg(long, env = "IMAGEOPS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let asked_for = !error.use_stderr();
+            // A closed pipe is no reason to fail differently.
+            let _ = error.print();
+            return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) };
+        }
+    };
+    if let Err(error) = start_log(&options) {
+        eprintln!("imageops-gateway: {error:#}");
+        return ExitCode::from(EXIT_CONFIGURATION);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    runtime.block_on(async {
+        let (connection, config) = match prepare(&options) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                eprintln!("imageops-gateway: {error:#}");
+                return ExitCode::from(EXIT_CONFIGURATION);
+            }
+        };
+        match run(&options, connection, config).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        }
+    })
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("imageops-gateway: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn start_log(options: &Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log).context("--log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+/// Turns the options into what the gateway is made of; nothing is bound yet.
+fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
+    let connection =
+        Connection::connect_lazy(&options.upstream, ConnectOptions::default()).context("--upstream")?;
+    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    imageops_gateway::describe_metrics();
+    let cors_origins = match options.cors_origin.as_slice() {
+        [all] if all == "*" => Origins::Any,
+        list => Origins::List(list.iter().filter(|origin| !origin.is_empty()).cloned().collect()),
+    };
+    let limits = Limits { grace_period: Duration::from_secs(options.grace_seconds), ..Limits::default() };
+    let config = GatewayConfig {
+        image_path_label: options.image_path.trim_end_matches('/').to_owned(),
+        filename_form: if options.base_names { FilenameForm::BaseName } else { FilenameForm::Full },
+        cors_origins,
+        limits,
+        metrics: Some(metrics),
+    };
+    Ok((connection, config))
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+async fn run(options: &Options, connection: Connection, config: GatewayConfig) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(options.http_listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", options.http_listen))?;
+    tracing::info!(address = %listener.local_addr()?, upstream = options.upstream, "serving");
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    let limits = config.limits.clone();
+    let router = imageops_gateway::router(connection, config);
+    match imageops_gateway::serve(listener, router, &limits, shutdown).await {
+        Drained::Completely => tracing::info!("all requests ended"),
+        Drained::Cut(connections) => tracing::warn!(connections, "the grace period was not enough"),
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Calls of the server on behalf of an HTTP request.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, header};
+use imageops_client::Connection;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::{Request, Response, Status};
+
+/// Name of the header that ties log lines of gateway and server, and the caller's, to one request.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers that go on to the server as metadata. Everything else ends here.
+const PASSED_ON: [&str; 4] = ["authorization", "x-request-id", "traceparent", "tracestate"];
+
+/// Largest answer that is taken where an answer holds many records: 1,000 jobs with their results.
+const LIST_BYTES_MAX: usize = 64 << 20;
+
+/// The generated stub.
+pub(crate) type Stub = imageops::v1::image_ops_client::ImageOpsClient<Connection>;
+
+/// The stub for answers that hold many records.
+pub(crate) fn list_stub(connection: &Connection) -> Stub {
+    connection.stub().max_decoding_message_size(LIST_BYTES_MAX)
+}
+
+/// `message` with those headers of the HTTP request that the server must see.
+pub(crate) fn request<T>(headers: &HeaderMap, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    for name in PASSED_ON {
+        let Some(value) = headers.get(name) else { continue };
+        let Ok(mut value) = AsciiMetadataValue::try_from(value.as_bytes()) else { continue };
+        value.set_sensitive(name == header::AUTHORIZATION.as_str());
+        request.metadata_mut().insert(name, value);
+    }
+    request
+}
+
+/// The answer of a call, or DEADLINE_EXCEEDED when it does not come in time.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("the server did not answer in time")),
+    }
+}
+
+/// The stable reason of an error, where it carries one.
+pub(crate) fn reason(status: &Status) -> Option<String> {
+    use tonic_types::StatusExt as _;
+    status.get_details_error_info().map(|info| info.reason)
+}

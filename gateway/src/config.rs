@@ -1,0 +1,73 @@
+//! What whoever mounts the gateway decides.
+
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+
+/// How `imageInfo.filename` of the EdgeGallery check answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FilenameForm {
+    /// The image root, a slash, and the name as it was sent.
+    #[default]
+    Full,
+    /// The last component of the name alone, as late builds of the legacy service wrote it.
+    BaseName,
+}
+
+/// Which web pages may call the EdgeGallery paths. The native paths allow none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// All of them, as the legacy service did; never with credentials.
+    #[default]
+    Any,
+    /// These, as browsers write them (`https://portal.example`); an empty list allows none.
+    List(Vec<String>),
+}
+
+/// Bounds on what one caller can make the gateway hold or wait for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Longest JSON body in bytes.
+    pub json_body_bytes_max: usize,
+    /// Longest query string in bytes.
+    pub query_bytes_max: usize,
+    /// How long the headers of a request may take.
+    pub header_timeout: Duration,
+    /// How long a request body may stay silent.
+    pub body_idle_timeout: Duration,
+    /// How long one answer of the server may take, waiting for a job and the bytes of images aside.
+    pub call_timeout: Duration,
+    /// How long requests may take to end after the shutdown began.
+    pub grace_period: Duration,
+    /// Most connections at a time; more wait in the listener's queue.
+    pub connections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            json_body_bytes_max: 1 << 20,
+            query_bytes_max: 8 << 10,
+            header_timeout: Duration::from_secs(10),
+            body_idle_timeout: Duration::from_secs(60),
+            call_timeout: Duration::from_secs(60),
+            grace_period: Duration::from_secs(30),
+            connections_max: 16_384,
+        }
+    }
+}
+
+/// What [`router`](crate::router) is built from, beside the connection.
+#[derive(Clone, Default)]
+pub struct GatewayConfig {
+    /// What EdgeGallery answers show as the directory of the images, without a slash at the end. It is text only.
+    pub image_path_label: String,
+    /// How that text and a name are joined.
+    pub filename_form: FilenameForm,
+    /// Who may call the EdgeGallery paths from a browser.
+    pub cors_origins: Origins,
+    /// Bounds.
+    pub limits: Limits,
+    /// What `/metrics` prints. Absent: the path does not exist.
+    pub metrics: Option<PrometheusHandle>,
+}

@@ -1,0 +1,6 @@
+//! The faces of the two EdgeGallery services, byte-compatible with what their clients know.
+
+mod literals;
+pub(crate) mod ops;
+mod ops_answers;
+mod python_json;

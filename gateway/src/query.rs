@@ -1,0 +1,104 @@
+//! Query strings of the native API: known parameters only, each once unless it may repeat.
+
+use axum::http::Uri;
+
+use crate::problem::Problem;
+
+/// The parameters of one request.
+#[derive(Debug, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads the query of `uri`; parameters beside the `known` ones are refused, so that a misspelt filter does not
+    /// silently answer everything.
+    pub(crate) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| Problem::invalid("query", "cannot be decoded"))?
+            .0;
+        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some(_) => Err(Problem::invalid("query", format!("the parameters are: {}", known.join(", ")))),
+            None => Ok(Self(pairs)),
+        }
+    }
+
+    /// All values of a parameter.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that may be there once.
+    pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
+        let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let first = values.next();
+        if values.next().is_some() { Err(Problem::invalid(name, "may be there once")) } else { Ok(first) }
+    }
+
+    /// The text of a parameter, empty where it is absent.
+    pub(crate) fn text(&self, name: &str) -> Result<String, Problem> {
+        Ok(self.one(name)?.unwrap_or_default().to_owned())
+    }
+
+    /// The number of a parameter, 0 where it is absent.
+    pub(crate) fn number<N: std::str::FromStr + Default>(&self, name: &str) -> Result<N, Problem> {
+        match self.one(name)? {
+            Some(text) => text.parse().map_err(|_| Problem::invalid(name, "is no number that can be")),
+            None => Ok(N::default()),
+        }
+    }
+
+    /// The values of an enum parameter: `RUNNING` or `JOB_STATE_RUNNING`, in any case, repeated or separated by commas.
+    pub(crate) fn choices<E: Into<i32>>(
+        &self,
+        name: &str,
+        prefix: &str,
+        from_name: impl Fn(&str) -> Option<E>,
+    ) -> Result<Vec<i32>, Problem> {
+        let values = self.all(name).flat_map(|value| value.split(','));
+        values
+            .map(|value| {
+                choice(value, prefix, &from_name)
+                    .ok_or_else(|| Problem::invalid(name, "is none of its values"))
+            })
+            .collect()
+    }
+}
+
+/// One value of an enum by its name, with or without the enum's prefix. UNSPECIFIED is no choice.
+pub(crate) fn choice<E: Into<i32>>(
+    value: &str,
+    prefix: &str,
+    from_name: impl Fn(&str) -> Option<E>,
+) -> Option<i32> {
+    let value = value.trim().to_ascii_uppercase();
+    let full = if value.starts_with(prefix) { value } else { format!("{prefix}{value}") };
+    from_name(&full).map(Into::into).filter(|number| *number != 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use imageops::v1::JobState;
+
+    use super::*;
+
+    #[test]
+    fn unknown_and_repeated_parameters_are_refused() {
+        let uri: Uri =
+            "/v1/jobs?page_size=5&page_size=6&state=running,failed&state=JOB_STATE_QUEUED".parse().unwrap();
+        let query = Query::parse(&uri, &["page_size", "state"]).unwrap();
+        assert!(query.one("page_size").is_err());
+        let states = query.choices("state", "JOB_STATE_", JobState::from_str_name).unwrap();
+        assert_eq!(states, [2, 4, 1]);
+        assert!(Query::parse(&uri, &["state"]).is_err());
+    }
+
+    #[test]
+    fn numbers_and_choices_are_checked() {
+        let uri: Uri = "/x?a=-1&b=unspecified&c=%20".parse().unwrap();
+        let query = Query::parse(&uri, &["a", "b", "c"]).unwrap();
+        assert!(query.number::<u32>("a").is_err());
+        assert!(query.choices("b", "JOB_STATE_", JobState::from_str_name).is_err());
+        assert!(query.choices("c", "JOB_STATE_", JobState::from_str_name).is_err());
+        assert_eq!(query.number::<u32>("d").unwrap(), 0);
+    }
+}

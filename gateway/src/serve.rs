@@ -1,0 +1,137 @@
+//! Puts a router on a listener, with the bounds that a public port needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::config::Limits;
+
+/// Longest head of a request, all headers together, in bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// The same over HTTP/2, where headers are counted unpacked.
+const HTTP2_HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Most requests at a time on one HTTP/2 connection.
+const HTTP2_STREAMS_MAX: u32 = 256;
+/// Pause after an accept that failed for want of something: trying at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Sign of life that is asked of idle HTTP/2 connections.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Whether all requests ended in the grace period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// They did.
+    Completely,
+    /// So many connections were cut.
+    Cut(usize),
+}
+
+/// Stands in the extensions of a request: cancelled when the listener shuts down. Answers without an end of their own
+/// (event streams) end then.
+#[derive(Clone, Debug)]
+pub(crate) struct Draining(pub(crate) CancellationToken);
+
+/// Serves `router` on `listener` until `shutdown` is cancelled, then lets running requests end within the grace period.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: &Limits,
+    shutdown: CancellationToken,
+) -> Drained {
+    let connections = TaskTracker::new();
+    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let cut = CancellationToken::new();
+    let server = Arc::new(builder(limits));
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            () = shutdown.cancelled() => break,
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => break,
+        };
+        let (server, router, shutdown, cut) = (server.clone(), router.clone(), shutdown.clone(), cut.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = converse(&server, stream, router, shutdown) => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.grace_period, connections.wait()).await.is_ok() {
+        return Drained::Completely;
+    }
+    let left = connections.len();
+    cut.cancel();
+    connections.wait().await;
+    Drained::Cut(left)
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .half_close(true);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(limits.header_timeout);
+    server
+}
+
+/// One connection to its end.
+async fn converse(
+    server: &auto::Builder<TokioExecutor>,
+    stream: TcpStream,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection stays with delayed sending");
+    }
+    let draining = Draining(shutdown.clone());
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(draining.clone());
+        request
+    });
+    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

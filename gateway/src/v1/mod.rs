@@ -1,0 +1,112 @@
+//! The native API: canonical JSON of the messages of `imageops.v1`.
+
+mod content;
+mod disposition;
+mod images;
+mod intake;
+mod jobs;
+mod range;
+mod starts;
+mod tus;
+mod uploads;
+
+use std::error::Error as _;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::json;
+use crate::problem::Problem;
+use crate::route::Route;
+use crate::router::Gateway;
+
+/// Length of a UUID in its usual form.
+const UUID_TEXT_BYTES: usize = 36;
+
+/// The routes of the native API.
+pub(crate) fn routes() -> Vec<Route> {
+    [starts::routes(), jobs::routes(), images::routes(), content::routes(), uploads::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// A UUID in its usual form; other spellings of the same number are not ids.
+pub(crate) fn uuid(text: &str) -> Option<Uuid> {
+    (text.len() == UUID_TEXT_BYTES).then(|| Uuid::parse_str(text).ok()).flatten()
+}
+
+/// The resource name that an id in a path stands for. What is no id is nothing's.
+pub(crate) fn resource(collection: &str, id: &str) -> Result<String, Problem> {
+    uuid(id).map(|id| format!("{collection}/{id}")).ok_or_else(Problem::not_found)
+}
+
+/// The id in a resource name.
+fn id_of(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// The content type of a request, empty where there is none.
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// The text of a header that may be there.
+fn header_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    value.to_str().map(|text| Some(text.trim())).map_err(|_| Problem::invalid(name, "is not readable"))
+}
+
+/// A message from the canonical JSON in a body.
+async fn read_message<M: DeserializeOwned>(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<M, Problem> {
+    let bytes_max = gateway.config.limits.json_body_bytes_max;
+    let body = axum::body::to_bytes(body, bytes_max).await.map_err(|error| {
+        if is_too_long(&error) {
+            let detail = format!("a JSON body has at most {bytes_max} bytes");
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail);
+        }
+        broken_body()
+    })?;
+    if !json::is_json(content_type(headers)) {
+        return Err(unsupported("application/json"));
+    }
+    let malformed =
+        |error: serde_json::Error| Problem::new(StatusCode::BAD_REQUEST, "MALFORMED_JSON", error.to_string());
+    json::check(&body).map_err(malformed)?;
+    serde_json::from_slice(&body).map_err(malformed)
+}
+
+/// A body whose client went silent or away.
+fn broken_body() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_INCOMPLETE", "the body did not come whole")
+}
+
+/// A body of a type that is not taken here.
+fn unsupported(types: &str) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", format!("this takes {types}"))
+}
+
+/// Whether reading a body stopped at its bound.
+pub(crate) fn is_too_long(error: &axum::Error) -> bool {
+    error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+}
+
+/// A message as canonical JSON.
+fn answer<M: Serialize>(status: StatusCode, message: &M) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(message).map_err(|error| tonic::Status::internal(error.to_string()))?;
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    Ok((status, headers, body).into_response())
+}
+
+/// A member that the server's answers always have.
+fn present<T>(member: Option<T>) -> Result<T, Problem> {
+    member.ok_or_else(|| tonic::Status::internal("an answer lacks its content").into())
+}
