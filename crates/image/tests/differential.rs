@@ -51,7 +51,8 @@ impl Random {
 fn regions(bytes: &Vec<u8>) -> Vec<(u64, u64)> {
     let header = Header::parse(bytes).unwrap();
     let cluster = header.cluster_bytes();
-    let word = |offset: u64| u64::from_be_bytes(bytes[offset as usize..offset as usize + 8].try_into().unwrap());
+    let word =
+        |offset: u64| u64::from_be_bytes(bytes[offset as usize..offset as usize + 8].try_into().unwrap());
     let mut regions = vec![(0, 168), (72, 40)];
     let mut l1 = vec![(header.l1_offset, header.l1_bytes())];
     if header.snapshot_count > 0 {
@@ -92,6 +93,8 @@ fn damage(bytes: &mut [u8], regions: &[(u64, u64)], random: &mut Random) {
             (offset + random.below(length)) as usize
         };
         let (at, other) = (place(), place());
+        let last = bytes.len() - 8;
+        let (at, other) = (at.min(last), other.min(last));
         let word = at & !7;
         match random.below(8) {
             0..4 => bytes[at] ^= 1 << random.below(8),
@@ -154,8 +157,11 @@ fn names_another_file(bytes: &[u8]) -> bool {
 }
 
 fn peer(path: &Path) -> (u64, Option<serde_json::Map<String, Value>>, String) {
-    let output =
-        Command::new("qemu-img").args(["check", "-f", "qcow2", "--output", "json"]).arg(path).output().unwrap();
+    let output = Command::new("qemu-img")
+        .args(["check", "-f", "qcow2", "--output", "json"])
+        .arg(path)
+        .output()
+        .unwrap();
     let status = output.status.code().map_or(999, |code| code as u64);
     let figures = serde_json::from_slice::<Value>(&output.stdout).ok().and_then(|facts| peer_members(&facts));
     let text = String::from_utf8_lossy(&output.stderr).lines().take(4).collect::<Vec<_>>().join(" | ");
