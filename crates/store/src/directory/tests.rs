@@ -1,1 +1,334 @@
+#![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::TempDir;
+
+use super::*;
+
+const CONTENT: &[u8] = b"the bytes of an image";
+
+fn stage(store: &DirectoryStore, key: &str) {
+    store.stage(key).unwrap().write_all(CONTENT).unwrap();
+}
+
+fn read(mut file: File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn staged_bytes_become_a_blob() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    stage(&store, "s-1");
+    assert_eq!(store.list_staged().unwrap(), ["s-1"]);
+    assert!(matches!(store.open("s-1"), Err(Error::NotFound)), "staged bytes are no blob");
+    let mut again = store.stage("s-1").unwrap();
+    again.seek(SeekFrom::End(0)).unwrap();
+    again.write_all(b"!").unwrap();
+    store.publish("s-1", "b-1").unwrap();
+    assert!(store.list_staged().unwrap().is_empty());
+    assert_eq!(store.list().unwrap(), ["b-1"]);
+    assert_eq!(read(store.open("b-1").unwrap()), [CONTENT, b"!"].concat());
+    assert!(matches!(store.open_staged("s-1"), Err(Error::NotFound)));
+    store.remove("b-1").unwrap();
+    store.remove("b-1").unwrap();
+    assert!(matches!(store.open("b-1"), Err(Error::NotFound)));
+    stage(&store, "s-2");
+    store.discard_staged("s-2").unwrap();
+    store.discard_staged("s-2").unwrap();
+    assert!(store.list_staged().unwrap().is_empty());
+    assert!(store.free_bytes().unwrap() > 0);
+}
+
+#[test]
+fn a_blob_is_never_replaced() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    stage(&store, "s-1");
+    store.publish("s-1", "b").unwrap();
+    store.stage("s-2").unwrap().write_all(b"other bytes").unwrap();
+    assert!(matches!(store.publish("s-2", "b"), Err(Error::Exists)));
+    assert_eq!(read(store.open("b").unwrap()), CONTENT);
+    assert_eq!(read(store.open_staged("s-2").unwrap()), b"other bytes");
+    assert!(matches!(store.publish("s-3", "c"), Err(Error::NotFound)));
+}
+
+#[test]
+fn the_id_stays_and_differs_from_others() {
+    let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let id = DirectoryStore::open(first.path()).unwrap().id();
+    assert_eq!(DirectoryStore::open(first.path()).unwrap().id(), id);
+    assert_ne!(DirectoryStore::open(second.path()).unwrap().id(), id);
+}
+
+#[test]
+fn files_and_directories_are_private() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("a/b");
+    let store = DirectoryStore::open(&path).unwrap();
+    stage(&store, "s");
+    stage(&store, "t");
+    store.publish("s", "b").unwrap();
+    let mode = |name: &str| path.join(name).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("."), mode("staging"), mode("blobs")), (0o700, 0o700, 0o700));
+    assert_eq!(
+        (mode("staging/t"), mode("blobs/b"), mode("store"), mode("lock")),
+        (0o600, 0o600, 0o600, 0o600)
+    );
+}
+
+#[test]
+fn keys_that_are_no_keys_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    let long = "a".repeat(65);
+    for key in ["", ".", "..", "a/b", "../a", "/a", "A", "a.b", "a\0", "a\n", "ä", "a b", "~", &long] {
+        assert!(matches!(store.stage(key), Err(Error::InvalidName)), "{key:?}");
+        assert!(matches!(store.open_staged(key), Err(Error::InvalidName)), "{key:?}");
+        assert!(matches!(store.discard_staged(key), Err(Error::InvalidName)), "{key:?}");
+        assert!(matches!(store.publish(key, "b"), Err(Error::InvalidName)), "{key:?}");
+        assert!(matches!(store.publish("s", key), Err(Error::InvalidName)), "{key:?}");
+        assert!(matches!(store.open(key), Err(Error::InvalidName)), "{key:?}");
+        assert!(matches!(store.remove(key), Err(Error::InvalidName)), "{key:?}");
+    }
+    store.stage(&"a".repeat(64)).unwrap();
+}
+
+/// SEC-26: what lies in place of a file, or of a directory once it was opened, is never followed.
+#[test]
+fn links_are_not_followed() {
+    let (directory, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let secret = outside.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    symlink(&secret, directory.path().join("staging/s")).unwrap();
+    symlink(&secret, directory.path().join("blobs/b")).unwrap();
+    assert!(store.stage("s").is_err());
+    assert!(store.open_staged("s").is_err());
+    assert!(store.publish("s", "c").is_err());
+    assert!(store.open("b").is_err());
+    assert!(store.list().unwrap().is_empty() && store.list_staged().unwrap().is_empty());
+    store.discard_staged("s").unwrap();
+    stage(&store, "s");
+    assert!(matches!(store.publish("s", "b"), Err(Error::Exists)));
+    assert_eq!(std::fs::read(&secret).unwrap(), b"secret");
+
+    // The handle is what counts, not the path.
+    std::fs::rename(directory.path().join("blobs"), directory.path().join("moved")).unwrap();
+    symlink(outside.path(), directory.path().join("blobs")).unwrap();
+    assert!(matches!(store.open("secret"), Err(Error::NotFound)));
+    store.publish("s", "d").unwrap();
+    assert_eq!(std::fs::read(directory.path().join("moved/d")).unwrap(), CONTENT);
+    drop(store);
+    assert!(DirectoryStore::open(directory.path()).is_err(), "a link in place of a directory");
+}
+
+#[test]
+fn a_pipe_does_not_block() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    sys::mknodat(&store.blobs, "b", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert!(store.open("b").is_err());
+    assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_second_user_of_the_directory_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    let refused = DirectoryStore::open(directory.path()).unwrap_err();
+    assert_eq!(refused.to_string(), "another process is using this data directory");
+    let lock = directory.path().join("lock");
+    let held = Command::new("flock").args(["-n".as_ref(), lock.as_os_str(), "true".as_ref()]).status();
+    match held {
+        Ok(status) => assert!(!status.success(), "another process got the lock"),
+        Err(_) => eprintln!("SKIPPED: the lock as seen by another process: flock is not installed"),
+    }
+    drop(store);
+    DirectoryStore::open(directory.path()).unwrap();
+}
+
+#[test]
+fn other_directories_are_not_taken_for_stores() {
+    for (stamp, expected) in [
+        ("imageops-store 2\nstores/00000000-0000-4000-8000-000000000007\n", "newer version"),
+        ("imageops-store 1\nstores/7\n", "newer version"),
+        ("", "something else"),
+        ("\u{0}\u{1}", "something else"),
+        ("something quite different\n", "something else"),
+    ] {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("store"), stamp).unwrap();
+        let refused = DirectoryStore::open(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{stamp:?}: {refused}");
+    }
+    let directory = TempDir::new().unwrap();
+    stage(&DirectoryStore::open(directory.path()).unwrap(), "s");
+    std::fs::remove_file(directory.path().join("store")).unwrap();
+    let refused = DirectoryStore::open(directory.path()).unwrap_err().to_string();
+    assert!(refused.contains("stamp of their store is missing"), "{refused}");
+}
+
+#[test]
+fn a_start_that_was_cut_off_is_repeated() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("store.new"), "imageops-st").unwrap();
+    std::fs::write(directory.path().join("lock"), "").unwrap();
+    DirectoryStore::open(directory.path()).unwrap();
+}
+
+/// Fails the call number `at`; as a crash, it and all after it do nothing.
+#[derive(Debug)]
+struct Faulty {
+    at: usize,
+    is_crash: bool,
+    made: AtomicUsize,
+}
+
+impl Faulty {
+    fn boxed(at: usize, is_crash: bool) -> Box<dyn Calls> {
+        Box::new(Self { at, is_crash, made: AtomicUsize::new(0) })
+    }
+
+    fn count(&self) -> rustix::io::Result<()> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        if number == self.at || (self.is_crash && number > self.at) { Err(Errno::IO) } else { Ok(()) }
+    }
+}
+
+impl Calls for Faulty {
+    fn flush_file(&self, file: &File) -> rustix::io::Result<()> {
+        self.count()?;
+        SystemCalls.flush_file(file)
+    }
+
+    fn flush_directory(&self, directory: &OwnedFd) -> rustix::io::Result<()> {
+        self.count()?;
+        SystemCalls.flush_directory(directory)
+    }
+
+    fn link(&self, from: &OwnedFd, name: &str, to: &OwnedFd, new_name: &str) -> rustix::io::Result<()> {
+        self.count()?;
+        SystemCalls.link(from, name, to, new_name)
+    }
+
+    fn unlink(&self, directory: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+        self.count()?;
+        SystemCalls.unlink(directory, name)
+    }
+}
+
+/// A directory with the staged file `s`, durable.
+fn with_staged() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open(directory.path()).unwrap();
+    stage(&store, "s");
+    directory
+}
+
+#[test]
+fn publishing_again_after_a_crash_at_each_step_ends_the_same() {
+    let mut step = 0;
+    loop {
+        let directory = with_staged();
+        let faulty = DirectoryStore::open_with(directory.path(), Faulty::boxed(step, true)).unwrap();
+        let is_whole = faulty.publish("s", "b").is_ok();
+        drop(faulty);
+        let store = DirectoryStore::open(directory.path()).unwrap();
+        for _ in 0..2 {
+            store.publish("s", "b").unwrap();
+            assert_eq!(read(store.open("b").unwrap()), CONTENT, "step {step}");
+            assert!(store.list_staged().unwrap().is_empty(), "step {step}");
+            assert_eq!(directory.path().join("blobs/b").metadata().unwrap().nlink(), 1);
+        }
+        if is_whole {
+            break;
+        }
+        step += 1;
+    }
+    assert_eq!(step, 5, "flush, link, flush, unlink, flush");
+}
+
+#[test]
+fn a_failed_flush_loses_the_bytes() {
+    // The file itself; the directory of the blobs. Both times a later flush would succeed (rel_12).
+    for step in [0, 2] {
+        let directory = with_staged();
+        let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(step, false)).unwrap();
+        assert!(matches!(store.publish("s", "b"), Err(Error::Io(_))), "step {step}");
+        assert!(store.list_staged().unwrap().is_empty(), "step {step}");
+        assert!(store.list().unwrap().is_empty(), "step {step}");
+        assert!(matches!(store.publish("s", "b"), Err(Error::NotFound)), "step {step}");
+    }
+}
+
+#[test]
+fn a_failed_link_or_unlink_can_be_repeated() {
+    for step in [1, 3, 4] {
+        let directory = with_staged();
+        let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(step, false)).unwrap();
+        assert!(matches!(store.publish("s", "b"), Err(Error::Io(_))), "step {step}");
+        store.publish("s", "b").unwrap();
+        assert_eq!(read(store.open("b").unwrap()), CONTENT);
+        assert!(store.list_staged().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_staged_name_that_is_not_durable_is_not_handed_out() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(0, false)).unwrap();
+    assert!(matches!(store.stage("s"), Err(Error::Io(_))));
+}
+
+/// A file system of one megabyte, unmounted in the end.
+struct Tiny(PathBuf, #[allow(dead_code)] TempDir);
+
+impl Tiny {
+    fn mount() -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().to_owned();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&path).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(path, directory))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn no_space_is_told_and_nothing_is_published() {
+    let Some(tiny) = Tiny::mount() else {
+        eprintln!("SKIPPED: a store on a full file system: mounting a tmpfs needs root");
+        return;
+    };
+    let store = DirectoryStore::open(&tiny.0).unwrap();
+    let free_bytes = store.free_bytes().unwrap();
+    assert!((900_000..=1_048_576).contains(&free_bytes), "{free_bytes}");
+    let mut file = store.stage("s").unwrap();
+    let error = loop {
+        match file.write_all(&[1; 65_536]) {
+            Ok(()) => {}
+            Err(error) => break Error::from(error),
+        }
+    };
+    assert!(matches!(error, Error::NoSpace(_)), "{error:?}");
+    assert!(store.list().unwrap().is_empty());
+    drop(file);
+    store.discard_staged("s").unwrap();
+    assert_eq!(store.free_bytes().unwrap(), free_bytes);
+    stage(&store, "s");
+    store.publish("s", "b").unwrap();
+    assert_eq!(read(store.open("b").unwrap()), CONTENT);
+}
