@@ -54,7 +54,7 @@ impl DirectoryStore {
     }
 
     fn open_with(path: &Path, calls: Box<dyn Calls>) -> Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        make_directories(path)?;
         // The path itself may be a link, set by the operator; below it none is followed.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = sys::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
@@ -110,15 +110,20 @@ impl Store for DirectoryStore {
     fn stage(&self, key: &str) -> Result<File> {
         check_key(key)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match sys::openat(&self.staging, key, flags, Mode::from_raw_mode(0o600)) {
-            Ok(file) => {
-                // Bytes that are reported as durable need a name that is.
-                self.calls.flush_directory(&self.staging).map_err(failure)?;
-                Ok(file.into())
+        let (file, is_new) = match sys::openat(&self.staging, key, flags, Mode::from_raw_mode(0o600)) {
+            Ok(file) => (file.into(), true),
+            Err(Errno::EXIST) => (self.open_staged(key)?, false),
+            Err(error) => return Err(failure(error)),
+        };
+        // Bytes that are reported as durable need a name that is. One that was there may not be: whoever made it could
+        // have ended before this.
+        if let Err(error) = self.calls.flush_directory(&self.staging) {
+            if is_new {
+                self.give_up(key, None);
             }
-            Err(Errno::EXIST) => self.open_staged(key),
-            Err(error) => Err(failure(error)),
+            return Err(failure(error));
         }
+        Ok(file)
     }
 
     fn open_staged(&self, key: &str) -> Result<File> {
@@ -183,6 +188,19 @@ pub(crate) fn free_bytes(directory: &OwnedFd) -> Result<u64> {
 
 pub(crate) fn failure(error: Errno) -> Error {
     io::Error::from(error).into()
+}
+
+/// Makes a directory and those above it that are missing, each durable in the one above.
+fn make_directories(path: &Path) -> Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        if let Some(above) = made.parent() {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            File::open(above)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 fn check_key(key: &str) -> Result<()> {

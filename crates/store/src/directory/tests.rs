@@ -286,6 +286,12 @@ fn a_staged_name_that_is_not_durable_is_not_handed_out() {
     let directory = TempDir::new().unwrap();
     let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(0, false)).unwrap();
     assert!(matches!(store.stage("s"), Err(Error::Io(_))));
+    assert!(store.list_staged().unwrap().is_empty());
+    // Also a name that was there before is handed out only when it is durable.
+    let directory = with_staged();
+    let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(0, false)).unwrap();
+    assert!(matches!(store.stage("s"), Err(Error::Io(_))));
+    assert_eq!(read(store.stage("s").unwrap()), CONTENT);
 }
 
 /// A file system of one megabyte, unmounted in the end.
