@@ -4,6 +4,8 @@
 //! nothing of bytes, stores, protobuf or HTTP, and has no clock and no randomness: moments and ids are handed in.
 //! Every row belongs to a tenant, and every query names it: rows of another tenant answer like rows that do not exist.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use imageops_model::{
     ImageId, ImageState, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, KeyId, Label, Micros,
@@ -94,6 +96,7 @@ pub struct JobRow {
 
 /// How a worker ends a job.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at the end of a job, not many")]
 pub enum JobOutcome {
     /// With a result (JSON). A compression of an image also brings the image that it made, in the same transaction.
     Succeeded {
@@ -199,8 +202,8 @@ pub struct ImageRow {
     pub update_time: Micros,
 }
 
-/// An access key. The secret itself is not kept.
-#[derive(Clone, Debug, PartialEq)]
+/// An access key. The secret itself is not kept, and its digest is not shown.
+#[derive(Clone, PartialEq)]
 pub struct KeyRow {
     /// Id.
     pub id: KeyId,
@@ -218,16 +221,32 @@ pub struct KeyRow {
     pub revoke_time: Option<Micros>,
 }
 
+impl fmt::Debug for KeyRow {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("KeyRow")
+            .field("id", &self.id)
+            .field("tenant", &self.tenant)
+            .field("scopes", &self.scopes)
+            .field("label", &self.label)
+            .field("create_time", &self.create_time)
+            .field("revoke_time", &self.revoke_time)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The catalogue.
 ///
-/// Every method is one transaction. Errors: [`Error::NotFound`] for rows that do not exist for the tenant,
-/// [`Error::Conflict`] for an id or request id that stands for something else, [`Error::State`] for an event that cannot
-/// happen in the row's state, [`Error::Fenced`] for a worker that lost its lease, [`Error::QueueFull`],
-/// [`Error::Unavailable`] when the database does not answer (locked, full, gone).
+/// Every method is one transaction, unless it says otherwise. Errors: [`Error::NotFound`] for rows that do not exist for
+/// the tenant, [`Error::Conflict`] for an id or request id that stands for something else, [`Error::State`] for an event
+/// that cannot happen in the row's state, [`Error::Fenced`] for a worker that lost its lease, [`Error::QueueFull`],
+/// [`Error::OutOfRange`] for a figure that no row can hold, [`Error::Unavailable`] when the database does not answer
+/// (locked, full, gone). A call whose future is dropped happened whole or not at all.
 #[async_trait]
 pub trait Catalogue: Send + Sync + 'static {
-    /// Adds a job in state queued (or failed, when it carries a failure), unless `queue_limit` jobs of all tenants are
-    /// queued or running already. A request key that is known answers the job it made.
+    /// Adds a job in state queued, unless `queue_limit` jobs of all tenants are queued or running already; or in state
+    /// failed, when it carries a failure: such a one takes no place. A request key that is known answers the job it made,
+    /// whatever the queue.
     async fn create_job(&self, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>>;
 
     /// A job.
@@ -244,8 +263,9 @@ pub trait Catalogue: Send + Sync + 'static {
 
     /// Takes up the oldest job that is queued, or running with a lease that ended before `now`: state running, attempt
     /// plus one, revision plus 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,
-    /// are below), lease until `lease_until`. A running job whose attempts have reached `attempts_max` is instead failed
-    /// with `WORKER_CRASHED`, one whose cancellation was asked for is cancelled; the search goes on behind it.
+    /// are below), lease until `lease_until`. One whose cancellation was asked for is cancelled instead, and a running one
+    /// whose attempts, without those that were released, have reached `attempts_max` is failed with `WORKER_CRASHED`; the
+    /// search goes on behind it.
     async fn claim_job(
         &self,
         worker: Uuid,
@@ -254,7 +274,8 @@ pub trait Catalogue: Send + Sync + 'static {
         attempts_max: u32,
     ) -> Result<Option<JobRow>>;
 
-    /// Extends the lease and stores progress and revision. [`Error::Fenced`] unless the job is running with `attempt`.
+    /// Extends the lease and stores progress and revision; neither the percentage nor the revision ever falls.
+    /// [`Error::Fenced`] unless the job is running with `attempt`; also after its lease has ended, until someone claims it.
     async fn heartbeat_job(
         &self,
         id: JobId,
@@ -265,7 +286,8 @@ pub trait Catalogue: Send + Sync + 'static {
         lease_until: Micros,
     ) -> Result<Heartbeat>;
 
-    /// Ends a job; `revision` is its last one. A fenced worker changes nothing. With success the progress becomes 100 %.
+    /// Ends a job; `revision` is its last one, or the one after the row's where that is higher. A fenced worker changes
+    /// nothing. With success the progress becomes 100 %.
     async fn finish_job(
         &self,
         id: JobId,
@@ -275,7 +297,8 @@ pub trait Catalogue: Send + Sync + 'static {
         now: Micros,
     ) -> Result<JobRow>;
 
-    /// Gives a running job back to the queue without counting the attempt, at shutdown.
+    /// Gives a running job back to the queue, at shutdown. The attempt does not count as a crash; its number stays used,
+    /// since it is the fencing number. A wish to cancel stays, and is met by the next claim.
     async fn release_job(&self, id: JobId, attempt: u32, revision: u64, now: Micros) -> Result<()>;
 
     /// Asks to cancel: a queued job is cancelled at once, a running one is marked. [`Error::State`] when it has ended.
@@ -284,10 +307,11 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Forgets a job that has ended; [`Error::State`] when it has not.
     async fn delete_job(&self, tenant: &Tenant, id: JobId) -> Result<()>;
 
-    /// Forgets jobs that ended before `before`; how many.
+    /// Forgets jobs that ended before `before`; how many. Done in several transactions when there are many.
     async fn expire_jobs(&self, before: Micros) -> Result<u64>;
 
-    /// Ends all leases: called once at start by a server that has the data directory for itself (reliability 4.5).
+    /// Ends all leases: called once at start by a server that has the data directory for itself (reliability 4.5). How
+    /// many. The jobs stay running, without worker and lease, until they are claimed; their attempts count as crashes.
     async fn free_leases(&self, now: Micros) -> Result<u64>;
 
     /// Number of jobs queued and of jobs running, over all tenants.
@@ -317,7 +341,8 @@ pub trait Catalogue: Send + Sync + 'static {
         expire_time: Micros,
     ) -> Result<()>;
 
-    /// Makes the image: upload committed and image row added, in one transaction. [`Error::State`] unless open.
+    /// Makes the image: upload committed and image row added, in one transaction. [`Error::State`] unless open,
+    /// [`Error::Conflict`] when the image's id is taken or its tenant is not the upload's.
     async fn commit_upload(&self, id: UploadId, image: ImageRow, now: Micros) -> Result<UploadRow>;
 
     /// Gives an upload up. Aborting an aborted or failed one changes nothing; [`Error::State`] when committed.
@@ -351,7 +376,7 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Revokes a key; revoking twice changes nothing.
     async fn revoke_key(&self, id: KeyId, now: Micros) -> Result<KeyRow>;
 
-    /// Whether the database answers.
+    /// Whether the database answers, and would take a write.
     async fn ping(&self) -> Result<()>;
 
     /// Writes what is pending and closes the database.

@@ -83,3 +83,29 @@ impl Scope {
         Self::ALL.into_iter().find(|scope| scope.as_str() == name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_short_and_visible() {
+        for name in ["a", Tenant::BUILT_IN, "../..", &"x".repeat(64)] {
+            assert_eq!(Tenant::new(name).map(|tenant| tenant.to_string()), Ok(name.to_owned()));
+        }
+        for name in ["", " ", "a b", "a\n", "\0", "\u{e4}", &"x".repeat(65)] {
+            assert_eq!(Tenant::new(name), Err(InvalidTenant), "{name:?}");
+        }
+        assert!(Tenant::built_in().is_built_in());
+        assert!(Tenant::new(Tenant::BUILT_IN).is_ok_and(|tenant| tenant.is_built_in()));
+    }
+
+    #[test]
+    fn scopes_read_back_from_their_names() {
+        for scope in Scope::ALL {
+            assert_eq!(Scope::parse(scope.as_str()), Some(scope));
+        }
+        assert_eq!(Scope::parse("Admin"), None);
+        assert!(Scope::ALL.is_sorted());
+    }
+}

@@ -13,3 +13,16 @@ impl Micros {
         Self(self.0.saturating_add(milliseconds.saturating_mul(1000)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_stay_in_range() {
+        assert_eq!(Micros(5).plus_ms(2), Micros(2_005));
+        assert_eq!(Micros(5).plus_ms(-1), Micros(-995));
+        assert_eq!(Micros(i64::MAX).plus_ms(1), Micros(i64::MAX));
+        assert_eq!(Micros(0).plus_ms(i64::MIN), Micros(i64::MIN));
+    }
+}

@@ -1,7 +1,9 @@
 //! The suite on SQLite, and what only a file can show.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use sqlx::Row;
 use tempfile::TempDir;
@@ -103,6 +105,56 @@ async fn a_damaged_row_is_told_as_such() {
     catalogue.create_job(job.clone(), 1).await.unwrap();
     sqlx::query("UPDATE jobs SET state = 'unheard of'").execute(&catalogue.writer).await.unwrap();
     assert_error!(catalogue.get_job(&job.tenant, job.id).await, Error::Corrupt { .. });
+}
+
+/// Names the database to the process that the test below starts and kills.
+const VICTIM: &str = "IMAGEOPS_TEST_CATALOGUE";
+
+/// The other process: adds jobs as long as it lives and tells each id once the job is acknowledged.
+#[tokio::test]
+async fn victim() {
+    let Some(path) = std::env::var_os(VICTIM) else { return };
+    let catalogue = SqliteCatalogue::open(path.as_ref()).await.unwrap();
+    loop {
+        let job = new_job(at(0));
+        catalogue.create_job(job.clone(), u64::MAX).await.unwrap();
+        println!("acknowledged {}", job.id);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_loses_nothing_acknowledged() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    let mut acknowledged = Vec::new();
+    for round in 1..=3 {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["sqlite::tests::victim", "--exact", "--nocapture"])
+            .env(VICTIM, file.0.path().join("catalogue.db"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        for _ in 0..20 * round {
+            let line = lines.next().unwrap().unwrap();
+            acknowledged.extend(line.split_once("acknowledged ").map(|(_, id)| id.parse::<JobId>().unwrap()));
+            // This process writes meanwhile.
+            let job = new_job(at(0));
+            catalogue.create_job(job.clone(), u64::MAX).await.unwrap();
+            acknowledged.push(job.id);
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    catalogue.close().await;
+    let catalogue = file.open().await;
+    assert!(acknowledged.len() > 200, "{}", acknowledged.len());
+    for id in acknowledged {
+        catalogue.get_job(&Tenant::built_in(), id).await.unwrap();
+    }
+    let sound: String =
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&catalogue.writer).await.unwrap();
+    assert_eq!(sound, "ok");
 }
 
 /// A call that its caller gave up must not leave the one writing connection in a transaction.
