@@ -18,6 +18,8 @@ pub(crate) struct Options {
     /// Also compares the dependencies with the advisory database, which is fetched from where cargo-deny keeps it.
     #[arg(long)]
     advisories: bool,
+    /// Runs only checks whose names contain one of these.
+    names: Vec<String>,
 }
 
 /// One check by its name in the table.
@@ -40,7 +42,7 @@ const CHECKS: &[Check] = &[
 /// Whether all hold.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let mut tally = Tally::default();
-    run_all(workspace, &mut tally);
+    run_named(workspace, &mut tally, &options.names);
     if options.advisories {
         time(&mut tally, "advisories", || deny(workspace, &["advisories"]).map(Counts::one));
     }
@@ -50,7 +52,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
 
 /// Runs every check, each a row; one that fails does not stop the others.
 pub(crate) fn run_all(workspace: &Workspace, tally: &mut Tally) {
-    for (name, check) in CHECKS {
+    run_named(workspace, tally, &[]);
+}
+
+/// Runs the checks whose names contain one of `names`, or all when there are none.
+fn run_named(workspace: &Workspace, tally: &mut Tally, names: &[String]) {
+    for (name, check) in
+        CHECKS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| name.contains(n)))
+    {
         time(tally, name, || check(workspace).map(Counts::one));
     }
 }

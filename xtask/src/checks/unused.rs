@@ -69,7 +69,7 @@ fn read_sources(path: &Path, sources: &mut String) -> Result<()> {
         for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
             read_sources(&entry?.path(), sources)?;
         }
-    } else if path.extension().is_some_and(|extension| extension == "rs") {
+    } else if path.is_file() && path.extension().is_some_and(|extension| extension == "rs") {
         sources
             .push_str(&fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?);
     }
