@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn whole_file_equals_pieces() {
-        let bytes: Vec<u8> = (0..(3 << 20) + 17u32).map(|index| (index * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..(3 << 20) + 17u32).map(|index| ((index * 7) >> 3) as u8).collect();
         let mut digester = Digester::new(true, true);
         for piece in bytes.chunks(100_003) {
             digester.update(piece);

@@ -198,8 +198,10 @@ fn check_structure(
     options: &CheckOptions,
     control: &Control,
 ) -> Result<CheckReport> {
-    let inspection =
-        inspect(storage, &InspectOptions { declared_format: options.format, ..Default::default() })?;
+    let inspection = inspect(
+        storage,
+        &InspectOptions { declared_format: options.format, layout: false, ..Default::default() },
+    )?;
     let mut report = CheckReport {
         format,
         file_size_bytes: storage.size_bytes(),
@@ -251,10 +253,10 @@ fn check_qcow2(
             report.outcome = figures.outcome();
             report.figures = Some(figures);
             let too_low = |finding: &Finding| finding.kind == FindingKind::RefcountTooLow;
-            if report.findings.iter().any(too_low) {
-                if let Ok(disk) = format::Qcow2::open(Arc::clone(storage)) {
-                    qcow2::locate(&disk, &mut report.findings, control)?;
-                }
+            if report.findings.iter().any(too_low)
+                && let Ok(disk) = format::Qcow2::open(Arc::clone(storage))
+            {
+                qcow2::locate(&disk, &mut report.findings, control)?;
             }
             Ok(())
         }

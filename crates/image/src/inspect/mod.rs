@@ -15,11 +15,13 @@ mod tables;
 use std::sync::Arc;
 
 pub use self::prefix::{PREFIX_BYTES, PrefixVerdict, inspect_prefix};
-pub use self::report::{Inspection, Qcow2Summary, Reason, SnapshotSummary, Verdict};
+pub use self::report::{Inspection, LayoutSummary, Qcow2Summary, Reason, SnapshotSummary, Verdict};
 pub use self::tables::TABLE_BYTES_MAX;
+use crate::control::Control;
 use crate::error::Result;
-use crate::format::Format;
 use crate::format::signature::{self, Found, FoundKind};
+use crate::format::{self, Format};
+use crate::guest;
 use crate::reason;
 use crate::storage::Storage;
 
@@ -33,11 +35,13 @@ pub struct InspectOptions {
     pub declared_format: Option<Format>,
     /// Largest disk that is taken.
     pub virtual_size_max_bytes: u64,
+    /// Look into the guest's disk, too, when the image is taken: partitions and file systems.
+    pub layout: bool,
 }
 
 impl Default for InspectOptions {
     fn default() -> Self {
-        Self { declared_format: None, virtual_size_max_bytes: VIRTUAL_SIZE_BYTES_MAX }
+        Self { declared_format: None, virtual_size_max_bytes: VIRTUAL_SIZE_BYTES_MAX, layout: true }
     }
 }
 
@@ -62,7 +66,25 @@ pub fn inspect(storage: &Arc<dyn Storage>, options: &InspectOptions) -> Result<I
         _ => {}
     }
     judge_virtual_size(options.virtual_size_max_bytes, &mut inspection);
+    if options.layout && inspection.verdict == Verdict::Valid {
+        inspection.layout = look_inside(storage, inspection.format)?;
+    }
     Ok(inspection)
+}
+
+/// The partitions and file systems of an image that is taken; `None` when its data cannot be decoded.
+fn look_inside(storage: &Arc<dyn Storage>, format: Format) -> Result<Option<LayoutSummary>> {
+    let looked = format::open(Arc::clone(storage), Some(format))
+        .and_then(|image| guest::scan(&*image.disk, &Control::default()));
+    match looked {
+        Ok(layout) => Ok(Some(LayoutSummary {
+            table: layout.table(),
+            parts: layout.parts().iter().map(|part| part.summary().clone()).collect(),
+            kept: layout.kept().to_vec(),
+        })),
+        Err(error) if error.is_of_the_image() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// One format alone, the declared one, and one that is taken.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind};
 use crate::format::Format;
 use crate::format::qcow2::{Compression, Encryption, field_at};
+use crate::guest::{Kept, PartSummary, TableKind};
 use crate::storage::Storage;
 
 /// Most reasons that an inspection lists.
@@ -88,6 +89,19 @@ pub struct Inspection {
     pub allocated_bytes: u64,
     /// What a qcow2 header says, when it could be read.
     pub qcow2: Option<Qcow2Summary>,
+    /// What is inside, when it was asked for and the image is taken.
+    pub layout: Option<LayoutSummary>,
+}
+
+/// What a guest's disk is divided into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutSummary {
+    /// The partition table, when there is one.
+    pub table: Option<TableKind>,
+    /// The partitions in the order of the disk, or the disk itself.
+    pub parts: Vec<PartSummary>,
+    /// Why the disk as a whole is not looked into, when it is not.
+    pub kept: Vec<Kept>,
 }
 
 impl Inspection {
@@ -100,6 +114,7 @@ impl Inspection {
             file_size_bytes: storage.size_bytes(),
             allocated_bytes: storage.allocated_bytes(),
             qcow2: None,
+            layout: None,
         }
     }
 
