@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::encoder::Encoder;
 use self::feed::Feed;
 use self::progress::Meter;
-pub use self::report::{CompressReport, Estimate};
+pub use self::report::{CompressReport, Estimate, PartReport};
 use self::unit::Worker;
 use crate::control::{Control, Phase};
 use crate::disk::Disk;
@@ -229,3 +229,6 @@ fn write(
     tables.write(output, &header)?;
     Ok(Written { figures, proof, tables, file_bytes, virtual_size_bytes })
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,25 +130,18 @@ fn tree(file_system: &Path) -> Option<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = Vec::new();
     let mut pending = vec![PathBuf::from("/")];
     while let Some(directory) = pending.pop() {
-        let Ok(entries) = ext4.read_dir(directory.to_str().unwrap()) else {
-            // Deeper than this reader goes; the comparison through debugfs goes all the way.
-            files.push((directory, b"too deep".to_vec()));
-            continue;
-        };
-        for entry in entries {
+        for entry in ext4.read_dir(directory.to_str().unwrap()).unwrap() {
             let entry = entry.unwrap();
             let path = PathBuf::from(entry.path().to_str().unwrap());
-            let name = path.file_name().map(std::ffi::OsStr::to_owned);
-            if name.is_none_or(|name| name == "." || name == "..") {
+            if [&b"."[..], b".."].contains(&entry.file_name().as_ref()) {
                 continue;
             }
             let kind = entry.file_type().unwrap();
             let place = path.to_str().unwrap();
             let content = if kind.is_symlink() {
-                // What this reader finds too long is an error before and after.
-                ext4.read_link(place)
-                    .map_or_else(|error| error.to_string().into(), |link| link.as_ref().to_vec())
+                ext4.read_link(place).unwrap().as_ref().to_vec()
             } else if kind.is_regular_file() {
+                // This reader takes a hole in an ext2 block map for damage, before and after; debugfs reads it below.
                 ext4.read(place).unwrap_or_else(|error| error.to_string().into())
             } else {
                 if kind.is_dir() {
@@ -193,7 +186,10 @@ fn ext_drops_what_dumpe2fs_calls_free_and_loses_no_file() {
             assert!(before.as_ref().is_some_and(|files| files.len() > 10));
             assert!(before == tree(&raw), "{}: files differ", source.display());
         } else {
-            assert!(!name.starts_with("ext4"), "{name} should open in an ext4 reader");
+            assert!(
+                !name.starts_with("ext4") || name == "ext4-inline",
+                "{name} should open in an ext4 reader"
+            );
         }
         let (left, right) =
             (scratch.path().join(format!("{name}.a")), scratch.path().join(format!("{name}.b")));

@@ -9,6 +9,7 @@ use super::pipeline::Tables;
 use super::progress::Meter;
 use super::proof::{Proof, is_zero};
 use super::unit::UNIT_BYTES;
+use crate::check::{CheckOptions, CheckOutcome, check};
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +17,10 @@ use crate::format::qcow2::writer::CLUSTER_BYTES;
 use crate::format::{self, Format};
 use crate::reason;
 use crate::storage::{FileStorage, Storage};
+
+/// Counting references takes a byte for each cluster: past this size it would take more memory than all the rest, and
+/// the byte-for-byte comparison of the tables has to do.
+const COUNTED_BYTES_MAX: u64 = 1 << 40;
 
 /// What the file must hold.
 pub(crate) struct Expected<'a> {
@@ -58,6 +63,21 @@ pub(crate) fn verify(
         return Err(failed("the output reads back as something other than what went in"));
     }
     Ok(())
+}
+
+/// Every cluster is counted exactly as often as it is used.
+fn check_counts(storage: &Arc<dyn Storage>, threads: usize, control: &Control) -> Result<()> {
+    if storage.size_bytes() > COUNTED_BYTES_MAX {
+        return Ok(());
+    }
+    // The check has its own idea of progress, which is not that of the whole operation.
+    let quiet = Control::new(|_| {}, control.cancel_token().clone());
+    let options = CheckOptions { md5: false, sha256: false, threads, format: Some(Format::Qcow2) };
+    let report = check(Arc::clone(storage), &options, &quiet)?;
+    match report.outcome {
+        CheckOutcome::Consistent => Ok(()),
+        outcome => Err(failed(format!("the output's reference counts are wrong: {outcome:?}"))),
+    }
 }
 
 fn check_tables(storage: &dyn Storage, tables: &Tables, control: &Control) -> Result<()> {
