@@ -231,7 +231,7 @@ impl Catalogue for SqliteCatalogue {
     }
 
     async fn ping(&self) -> Result<()> {
-        // A write lock is asked for, so that a full or read-only file system shows; nothing is written.
+        // The place of the writer is asked for, so that a lock that is held or a read-only file shows; nothing is written.
         self.begin().await?.rollback().await?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{Connection, SqliteConnection, SqlitePool};
 
 use super::SqliteCatalogue;
 use crate::{Error, Result};
@@ -37,7 +37,13 @@ pub(super) async fn open(path: &Path) -> Result<SqliteCatalogue> {
             .max_lifetime(None)
             .test_before_acquire(false)
     };
-    let writer = pool().max_connections(1).connect_with(options.clone()).await?;
+    let writer = pool()
+        .max_connections(1)
+        // SQLite ends a transaction by itself when the file system is full. The driver then believes for ever that it is in
+        // one and refuses each next: such a connection is exchanged for a new one.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        .connect_with(options.clone())
+        .await?;
     if let Err(error) = migrate(&writer).await {
         writer.close().await;
         return Err(error);

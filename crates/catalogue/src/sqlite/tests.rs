@@ -157,6 +157,48 @@ async fn a_killed_process_loses_nothing_acknowledged() {
     assert_eq!(sound, "ok");
 }
 
+/// A file system of one megabyte, unmounted in the end.
+struct Tiny(TempDir);
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn no_space_is_told_and_passes() {
+    let tiny = Tiny(TempDir::new().unwrap());
+    let path = tiny.0.path();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(path).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: a catalogue on a full file system: mounting a tmpfs needs root");
+        return;
+    }
+    let catalogue = SqliteCatalogue::open(&path.join("catalogue.db")).await.unwrap();
+    let ballast = path.join("ballast");
+    std::fs::write(&ballast, vec![1; 400_000]).unwrap();
+    let mut acknowledged = Vec::new();
+    let failure = loop {
+        let job = new_job(at(0));
+        match catalogue.create_job(job.clone(), u64::MAX).await {
+            Ok(_) => acknowledged.push(job.id),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 10_000, "a full file system was not noticed");
+    };
+    assert!(matches!(failure, Error::Unavailable(_)), "{failure:?}");
+    catalogue.get_job(&Tenant::built_in(), acknowledged[0]).await.unwrap();
+    std::fs::remove_file(ballast).unwrap();
+    let last = new_job(at(0));
+    catalogue.create_job(last.clone(), u64::MAX).await.unwrap();
+    acknowledged.push(last.id);
+    for id in acknowledged {
+        catalogue.get_job(&Tenant::built_in(), id).await.unwrap();
+    }
+    catalogue.close().await;
+}
+
 /// A call that its caller gave up must not leave the one writing connection in a transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_call_leaves_no_transaction() {

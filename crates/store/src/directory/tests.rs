@@ -309,7 +309,7 @@ impl Tiny {
 
 impl Drop for Tiny {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
