@@ -36,7 +36,7 @@ fn sound(version: u32) -> Vec<u8> {
     for cluster in 0..9 {
         bytes[2 * CLUSTER + cluster * 2 + 1] = 1;
     }
-    put_u64(&mut bytes, 3 * CLUSTER, 1 << 63 | 4 * CLUSTER as u64);
+    put_u64(&mut bytes, 3 * CLUSTER, (1 << 63) | (4 * CLUSTER as u64));
     for entry in 0..3 {
         put_u64(&mut bytes, 4 * CLUSTER + entry * 8, 1 << 63 | ((5 + entry) * CLUSTER) as u64);
     }
@@ -432,7 +432,7 @@ fn compressed(stream: &[u8], zstd: bool) -> Vec<u8> {
     }
     put_u64(&mut bytes, 3 * cluster, 4 * cluster as u64);
     let sectors = stream.len().div_ceil(512) as u64 - 1;
-    put_u64(&mut bytes, 4 * cluster, 1 << 62 | sectors << 54 | 5 * cluster as u64);
+    put_u64(&mut bytes, 4 * cluster, (1 << 62) | (sectors << 54) | 5 * cluster as u64);
     bytes[5 * cluster..5 * cluster + stream.len()].copy_from_slice(stream);
     bytes
 }
