@@ -162,11 +162,10 @@ pub fn compress(
 ) -> Result<CompressReport> {
     options.check()?;
     let before = source.fingerprint()?;
-    let planning = Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
+    Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
     let image = format::open(Arc::clone(&source), format)?;
     let layout = if options.drop_free { Some(guest::scan(&*image.disk, control)?) } else { None };
     let estimate = plan(&*image.disk, layout.as_ref(), control)?;
-    drop(planning);
 
     let written = write(&image, layout.as_ref(), &estimate, output, options, control)?;
     if source.fingerprint()? != before {

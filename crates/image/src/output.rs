@@ -102,7 +102,7 @@ impl OutputFile {
     fn rename_to_free(&mut self, name: &OsStr) -> Result<()> {
         match self.rename(name, RenameFlags::NOREPLACE) {
             // Not every file system knows the flag; a link refuses to replace on all that have links.
-            Err(error) if error.source.as_ref().is_some_and(|source| is_unsupported(source)) => {
+            Err(error) if error.source.as_ref().is_some_and(is_unsupported) => {
                 let Some(hidden) = &self.hidden else { return Ok(()) };
                 rustix::fs::linkat(&self.directory, hidden, &self.directory, name, AtFlags::empty())
                     .map_err(|error| taken(error, name))

@@ -53,6 +53,7 @@ pub(crate) fn verify(
         )));
     }
     check_tables(&*storage, expected.tables, control)?;
+    check_counts(&storage, threads, control)?;
     let image =
         format::open(storage, Some(Format::Qcow2)).map_err(|error| failed(format!("the output: {error}")))?;
     if image.disk.virtual_size_bytes() != expected.virtual_size_bytes {

@@ -96,12 +96,7 @@ impl Part {
     }
 
     /// Adds to `free`, ascending, the bytes of `range` that the guest has freed; counted from the start of the disk.
-    pub fn free_within(
-        &self,
-        disk: &dyn Disk,
-        range: Range<u64>,
-        free: &mut Vec<Range<u64>>,
-    ) -> Result<()> {
+    pub fn free_within(&self, disk: &dyn Disk, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         let Some(space) = &self.free else { return Ok(()) };
         let device = Device::new(disk, self.summary.start_bytes, self.summary.length_bytes);
         let inside = range.start.max(self.summary.start_bytes)..range.end.min(self.end());
@@ -143,12 +138,7 @@ impl Layout {
     }
 
     /// Adds to `free`, ascending, the bytes of `range` that the guest has freed.
-    pub fn free_within(
-        &self,
-        disk: &dyn Disk,
-        range: Range<u64>,
-        free: &mut Vec<Range<u64>>,
-    ) -> Result<()> {
+    pub fn free_within(&self, disk: &dyn Disk, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         // Parts do not overlap and are sorted, so the answers are too.
         let first = self.parts.partition_point(|part| part.end() <= range.start);
         for part in self.parts[first..].iter().take_while(|part| part.summary.start_bytes < range.end) {
