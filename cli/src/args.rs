@@ -1,0 +1,314 @@
+//! The command line and the environment, read once.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+use crate::exit::Failure;
+use crate::output::Form;
+
+/// Where exit statuses are explained.
+const EXIT_HELP: &str = "\
+Exit status: 0 on success, 1 on failure and on wrong usage, 130 when interrupted.
+check ends as qemu-img check does: 0 consistent, 2 corruptions, 3 leaked clusters, 63 the format has no check,
+1 not opened or not completed. inspect: 0 valid, 2 refused, 3 nothing can be said.
+
+Environment: IMAGEOPS_SERVER is the default of --server, IMAGEOPS_TOKEN holds the key for the server.";
+
+/// Checks, compresses and inspects virtual-machine images: local files without any server, or through a server.
+#[derive(Debug, Parser)]
+#[command(name = "imageops", version, after_help = EXIT_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What all commands take.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Form of the output.
+    #[arg(long, short, value_enum, default_value_t, global = true, value_name = "FORM")]
+    pub(crate) output: Form,
+
+    /// Address of a server (http://HOST:PORT): work there, not on local files.
+    #[arg(long, env = "IMAGEOPS_SERVER", global = true, value_name = "URL", value_hint = ValueHint::Url)]
+    server: Option<String>,
+}
+
+impl Global {
+    /// The server to work through; an empty address means none.
+    pub(crate) fn server(&self) -> Option<&str> {
+        self.server.as_deref().filter(|server| !server.is_empty())
+    }
+}
+
+/// The key for the server. It has no flag: the command line of a program is for all users of a machine to see.
+pub(crate) fn token() -> Option<String> {
+    std::env::var("IMAGEOPS_TOKEN").ok().filter(|token| !token.trim().is_empty())
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Look at an image without reading its data: format, sizes, partitions, file systems, safety.
+    Inspect(InspectArgs),
+    /// Check structure, digests and safety of an image.
+    Check(CheckArgs),
+    /// Drop what the guest has freed and write the rest as compressed qcow2, verified.
+    Compress(CompressArgs),
+    /// Upload a file to a server; goes on by itself after a broken connection.
+    Upload(UploadArgs),
+    /// Download an image from a server, verified.
+    Download(DownloadArgs),
+    /// Jobs of a server.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Formats that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatName {
+    /// The bytes of the disk, nothing else.
+    Raw,
+    /// qcow2, version 2 or 3.
+    Qcow2,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The image. With --server: images/ID, or the name of a file below the server's image root.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) source: PathBuf,
+
+    /// Format that the image must have; without it the content decides.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatName>,
+}
+
+/// Digests that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DigestName {
+    /// MD5.
+    Md5,
+    /// SHA-256.
+    Sha256,
+    /// None: only the tables are read.
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The image. With --server: images/ID, or the name of a file below the server's image root.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) source: PathBuf,
+
+    /// Digests of the file to compute: md5, sha256, md5,sha256 or none.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "md5,sha256", value_name = "LIST")]
+    digest: Vec<DigestName>,
+
+    /// Format of the image; without it the content decides. Local files only.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatName>,
+}
+
+impl CheckArgs {
+    /// Whether MD5 and SHA-256 are wanted.
+    pub(crate) fn digests(&self) -> Result<(bool, bool), Failure> {
+        let has = |name| self.digest.contains(&name);
+        if has(DigestName::None) && self.digest.len() > 1 {
+            return Err(Failure::new("--digest none cannot be combined with a digest"));
+        }
+        Ok((has(DigestName::Md5), has(DigestName::Sha256)))
+    }
+}
+
+/// Coders that can be asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompressionName {
+    /// Read by everything that reads qcow2.
+    #[default]
+    Zlib,
+    /// Faster, needs qemu 5.1 or newer.
+    Zstd,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompressArgs {
+    /// The image, raw or qcow2; it is never changed. With --server as in check.
+    #[arg(value_name = "IN", value_hint = ValueHint::FilePath)]
+    pub(crate) source: PathBuf,
+
+    /// The file to write; an existing one is replaced when all is done. With --server: a name below the server's image
+    /// root, or for images/ID the name of the new image.
+    #[arg(value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) target: Option<PathBuf>,
+
+    /// Coder of the clusters.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) compression: CompressionName,
+
+    /// Effort: 1 to 12 with zlib, 1 to 22 with zstd.
+    #[arg(long, value_name = "N")]
+    pub(crate) level: Option<u8>,
+
+    /// Threads that compress; without it one for each core. Local files only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+
+    /// Keep what the guest has freed: the output then compares equal byte for byte.
+    #[arg(long)]
+    pub(crate) keep_free_space: bool,
+
+    /// Do not read the output back before it gets its name. Local files only.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+
+    /// Format of IN; without it the content decides. Local files only.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatName>,
+}
+
+impl CompressArgs {
+    /// Refuses a level that the coder does not have, before any file is opened.
+    pub(crate) fn check_level(&self) -> Result<(), Failure> {
+        let highest = match self.compression {
+            CompressionName::Zlib => 12,
+            CompressionName::Zstd => 22,
+        };
+        match self.level {
+            Some(level) if !(1..=highest).contains(&level) => {
+                Err(Failure::new(format!("--level {level}: the levels of this coder are 1 to {highest}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UploadArgs {
+    /// The file.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// Name of the image; without it that of the file.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Go on with an upload that was interrupted (uploads/ID).
+    #[arg(long, value_name = "UPLOAD")]
+    pub(crate) resume: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownloadArgs {
+    /// The image: images/ID.
+    pub(crate) image: String,
+
+    /// The file to write; an existing one is replaced when all is there. `-`: standard output.
+    #[arg(value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) target: PathBuf,
+}
+
+/// What to do with jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// List jobs, newest first.
+    List(JobListArgs),
+    /// Show a job and its result.
+    Show {
+        /// jobs/ID, or the ID alone.
+        job: String,
+    },
+    /// Follow a job to its end; fails when the job does.
+    Watch {
+        /// jobs/ID, or the ID alone.
+        job: String,
+    },
+    /// Ask a job to stop.
+    Cancel {
+        /// jobs/ID, or the ID alone.
+        job: String,
+    },
+}
+
+/// States of jobs that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum JobStateName {
+    /// Waits for a worker.
+    Queued,
+    /// A worker is at it.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Ended without a result.
+    Failed,
+    /// Ended on request.
+    Cancelled,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobListArgs {
+    /// Only jobs in these states.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) state: Vec<JobStateName>,
+
+    /// At most so many.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: usize,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn check(arguments: &[&str]) -> CheckArgs {
+        match Cli::try_parse_from(["imageops", "check", "disk"].iter().chain(arguments)).unwrap().command {
+            Command::Check(arguments) => arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn digests_are_both_unless_said() {
+        assert_eq!(check(&[]).digests(), Ok((true, true)));
+        assert_eq!(check(&["--digest", "md5"]).digests(), Ok((true, false)));
+        assert_eq!(check(&["--digest", "sha256,md5"]).digests(), Ok((true, true)));
+        assert_eq!(check(&["--digest", "none"]).digests(), Ok((false, false)));
+        assert!(check(&["--digest", "none,md5"]).digests().is_err());
+        assert!(Cli::try_parse_from(["imageops", "check", "disk", "--digest", "sha1"]).is_err());
+    }
+
+    #[test]
+    fn levels_belong_to_their_coder() {
+        let level = |arguments: &[&str]| {
+            let line = ["imageops", "compress", "in", "out"];
+            match Cli::try_parse_from(line.iter().chain(arguments)).unwrap().command {
+                Command::Compress(arguments) => arguments.check_level(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(level(&[]).is_ok());
+        assert!(level(&["--level", "12"]).is_ok());
+        assert!(level(&["--level", "13"]).is_err());
+        assert!(level(&["--level", "0"]).is_err());
+        assert!(level(&["--compression", "zstd", "--level", "22"]).is_ok());
+        assert!(level(&["--compression", "zstd", "--level", "23"]).is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! `imageops job list|show|watch|cancel`.
+
+use imageops::v1::{Job, JobKind, JobState, ListJobsRequest, source};
+use imageops_client::Client;
+
+use crate::args::{Global, JobCommand, JobListArgs, JobStateName};
+use crate::exit::{Exit, Failure};
+use crate::output::{Facts, Form, print, print_json, table};
+use crate::server::{self, job_name};
+use crate::view::{Check, Compressed};
+
+/// Jobs of one page.
+const PAGE_SIZE_MAX: usize = 1000;
+
+pub(crate) async fn run(global: &Global, command: &JobCommand) -> Result<Exit, Failure> {
+    let client = server::connect_required(global)?;
+    match command {
+        JobCommand::List(arguments) => list(global, &client, arguments).await,
+        JobCommand::Show { job } => {
+            let job = server::call(client.get_job(&job_name(job))).await?;
+            show(global, &job)?;
+            Ok(Exit::Success)
+        }
+        JobCommand::Watch { job } => watch(global, &client, &job_name(job)).await,
+        JobCommand::Cancel { job } => {
+            let job = server::call(client.cancel_job(&job_name(job))).await?;
+            show(global, &job)?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+async fn list(global: &Global, client: &Client, arguments: &JobListArgs) -> Result<Exit, Failure> {
+    let states = arguments.state.iter().map(|state| JobState::from(*state).into()).collect();
+    let mut request = ListJobsRequest { states, ..ListJobsRequest::default() };
+    let mut jobs = Vec::new();
+    while jobs.len() < arguments.limit {
+        request.page_size = (arguments.limit - jobs.len()).min(PAGE_SIZE_MAX) as u32;
+        let page = server::call(client.list_jobs(request.clone())).await?;
+        jobs.extend(page.jobs);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    jobs.truncate(arguments.limit);
+    if global.output == Form::Json {
+        print_json(&jobs)?;
+        return Ok(Exit::Success);
+    }
+    if jobs.is_empty() {
+        print("no jobs")?;
+        return Ok(Exit::Success);
+    }
+    let rows = jobs.iter().map(|job| {
+        vec![
+            job.name.clone(),
+            kind(job).to_owned(),
+            state(job).to_owned(),
+            percent(job),
+            source_name(job),
+            created(job),
+        ]
+    });
+    print(&table(&["job", "kind", "state", "done>", "source", "created"], rows))?;
+    Ok(Exit::Success)
+}
+
+/// Follows a job. In JSON each change is one line.
+async fn watch(global: &Global, client: &Client, name: &str) -> Result<Exit, Failure> {
+    let print_change = |job: &Job| match global.output {
+        Form::Json => {
+            let line = serde_json::to_string(job);
+            print(&line.map_err(|error| Failure::new(format!("the job has no JSON form: {error}")))?)
+        }
+        Form::Table => Ok(()),
+    };
+    let job = server::call(server::follow(client, name, print_change)).await?;
+    if global.output == Form::Table {
+        show(global, &job)?;
+    }
+    // What went wrong is in what was printed.
+    Ok(if job.state() == JobState::Succeeded { Exit::Success } else { Exit::Failure })
+}
+
+fn show(global: &Global, job: &Job) -> Result<(), Failure> {
+    if global.output == Form::Json {
+        return print_json(job);
+    }
+    let mut facts = Facts::default();
+    facts.add("job", &job.name);
+    facts.add("kind", kind(job));
+    facts.add("state", state(job));
+    facts.add("source", source_name(job));
+    facts.add("done", percent(job));
+    facts.add("created", created(job));
+    facts.add_some("ended", job.end_time.as_ref().map(time));
+    if job.attempt > 1 {
+        facts.add("attempt", job.attempt.to_string());
+    }
+    if let Some(error) = &job.error {
+        facts.add("failed", format!("{}: {}", error.reason, error.message));
+    }
+    let result = match &job.result {
+        Some(imageops::v1::job::Result::Check(result)) => crate::check::text(&Check::from(result.clone())),
+        Some(imageops::v1::job::Result::Compress(result)) => {
+            let output =
+                if result.output_image.is_empty() { &result.output_file } else { &result.output_image };
+            facts.add("output", output);
+            crate::compress::text(&Compressed::from(result.clone()))
+        }
+        None => String::new(),
+    };
+    print(&(facts.render() + &result))
+}
+
+impl From<JobStateName> for JobState {
+    fn from(name: JobStateName) -> Self {
+        match name {
+            JobStateName::Queued => Self::Queued,
+            JobStateName::Running => Self::Running,
+            JobStateName::Succeeded => Self::Succeeded,
+            JobStateName::Failed => Self::Failed,
+            JobStateName::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+fn kind(job: &Job) -> &'static str {
+    match job.kind() {
+        JobKind::Check => "check",
+        JobKind::Compress => "compress",
+        JobKind::Unspecified => "other",
+    }
+}
+
+fn state(job: &Job) -> &'static str {
+    match job.state() {
+        JobState::Queued => "queued",
+        JobState::Running if job.cancel_requested => "cancelling",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+        JobState::Unspecified => "other",
+    }
+}
+
+fn percent(job: &Job) -> String {
+    format!("{:.1} %", job.progress.as_ref().map_or(0.0, |progress| progress.percent))
+}
+
+fn source_name(job: &Job) -> String {
+    match job.source.as_ref().and_then(|source| source.source.as_ref()) {
+        Some(source::Source::File(name) | source::Source::Image(name)) => name.clone(),
+        None => String::new(),
+    }
+}
+
+fn created(job: &Job) -> String {
+    job.create_time.as_ref().map(time).unwrap_or_default()
+}
+
+/// A time as RFC 3339 has it, to the second: fractions tell a person nothing.
+fn time(time: &pbjson_types::Timestamp) -> String {
+    let whole = pbjson_types::Timestamp { seconds: time.seconds, nanos: 0 };
+    serde_json::to_value(whole).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        let stamp = pbjson_types::Timestamp { seconds: 1_700_000_000, nanos: 123_456_789 };
+        assert!(time(&stamp).starts_with("2023-11-14T22:13:20"), "{}", time(&stamp));
+        assert!(!time(&stamp).contains('.'));
+    }
+}

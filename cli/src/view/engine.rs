@@ -1,0 +1,177 @@
+//! From the reports of the engine.
+
+use imageops_image::check::{ByteRange, CheckFigures, CheckOutcome, CheckReport, Finding as EngineFinding};
+use imageops_image::compress::CompressReport;
+use imageops_image::digest::Digests as EngineDigests;
+use imageops_image::guest::{Kept, PartSummary};
+use imageops_image::inspect;
+
+use super::{
+    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict,
+};
+use crate::output::count;
+
+impl From<inspect::Verdict> for Verdict {
+    fn from(verdict: inspect::Verdict) -> Self {
+        match verdict {
+            inspect::Verdict::Valid => Self::Valid,
+            inspect::Verdict::Corrupt => Self::Corrupt,
+            inspect::Verdict::Invalid => Self::Invalid,
+            inspect::Verdict::Unsafe => Self::Unsafe,
+            inspect::Verdict::Unsupported => Self::Unsupported,
+        }
+    }
+}
+
+impl From<inspect::Reason> for Reason {
+    fn from(reason: inspect::Reason) -> Self {
+        Self { code: reason.code, message: reason.message, offset: reason.offset_bytes, field: reason.field }
+    }
+}
+
+impl From<Kept> for Reason {
+    fn from(kept: Kept) -> Self {
+        let message = match kept.groups {
+            0 => kept.message,
+            groups => format!("{} ({})", kept.message, count(groups, "group")),
+        };
+        Self { code: kept.reason, message, ..Self::default() }
+    }
+}
+
+impl From<EngineDigests> for Digests {
+    fn from(digests: EngineDigests) -> Self {
+        Self { md5: digests.md5, sha256: digests.sha256 }
+    }
+}
+
+/// The word that the engine's own JSON has for one of its values.
+fn word(value: impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+impl From<inspect::Qcow2Summary> for Qcow2 {
+    fn from(summary: inspect::Qcow2Summary) -> Self {
+        Self {
+            version: summary.version,
+            cluster_size: summary.cluster_size_bytes,
+            refcount_bits: summary.refcount_bits,
+            compression: word(summary.compression),
+            extended_l2: summary.extended_l2,
+            dirty: summary.dirty,
+            corrupt: summary.corrupt,
+            lazy_refcounts: summary.lazy_refcounts,
+            encryption: summary.encryption.map_or_else(|| "none".to_owned(), word),
+            snapshots: summary.snapshot_count.into(),
+        }
+    }
+}
+
+impl From<PartSummary> for Part {
+    fn from(part: PartSummary) -> Self {
+        // A part that is kept whole was not read: its free space is not 0 but not known.
+        let read = !part.kept.iter().any(|kept| kept.groups == 0);
+        Self {
+            index: part.index,
+            offset: part.start_bytes,
+            length: part.length_bytes,
+            partition_type: part.type_id,
+            file_system: Some(part.content).filter(|content| content != "unknown"),
+            free: read.then_some(part.free_bytes),
+            dropped: None,
+            kept: part.kept.into_iter().map(Reason::from).collect(),
+        }
+    }
+}
+
+impl From<inspect::Inspection> for Inspection {
+    fn from(inspection: inspect::Inspection) -> Self {
+        let (table, parts) =
+            inspection.layout.map_or_else(Default::default, |layout| (layout.table, layout.parts));
+        Self {
+            verdict: Some(inspection.verdict.into()),
+            format: Some(inspection.format.to_string()),
+            virtual_size: inspection.virtual_size_bytes,
+            reasons: inspection.reasons.into_iter().map(Reason::from).collect(),
+            file_size: Some(inspection.file_size_bytes),
+            allocated_size: Some(inspection.allocated_bytes),
+            qcow2: inspection.qcow2.map(Qcow2::from),
+            partition_table: table.map(word),
+            parts: parts.into_iter().map(Part::from).collect(),
+        }
+    }
+}
+
+impl From<CheckFigures> for Figures {
+    fn from(figures: CheckFigures) -> Self {
+        Self {
+            check_errors: figures.check_errors,
+            image_end_offset: figures.image_end_offset,
+            corruptions: figures.corruptions,
+            leaks: figures.leaks,
+            total_clusters: figures.total_clusters,
+            allocated_clusters: figures.allocated_clusters,
+            fragmented_clusters: figures.fragmented_clusters,
+            compressed_clusters: figures.compressed_clusters,
+        }
+    }
+}
+
+impl From<EngineFinding> for Finding {
+    fn from(finding: EngineFinding) -> Self {
+        let guest: Option<&ByteRange> = finding.guest.first();
+        Self {
+            code: word(finding.kind).to_uppercase(),
+            guest_offset: guest.map(|range| range.start_bytes),
+            guest_length: guest.map_or(0, |range| range.length_bytes),
+            offset: finding.host.map(|range| range.start_bytes),
+            message: finding.message,
+        }
+    }
+}
+
+impl From<CheckReport> for Check {
+    fn from(report: CheckReport) -> Self {
+        Self {
+            outcome: match report.outcome {
+                CheckOutcome::Consistent => Outcome::Consistent,
+                CheckOutcome::Corrupt => Outcome::Corrupt,
+                CheckOutcome::Leaks => Outcome::Leaks,
+                CheckOutcome::NotSupported => Outcome::NotSupported,
+                CheckOutcome::Failed => Outcome::Failed,
+            },
+            figures: report.figures.map(Figures::from),
+            failure: report.failure.map(Reason::from),
+            findings: report.findings.into_iter().map(Finding::from).collect(),
+            finding_count: report.findings_total,
+            digests: report.digests.into(),
+            inspection: Inspection {
+                format: Some(report.format.to_string()),
+                virtual_size: report.virtual_size_bytes,
+                ..report.inspection.into()
+            },
+        }
+    }
+}
+
+impl From<CompressReport> for Compressed {
+    fn from(report: CompressReport) -> Self {
+        let parts = report.parts.into_iter();
+        let parts = parts.map(|part| Part { dropped: Some(part.dropped_bytes), ..Part::from(part.part) });
+        Self {
+            source_format: Some(report.source_format.to_string()),
+            virtual_size: report.virtual_size_bytes,
+            source_bytes: report.source_bytes,
+            output_bytes: report.output_bytes,
+            data_bytes: report.data_bytes,
+            zero_bytes: report.zero_bytes,
+            dropped_bytes: report.dropped_bytes,
+            parts: parts.collect(),
+            kept: report.kept.into_iter().map(Reason::from).collect(),
+            snapshots_left_out: report.snapshots_left_out,
+            verified: report.verified,
+            content_proof: report.content_proof,
+            digests: None,
+        }
+    }
+}
