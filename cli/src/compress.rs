@@ -1,6 +1,6 @@
 //! `imageops compress`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use imageops::v1::{self, source};
@@ -62,7 +62,7 @@ async fn here(arguments: &CompressArgs) -> Result<(String, Compressed), Failure>
 
 fn compress_file(
     source: &Path,
-    target: &PathBuf,
+    target: &Path,
     format: Option<Format>,
     options: &CompressOptions,
     control: &imageops_image::Control,

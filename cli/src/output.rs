@@ -51,6 +51,9 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Width of the names of [`Facts`]: that of `partition table`, so that blocks printed one after the other line up.
+const NAME_WIDTH: usize = 15;
+
 /// Lines of a name and a value each, the values under each other.
 #[derive(Default)]
 pub(crate) struct Facts(Vec<(&'static str, String)>);
@@ -68,8 +71,7 @@ impl Facts {
     }
 
     pub(crate) fn render(&self) -> String {
-        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let lines = self.0.iter().map(|(name, value)| format!("{name:width$}  {value}"));
+        let lines = self.0.iter().map(|(name, value)| format!("{name:NAME_WIDTH$}  {value}"));
         lines.map(|line| line.trim_end().to_owned() + "\n").collect()
     }
 }
@@ -88,7 +90,8 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     for row in rows {
         table.add_row(row.iter().enumerate().map(|(column, text)| cell(column, &printable(text))));
     }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    // Without borders the first column is padded on the left all the same.
+    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned() + "\n").collect()
 }
 
 /// Text from an image or a server, without anything that would move a terminal's cursor or start a new line.
@@ -181,7 +184,7 @@ mod tests {
         facts.add("name", "a\nb");
         facts.add_some("size", None::<&str>);
         facts.add("virtual size", "1 GiB");
-        assert_eq!(facts.render(), "name          a b\nvirtual size  1 GiB\n");
+        assert_eq!(facts.render(), "name             a b\nvirtual size     1 GiB\n");
         let text = table(&["id", "size>"], [vec!["a".to_owned(), "1 B".to_owned()]]);
         assert_eq!(text.lines().count(), 2, "{text}");
     }
