@@ -22,6 +22,6 @@ mod serve;
 mod v1;
 
 pub use config::{FilenameForm, GatewayConfig, Limits, Origins};
-pub use metrics::describe as describe_metrics;
+pub use metrics::{describe as describe_metrics, recorder as metrics_recorder};
 pub use router::router;
 pub use serve::{Drained, serve};

@@ -121,7 +121,9 @@ fn start_log(options: &Options) -> anyhow::Result<()> {
 fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
     let connection =
         Connection::connect_lazy(&options.upstream, ConnectOptions::default()).context("--upstream")?;
-    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let metrics = imageops_gateway::metrics_recorder()
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("metrics")?;
     imageops_gateway::describe_metrics();
     let cors_origins = match options.cors_origin.as_slice() {
         [all] if all == "*" => Origins::Any,

@@ -1,6 +1,7 @@
 //! Puts the routes, and what every request passes on its way, together.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::Router;
@@ -30,13 +31,15 @@ pub(crate) struct Gateway {
     pub(crate) config: GatewayConfig,
     /// The OpenAPI document, as it is sent.
     pub(crate) openapi: Bytes,
+    /// Requests answered so far.
+    answered: AtomicU64,
 }
 
 /// Everything that the gateway serves, over one connection to the server.
 pub fn router(connection: Connection, config: GatewayConfig) -> Router {
     let idle = config.limits.body_idle_timeout;
     let openapi = Bytes::from(openapi::document(&all_routes()).to_string());
-    let gateway = Arc::new(Gateway { connection, config, openapi });
+    let gateway = Arc::new(Gateway { connection, config, openapi, answered: AtomicU64::new(0) });
     let mut router = Router::new();
     for route in all_routes() {
         router = router.route(route.matched_path(), route.handler);
@@ -47,6 +50,18 @@ pub fn router(connection: Connection, config: GatewayConfig) -> Router {
         .layer(RequestBodyTimeoutLayer::new(idle))
         .layer(middleware::from_fn_with_state(gateway.clone(), pass))
         .with_state(gateway)
+}
+
+impl Gateway {
+    /// Counts an answered request. The recorder keeps every measured time until someone looks; where nobody asks for
+    /// `/metrics`, this is who looks.
+    fn count_answer(&self) {
+        const UPKEEP_REQUESTS: u64 = 4096;
+        let answered = self.answered.fetch_add(1, Ordering::Relaxed);
+        if let (Some(metrics), 0) = (&self.config.metrics, (answered + 1) % UPKEEP_REQUESTS) {
+            metrics.run_upkeep();
+        }
+    }
 }
 
 /// The table.
@@ -86,6 +101,7 @@ async fn pass(State(gateway): State<Arc<Gateway>>, mut request: Request, next: N
     }
     let route = template.as_deref().unwrap_or("unmatched");
     metrics::request_ended(route, &method, response.status(), begun.elapsed());
+    gateway.count_answer();
     tracing::debug!(
         %method,
         route,

@@ -11,6 +11,7 @@ use imageops::v1::source::Source as SourceKind;
 use imageops::v1::{CheckRequest, CompressRequest, GetJobRequest, Job, JobKind, JobState, Source};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
+use tonic_types::{BadRequest, StatusExt as _};
 use uuid::Uuid;
 
 use super::{literals, ops_answers, python_json};
@@ -120,7 +121,7 @@ async fn start_compress(
         Ok(answer) => answer.job,
         Err(status) => {
             refuse_denied(&status)?;
-            if call::reason(&status).as_deref() == Some(INVALID_OUTPUT_FILE) {
+            if refuses_output(&status) {
                 return Err(Refusal::text(literals::INVALID_OUTPUT));
             }
             if names_no_file(&status) {
@@ -217,6 +218,18 @@ fn names_no_file(status: &Status) -> bool {
     match status.code() {
         Code::NotFound => true,
         Code::InvalidArgument => call::reason(status).is_none_or(|reason| reason == "INVALID_ARGUMENT"),
+        _ => false,
+    }
+}
+
+/// Whether the server says that the output cannot have its name. That it would replace the input is another matter: such a
+/// compression fails.
+fn refuses_output(status: &Status) -> bool {
+    let about_output =
+        |details: BadRequest| details.field_violations.iter().any(|one| one.field == "output_file");
+    match call::reason(status).as_deref() {
+        Some(INVALID_OUTPUT_FILE) => true,
+        Some("INVALID_ARGUMENT") => status.get_details_bad_request().is_some_and(about_output),
         _ => false,
     }
 }
