@@ -310,3 +310,80 @@ async fn send(sender: &mpsc::Sender<UploadImageRequest>, message: Message) -> Re
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// Runs a feed from `offset_bytes` and takes `messages_max` messages of it, then breaks off.
+    async fn run<P: FnMut(TransferProgress)>(
+        feed: &mut Feed<'_, Cursor<Vec<u8>>, P>,
+        offset_bytes: u64,
+        messages_max: usize,
+    ) -> Vec<Message> {
+        let (sender, mut receiver) = mpsc::channel::<UploadImageRequest>(1);
+        let first = Message::Resume(UploadResume { upload: "uploads/x".to_owned(), offset_bytes });
+        let expected = Digests::default();
+        let taking = async {
+            let mut taken = Vec::new();
+            while taken.len() < messages_max {
+                let Some(request) = receiver.recv().await else { break };
+                taken.extend(request.message);
+            }
+            drop(receiver);
+            taken
+        };
+        let (fed, taken) = tokio::join!(feed.run(first, offset_bytes, &expected, sender), taking);
+        fed.unwrap();
+        taken
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_that_of_the_whole_wherever_the_upload_broke() {
+        let bytes: Vec<u8> = (0..3 * CHUNK_SIZE_BYTES + 77).map(|index| (index * 31 >> 7) as u8).collect();
+        let whole = hex::encode(Sha256::digest(&bytes));
+        for (broken_after, durable_bytes) in
+            [(1, 0), (2, 4096), (3, CHUNK_SIZE_BYTES as u64), (1, bytes.len() as u64)]
+        {
+            let mut source = Cursor::new(bytes.clone());
+            let mut feed = Feed {
+                source: &mut source,
+                size_bytes: bytes.len() as u64,
+                hasher: Some(Sha256::new()),
+                hashed_bytes: 0,
+                progress: |_| {},
+                sent_bytes: 0,
+            };
+            run(&mut feed, 0, broken_after).await;
+            let messages = run(&mut feed, durable_bytes, usize::MAX).await;
+            let mut next_bytes = durable_bytes;
+            for message in &messages[1..messages.len() - 1] {
+                let Message::Chunk(chunk) = message else { panic!("{message:?}") };
+                assert_eq!(chunk.offset_bytes, next_bytes);
+                assert_eq!(chunk.crc32c, Some(crc32c::crc32c(&chunk.data)));
+                next_bytes += chunk.data.len() as u64;
+            }
+            assert_eq!(next_bytes, bytes.len() as u64);
+            let Some(Message::Commit(commit)) = messages.last() else { panic!("no commit") };
+            assert_eq!(commit.size_bytes, Some(bytes.len() as u64));
+            assert_eq!(commit.expected_digests.as_ref().unwrap().sha256, whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_shorter_than_what_is_durable_is_another_source() {
+        let mut source = Cursor::new(vec![0; 10]);
+        let mut feed = Feed {
+            source: &mut source,
+            size_bytes: 10,
+            hasher: Some(Sha256::new()),
+            hashed_bytes: 0,
+            progress: |_| {},
+            sent_bytes: 0,
+        };
+        assert!(matches!(feed.hash_up_to(11).await, Err(Error::SourceChanged { .. })));
+    }
+}
