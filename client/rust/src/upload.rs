@@ -343,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_digest_is_that_of_the_whole_wherever_the_upload_broke() {
-        let bytes: Vec<u8> = (0..3 * CHUNK_SIZE_BYTES + 77).map(|index| (index * 31 >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * CHUNK_SIZE_BYTES + 77).map(|index| ((index * 31) >> 7) as u8).collect();
         let whole = hex::encode(Sha256::digest(&bytes));
         for (broken_after, durable_bytes) in
             [(1, 0), (2, 4096), (3, CHUNK_SIZE_BYTES as u64), (1, bytes.len() as u64)]
