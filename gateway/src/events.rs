@@ -45,8 +45,8 @@ pub(crate) async fn watch(
         .map_err(|_| tonic::Status::deadline_exceeded("the server did not answer in time"))??;
 
     // A browser that has seen the end would connect again and again; only this status makes it stop.
-    let nothing_new = first.as_ref().is_some_and(|update| update.job.is_none());
-    if nothing_new && has_ended(&gateway, &headers, name).await? {
+    let nothing_new = |update: &WatchStatusResponse| after_revision > 0 && update.revision <= after_revision;
+    if first.as_ref().is_some_and(nothing_new) && has_ended(&gateway, &headers, name).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let draining = draining.map(|Extension(Draining(token))| token).unwrap_or_default();

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use imageops::v1::{Upload, UploadMetadata};
+use imageops::v1::{Upload, UploadMetadata, UploadState};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 
@@ -96,10 +96,18 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<UploadMetadata, Problem> {
     Ok(metadata)
 }
 
+/// Where an upload goes on. One that became an image is whole, whatever was durable when the commit came.
+pub(super) fn offset_bytes(upload: &Upload) -> u64 {
+    match (upload.state(), upload.size_bytes) {
+        (UploadState::Committed, Some(size_bytes)) => size_bytes,
+        _ => upload.durable_bytes,
+    }
+}
+
 /// The headers that tell how far an upload is. One that is an image counts as whole.
 pub(super) fn progress(response: &mut Response, upload: &Upload) {
     let headers = response.headers_mut();
-    headers.insert(UPLOAD_OFFSET, upload.durable_bytes.into());
+    headers.insert(UPLOAD_OFFSET, offset_bytes(upload).into());
     match upload.size_bytes {
         Some(size_bytes) => headers.insert("upload-length", size_bytes.into()),
         None => headers.insert("upload-defer-length", 1.into()),

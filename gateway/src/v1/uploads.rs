@@ -224,8 +224,8 @@ async fn append_bytes(
     let offset_bytes = tus::number(headers, "Upload-Offset")?;
     let upload = fetch(gateway, headers, id).await?;
     refuse_ended(&upload)?;
-    if offset_bytes != upload.durable_bytes {
-        let detail = format!("the upload goes on at {}", upload.durable_bytes);
+    if offset_bytes != tus::offset_bytes(&upload) {
+        let detail = format!("the upload goes on at {}", tus::offset_bytes(&upload));
         let problem = Problem::new(StatusCode::CONFLICT, "WRONG_OFFSET", detail);
         let mut response = problem.into_response();
         tus::progress(&mut response, &upload);
