@@ -1,1 +1,23 @@
-//! The imageops service: gRPC, workers, uploads; mounts the gateway.
+//! The imageops service: `imageops.v1` over gRPC, the workers behind it, and the mounted gateway.
+//!
+//! The way of a request: [`rpc`] authorises and checks it, [`wire`] translates, the catalogue keeps it as a row, [`worker`]
+//! claims and runs it with the engine, [`hub`] tells the watchers. [`upload`] takes bytes in. [`serve`] puts all of it
+//! together. This is the one crate that knows both the contract and the model.
+
+pub mod app;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod failure;
+pub mod hub;
+pub mod keys;
+pub mod reason;
+pub mod rpc;
+pub mod serve;
+pub mod shutdown;
+pub mod sweep;
+pub mod telemetry;
+pub mod upload;
+pub mod wire;
+pub mod worker;

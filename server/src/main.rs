@@ -1,3 +1,46 @@
-//! The imageops service: gRPC, workers, uploads; mounts the gateway.
+//! `imageops-server`: parses, builds, runs, drains.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use imageops_server::config::{Cli, Command, Config};
+use imageops_server::exit::{Exit, Fatal};
+use imageops_server::{keys, serve, telemetry};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            eprintln!("imageops-server: {fatal}");
+            fatal.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Fatal> {
+    let config = Config::load(cli.settings, cli.config.as_deref())?;
+    if cli.print_config {
+        print!("{}", config.to_toml()?);
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::new(Exit::Internal, format!("no threads: {error}")))?;
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::Key(command)) => keys::run(command, &*serve::open_catalogue(&config).await?).await,
+            None => {
+                let metrics = telemetry::start(&config)?;
+                serve::serve(config, metrics).await
+            }
+        }
+    })
+}

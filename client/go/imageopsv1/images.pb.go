@@ -681,7 +681,11 @@ type GuestPart struct {
 	// Bytes that the file system says are free. Absent: it was not read; `kept` says why.
 	FreeBytes *uint64 `protobuf:"varint,6,opt,name=free_bytes,json=freeBytes,proto3,oneof" json:"free_bytes,omitempty"`
 	// Why the part is kept whole. Absent: its free space is known.
-	Kept          *Reason `protobuf:"bytes,7,opt,name=kept,proto3" json:"kept,omitempty"`
+	Kept *Reason `protobuf:"bytes,7,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Label of the file system. Empty: none, or not read.
+	Label string `protobuf:"bytes,8,opt,name=label,proto3" json:"label,omitempty"`
+	// Name in the partition table (GPT). Empty: none.
+	PartitionName string `protobuf:"bytes,9,opt,name=partition_name,json=partitionName,proto3" json:"partition_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -765,6 +769,20 @@ func (x *GuestPart) GetKept() *Reason {
 	return nil
 }
 
+func (x *GuestPart) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *GuestPart) GetPartitionName() string {
+	if x != nil {
+		return x.PartitionName
+	}
+	return ""
+}
+
 // All that is known of an image without reading its data.
 type Inspection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -785,7 +803,9 @@ type Inspection struct {
 	// `gpt`, `mbr`, or empty when there is no partition table.
 	PartitionTable string `protobuf:"bytes,8,opt,name=partition_table,json=partitionTable,proto3" json:"partition_table,omitempty"`
 	// What was found on the guest's disk, by offset; at most 256 parts.
-	Parts         []*GuestPart `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
+	Parts []*GuestPart `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
+	// Why the guest's disk as a whole is not looked into, a partition table that contradicts itself for instance.
+	Kept          []*Reason `protobuf:"bytes,10,rep,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,6 +899,13 @@ func (x *Inspection) GetPartitionTable() string {
 func (x *Inspection) GetParts() []*GuestPart {
 	if x != nil {
 		return x.Parts
+	}
+	return nil
+}
+
+func (x *Inspection) GetKept() []*Reason {
+	if x != nil {
+		return x.Kept
 	}
 	return nil
 }
@@ -1436,7 +1463,7 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"encryption\x123\n" +
 	"\tsnapshots\x18\n" +
 	" \x03(\v2\x15.imageops.v1.SnapshotR\tsnapshots\x12%\n" +
-	"\x0esnapshot_count\x18\v \x01(\rR\rsnapshotCount\"\x8b\x02\n" +
+	"\x0esnapshot_count\x18\v \x01(\rR\rsnapshotCount\"\xc8\x02\n" +
 	"\tGuestPart\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12!\n" +
 	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12!\n" +
@@ -1446,8 +1473,10 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"fileSystem\x12\"\n" +
 	"\n" +
 	"free_bytes\x18\x06 \x01(\x04H\x00R\tfreeBytes\x88\x01\x01\x12'\n" +
-	"\x04kept\x18\a \x01(\v2\x13.imageops.v1.ReasonR\x04keptB\r\n" +
-	"\v_free_bytes\"\xc0\x03\n" +
+	"\x04kept\x18\a \x01(\v2\x13.imageops.v1.ReasonR\x04kept\x12\x14\n" +
+	"\x05label\x18\b \x01(\tR\x05label\x12%\n" +
+	"\x0epartition_name\x18\t \x01(\tR\rpartitionNameB\r\n" +
+	"\v_free_bytes\"\xe9\x03\n" +
 	"\n" +
 	"Inspection\x12.\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x14.imageops.v1.VerdictR\averdict\x12-\n" +
@@ -1458,7 +1487,9 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\x0fallocated_bytes\x18\x06 \x01(\x04R\x0eallocatedBytes\x12/\n" +
 	"\x05qcow2\x18\a \x01(\v2\x19.imageops.v1.Qcow2SummaryR\x05qcow2\x12'\n" +
 	"\x0fpartition_table\x18\b \x01(\tR\x0epartitionTable\x12,\n" +
-	"\x05parts\x18\t \x03(\v2\x16.imageops.v1.GuestPartR\x05partsB\x15\n" +
+	"\x05parts\x18\t \x03(\v2\x16.imageops.v1.GuestPartR\x05parts\x12'\n" +
+	"\x04kept\x18\n" +
+	" \x03(\v2\x13.imageops.v1.ReasonR\x04keptB\x15\n" +
 	"\x13_virtual_size_bytes\"\xe9\x03\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
@@ -1576,22 +1607,23 @@ var file_imageops_v1_images_proto_depIdxs = []int32{
 	0,  // 4: imageops.v1.Inspection.format:type_name -> imageops.v1.ImageFormat
 	7,  // 5: imageops.v1.Inspection.qcow2:type_name -> imageops.v1.Qcow2Summary
 	8,  // 6: imageops.v1.Inspection.parts:type_name -> imageops.v1.GuestPart
-	2,  // 7: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
-	0,  // 8: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
-	4,  // 9: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
-	17, // 10: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
-	17, // 11: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 12: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
-	0,  // 13: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
-	9,  // 14: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
-	15, // 15: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
-	16, // 16: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
-	10, // 17: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	5,  // 7: imageops.v1.Inspection.kept:type_name -> imageops.v1.Reason
+	2,  // 8: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
+	0,  // 9: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
+	4,  // 10: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
+	17, // 11: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
+	17, // 12: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 13: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
+	0,  // 14: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
+	9,  // 15: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
+	15, // 16: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
+	16, // 17: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
+	10, // 18: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_images_proto_init() }

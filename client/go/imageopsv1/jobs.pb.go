@@ -1386,7 +1386,7 @@ type CompressedPart struct {
 	Part *GuestPart `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
 	// Bytes dropped from it because the guest has freed them.
 	DroppedBytes uint64 `protobuf:"varint,2,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
-	// Reasons why pieces of the part (block groups) were kept while the rest was read, the first 16.
+	// Reasons why pieces of the part (block groups) were kept while the rest was read, each reason once.
 	KeptPieces []*Reason `protobuf:"bytes,3,rep,name=kept_pieces,json=keptPieces,proto3" json:"kept_pieces,omitempty"`
 	// Number of such pieces.
 	KeptPieceCount uint64 `protobuf:"varint,4,opt,name=kept_piece_count,json=keptPieceCount,proto3" json:"kept_piece_count,omitempty"`
@@ -1482,7 +1482,9 @@ type CompressResult struct {
 	// Proof of the guest's content: equal for equal content of the kept clusters, whatever the coder; 32 hexadecimal digits.
 	ContentProof string `protobuf:"bytes,13,opt,name=content_proof,json=contentProof,proto3" json:"content_proof,omitempty"`
 	// Digests of the output's bytes. Set where the output is an image.
-	Digests       *Digests `protobuf:"bytes,14,opt,name=digests,proto3" json:"digests,omitempty"`
+	Digests *Digests `protobuf:"bytes,14,opt,name=digests,proto3" json:"digests,omitempty"`
+	// Why the guest's disk as a whole was left alone, when it was.
+	Kept          []*Reason `protobuf:"bytes,15,rep,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1611,6 +1613,13 @@ func (x *CompressResult) GetContentProof() string {
 func (x *CompressResult) GetDigests() *Digests {
 	if x != nil {
 		return x.Digests
+	}
+	return nil
+}
+
+func (x *CompressResult) GetKept() []*Reason {
+	if x != nil {
+		return x.Kept
 	}
 	return nil
 }
@@ -2327,7 +2336,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\x124\n" +
 	"\vkept_pieces\x18\x03 \x03(\v2\x13.imageops.v1.ReasonR\n" +
 	"keptPieces\x12(\n" +
-	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\"\xbc\x04\n" +
+	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\"\xe5\x04\n" +
 	"\x0eCompressResult\x12\x1f\n" +
 	"\voutput_file\x18\x01 \x01(\tR\n" +
 	"outputFile\x12!\n" +
@@ -2346,7 +2355,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x12snapshots_left_out\x18\v \x01(\rR\x10snapshotsLeftOut\x12\x1a\n" +
 	"\bverified\x18\f \x01(\bR\bverified\x12#\n" +
 	"\rcontent_proof\x18\r \x01(\tR\fcontentProof\x12.\n" +
-	"\adigests\x18\x0e \x01(\v2\x14.imageops.v1.DigestsR\adigests\"#\n" +
+	"\adigests\x18\x0e \x01(\v2\x14.imageops.v1.DigestsR\adigests\x12'\n" +
+	"\x04kept\x18\x0f \x03(\v2\x13.imageops.v1.ReasonR\x04kept\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"4\n" +
 	"\x0eGetJobResponse\x12\"\n" +
@@ -2505,20 +2515,21 @@ var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	38, // 27: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
 	17, // 28: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
 	35, // 29: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
-	9,  // 30: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
-	1,  // 31: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
-	0,  // 32: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
-	9,  // 33: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
-	31, // 34: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
-	9,  // 35: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
-	9,  // 36: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
-	6,  // 37: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
-	9,  // 38: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	34, // 30: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
+	9,  // 31: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
+	1,  // 32: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
+	0,  // 33: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
+	9,  // 34: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
+	31, // 35: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
+	9,  // 36: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
+	9,  // 37: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
+	6,  // 38: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
+	9,  // 39: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_jobs_proto_init() }

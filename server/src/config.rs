@@ -1,0 +1,420 @@
+//! Configuration: flags, environment and file, read once, before anything else happens.
+//!
+//! A flag wins over its environment variable, that over the file, that over the default. No other module reads the
+//! environment.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Fatal};
+
+/// The imageops service: checks, compresses, takes in and hands out virtual-machine images.
+#[derive(Debug, Parser)]
+#[command(name = "imageops-server", version)]
+pub struct Cli {
+    /// Settings.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Reads settings from this TOML file too; its names are those of the flags, with underscores.
+    #[arg(long, env = "IMAGEOPS_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Prints the settings in force as TOML and exits.
+    #[arg(long)]
+    pub print_config: bool,
+    /// What to do in place of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do in place of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes, lists and revokes access keys for `--auth token`.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// What to do with access keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes a key and prints its secret, once.
+    Create {
+        /// What the key allows; `admin` includes all others.
+        #[arg(long, value_delimiter = ',', default_value = "read,write,delete", value_name = "SCOPES")]
+        scopes: Vec<String>,
+        /// Tenant that the key acts for; the built-in one, which owns the image root, when absent.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// A label to know it by.
+        #[arg(long, default_value = "")]
+        label: String,
+    },
+    /// Lists all keys, revoked ones too; secrets are not kept and cannot be shown.
+    List,
+    /// Revokes a key at once.
+    Revoke {
+        /// The key: `keys/{uuid}` or the uuid alone.
+        key: String,
+    },
+}
+
+/// How callers prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// Nobody is asked; everyone is administrator of the built-in tenant.
+    None,
+    /// Every call carries a key made by `imageops-server key create`.
+    Token,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Form of `imageInfo.filename` in the legacy surface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LegacyFilename {
+    /// The image root and the name.
+    Path,
+    /// The last component alone.
+    Base,
+}
+
+/// Settings as they were given; absent ones come from the next layer.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Directory of the catalogue, the store and what is being staged [default: $XDG_DATA_HOME/imageops].
+    #[arg(long, env = "IMAGEOPS_DATA_DIR", global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Image root: `file` sources and outputs are names below it [default: `images` in the data directory].
+    #[arg(long, env = "IMAGE_PATH", value_name = "DIR")]
+    pub image_path: Option<PathBuf>,
+    /// Address of gRPC; port 0 takes a free one [default: 127.0.0.1:50051].
+    #[arg(long, env = "IMAGEOPS_GRPC_LISTEN", value_name = "ADDRESS")]
+    pub grpc_listen: Option<SocketAddr>,
+    /// Address of REST; port 0 takes a free one [default: 127.0.0.1:5000].
+    #[arg(long, env = "IMAGEOPS_HTTP_LISTEN", value_name = "ADDRESS")]
+    pub http_listen: Option<SocketAddr>,
+    /// How callers prove who they are; must be given when an address beyond loopback is listened on [default: none].
+    #[arg(long, env = "IMAGEOPS_AUTH", value_name = "MODE")]
+    pub auth: Option<AuthMode>,
+    /// Jobs that run at the same time, 1 to 256 [default: number of cores].
+    #[arg(long, env = "IMAGEOPS_WORKERS", value_name = "N")]
+    pub workers: Option<u32>,
+    /// Threads of one job, 1 to 256 [default: number of cores].
+    #[arg(long, env = "IMAGEOPS_JOB_THREADS", value_name = "N")]
+    pub job_threads: Option<u32>,
+    /// Jobs that may be queued or running; more are refused [default: 1000].
+    #[arg(long, env = "IMAGEOPS_QUEUE_LIMIT", value_name = "N")]
+    pub queue_limit: Option<u64>,
+    /// Seconds that one attempt of a job may take [default: 3600].
+    #[arg(long, env = "IMAGEOPS_TIMEOUT", value_name = "SECONDS")]
+    pub job_timeout_seconds: Option<f64>,
+    /// How often a job is taken up again after a crash, the first time included [default: 3].
+    #[arg(long, env = "IMAGEOPS_JOB_ATTEMPTS", value_name = "N")]
+    pub job_attempts: Option<u32>,
+    /// Days that ended jobs are kept [default: 30].
+    #[arg(long, env = "IMAGEOPS_JOB_RETENTION_DAYS", value_name = "DAYS")]
+    pub job_retention_days: Option<u32>,
+    /// Hours after its last bytes that an upload is given up [default: 24].
+    #[arg(long, env = "IMAGEOPS_UPLOAD_EXPIRY_HOURS", value_name = "HOURS")]
+    pub upload_expiry_hours: Option<u32>,
+    /// Uploads whose streams may be open at the same time [default: 256].
+    #[arg(long, env = "IMAGEOPS_UPLOADS_MAX", value_name = "N")]
+    pub uploads_max: Option<u32>,
+    /// Largest file taken in, in bytes [default: 1 TiB].
+    #[arg(long, env = "IMAGEOPS_UPLOAD_MAX_BYTES", value_name = "BYTES")]
+    pub upload_max_bytes: Option<u64>,
+    /// Largest virtual size of an image, in bytes [default: 16 TiB].
+    #[arg(long, env = "IMAGEOPS_VIRTUAL_SIZE_MAX_BYTES", value_name = "BYTES")]
+    pub virtual_size_max_bytes: Option<u64>,
+    /// Seconds that running uploads and downloads are given at shutdown [default: 30].
+    #[arg(long, env = "IMAGEOPS_DRAIN_SECONDS", value_name = "SECONDS")]
+    pub drain_seconds: Option<u32>,
+    /// Form of the log on standard error [default: text].
+    #[arg(long, env = "IMAGEOPS_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged, for instance `info` or `imageops_server=debug` [default: info].
+    #[arg(long, env = "IMAGEOPS_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Form of `imageInfo.filename` in the EdgeGallery surface [default: path].
+    #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_name = "FORM")]
+    pub legacy_filename: Option<LegacyFilename>,
+    /// Origins that browsers may call the EdgeGallery paths from, or `*` [default: *].
+    #[arg(long, env = "IMAGEOPS_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
+    pub cors_origins: Option<Vec<String>>,
+    /// Read so that old deployments start; nothing is put there: jobs are rows of the catalogue.
+    #[arg(long, env = "TMP_PATH", hide = true, value_name = "DIR")]
+    pub tmp_path: Option<PathBuf>,
+}
+
+/// Settings in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// See [`Settings::data_dir`].
+    pub data_dir: PathBuf,
+    /// See [`Settings::image_path`].
+    pub image_path: PathBuf,
+    /// See [`Settings::grpc_listen`].
+    pub grpc_listen: SocketAddr,
+    /// See [`Settings::http_listen`].
+    pub http_listen: SocketAddr,
+    /// See [`Settings::auth`].
+    pub auth: AuthMode,
+    /// See [`Settings::workers`].
+    pub workers: u32,
+    /// See [`Settings::job_threads`].
+    pub job_threads: u32,
+    /// See [`Settings::queue_limit`].
+    pub queue_limit: u64,
+    /// See [`Settings::job_timeout_seconds`].
+    pub job_timeout_seconds: f64,
+    /// See [`Settings::job_attempts`].
+    pub job_attempts: u32,
+    /// See [`Settings::job_retention_days`].
+    pub job_retention_days: u32,
+    /// See [`Settings::upload_expiry_hours`].
+    pub upload_expiry_hours: u32,
+    /// See [`Settings::uploads_max`].
+    pub uploads_max: u32,
+    /// See [`Settings::upload_max_bytes`].
+    pub upload_max_bytes: u64,
+    /// See [`Settings::virtual_size_max_bytes`].
+    pub virtual_size_max_bytes: u64,
+    /// See [`Settings::drain_seconds`].
+    pub drain_seconds: u32,
+    /// See [`Settings::log_format`].
+    pub log_format: LogFormat,
+    /// See [`Settings::log`].
+    pub log: String,
+    /// See [`Settings::legacy_filename`].
+    pub legacy_filename: LegacyFilename,
+    /// See [`Settings::cors_origins`].
+    pub cors_origins: Vec<String>,
+}
+
+impl Config {
+    /// Joins the layers and checks the whole; the error is one line that names the setting.
+    pub fn load(flags: Settings, file: Option<&Path>) -> Result<Self, Fatal> {
+        let file = match file {
+            Some(path) => read_file(path)?,
+            None => Settings::default(),
+        };
+        let auth_was_chosen = flags.auth.is_some() || file.auth.is_some();
+        let config = Self::join(flags, file)?;
+        config.check(auth_was_chosen)?;
+        Ok(config)
+    }
+
+    fn join(flags: Settings, file: Settings) -> Result<Self, Fatal> {
+        let cores =
+            std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(256));
+        let data_dir = match flags.data_dir.or(file.data_dir) {
+            Some(data_dir) => data_dir,
+            None => default_data_dir()?,
+        };
+        let image_path = flags.image_path.or(file.image_path).unwrap_or_else(|| data_dir.join("images"));
+        Ok(Self {
+            image_path,
+            data_dir,
+            grpc_listen: flags
+                .grpc_listen
+                .or(file.grpc_listen)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
+            http_listen: flags
+                .http_listen
+                .or(file.http_listen)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 5000))),
+            auth: flags.auth.or(file.auth).unwrap_or(AuthMode::None),
+            workers: flags.workers.or(file.workers).unwrap_or(cores),
+            job_threads: flags.job_threads.or(file.job_threads).unwrap_or(cores),
+            queue_limit: flags.queue_limit.or(file.queue_limit).unwrap_or(1000),
+            job_timeout_seconds: flags.job_timeout_seconds.or(file.job_timeout_seconds).unwrap_or(3600.0),
+            job_attempts: flags.job_attempts.or(file.job_attempts).unwrap_or(3),
+            job_retention_days: flags.job_retention_days.or(file.job_retention_days).unwrap_or(30),
+            upload_expiry_hours: flags.upload_expiry_hours.or(file.upload_expiry_hours).unwrap_or(24),
+            uploads_max: flags.uploads_max.or(file.uploads_max).unwrap_or(256),
+            upload_max_bytes: flags.upload_max_bytes.or(file.upload_max_bytes).unwrap_or(1 << 40),
+            virtual_size_max_bytes: flags
+                .virtual_size_max_bytes
+                .or(file.virtual_size_max_bytes)
+                .unwrap_or(16 << 40),
+            drain_seconds: flags.drain_seconds.or(file.drain_seconds).unwrap_or(30),
+            log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+            log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            legacy_filename: flags.legacy_filename.or(file.legacy_filename).unwrap_or(LegacyFilename::Path),
+            cors_origins: flags.cors_origins.or(file.cors_origins).unwrap_or_else(|| vec!["*".to_owned()]),
+        })
+    }
+
+    fn check(&self, auth_was_chosen: bool) -> Result<(), Fatal> {
+        let bounds = [
+            ("workers", u64::from(self.workers), 1, 256),
+            ("job-threads", u64::from(self.job_threads), 1, 256),
+            ("queue-limit", self.queue_limit, 1, 1_000_000),
+            ("job-attempts", u64::from(self.job_attempts), 1, 100),
+            ("job-retention-days", u64::from(self.job_retention_days), 1, 36_500),
+            ("upload-expiry-hours", u64::from(self.upload_expiry_hours), 1, 87_600),
+            ("uploads-max", u64::from(self.uploads_max), 1, 100_000),
+            ("upload-max-bytes", self.upload_max_bytes, 1, 1 << 62),
+            ("virtual-size-max-bytes", self.virtual_size_max_bytes, 1, 1 << 62),
+            ("drain-seconds", u64::from(self.drain_seconds), 0, 86_400),
+        ];
+        for (name, value, least, most) in bounds {
+            if !(least..=most).contains(&value) {
+                return Err(refuse(format!("--{name} is {value}, but must lie between {least} and {most}")));
+            }
+        }
+        if !(1.0..=31_536_000.0).contains(&self.job_timeout_seconds) {
+            return Err(refuse(format!(
+                "--job-timeout-seconds is {}, but must lie between 1 and 31536000",
+                self.job_timeout_seconds
+            )));
+        }
+        if self.grpc_listen == self.http_listen && self.grpc_listen.port() != 0 {
+            return Err(refuse(
+                "--grpc-listen and --http-listen name the same address; give each a port of its own",
+            ));
+        }
+        if !auth_was_chosen && self.auth == AuthMode::None && self.listens_beyond_loopback() {
+            return Err(refuse(
+                "listening beyond loopback lets everyone in who can reach the port: say --auth none if that is meant, or \
+                 --auth token and make a key with `imageops-server key create`",
+            ));
+        }
+        if self.image_path == self.data_dir {
+            return Err(refuse(
+                "--image-path and --data-dir name the same directory; the image root must not hold the catalogue's files \
+                 side by side with images: use a sub-directory for one of them",
+            ));
+        }
+        if tracing_subscriber::EnvFilter::try_new(&self.log).is_err() {
+            return Err(refuse(format!("--log {:?} is no filter; try `info`", self.log)));
+        }
+        for origin in &self.cors_origins {
+            if origin != "*" && origin.parse::<http::HeaderValue>().is_err() {
+                return Err(refuse(format!("--cors-origins holds {origin:?}, which is no origin")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an address is listened on that other machines may reach.
+    pub fn listens_beyond_loopback(&self) -> bool {
+        !(self.grpc_listen.ip().is_loopback() && self.http_listen.ip().is_loopback())
+    }
+
+    /// The settings as a TOML file that can be read back with `--config`.
+    pub fn to_toml(&self) -> Result<String, Fatal> {
+        let mut text = String::from("# Settings in force; usable as a file for --config.\n");
+        let body = toml::to_string(self).map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+        let _ = write!(text, "{body}");
+        Ok(text)
+    }
+}
+
+fn refuse(message: impl Into<String>) -> Fatal {
+    Fatal::new(Exit::Configuration, message)
+}
+
+fn read_file(path: &Path) -> Result<Settings, Fatal> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        refuse(format!("the configuration file {} cannot be read: {error}", path.display()))
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        refuse(format!(
+            "the configuration file {} is wrong: {}",
+            path.display(),
+            error.to_string().replace('\n', " ")
+        ))
+    })
+}
+
+fn default_data_dir() -> Result<PathBuf, Fatal> {
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("imageops"))
+        .ok_or_else(|| {
+            refuse("neither HOME nor XDG_DATA_HOME is set: name the data directory with --data-dir")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn settings(arguments: &[&str]) -> Cli {
+        Cli::try_parse_from([&["imageops-server", "--data-dir", "/d"], arguments].concat()).unwrap()
+    }
+
+    fn load(arguments: &[&str]) -> Result<Config, Fatal> {
+        Config::load(settings(arguments).settings, None)
+    }
+
+    #[test]
+    fn defaults_listen_on_loopback_without_authentication() {
+        let config = load(&[]).unwrap();
+        assert!(!config.listens_beyond_loopback());
+        assert_eq!(config.auth, AuthMode::None);
+        assert_eq!(config.image_path, Path::new("/d/images"));
+    }
+
+    #[test]
+    fn listening_beyond_loopback_wants_a_choice() {
+        let refused = load(&["--http-listen", "0.0.0.0:5000"]).unwrap_err();
+        assert_eq!(refused.exit, Exit::Configuration);
+        assert!(refused.message.contains("--auth"));
+        assert!(load(&["--http-listen", "0.0.0.0:5000", "--auth", "none"]).is_ok());
+        assert!(load(&["--http-listen", "0.0.0.0:5000", "--auth", "token"]).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_setting_is_one_line_that_names_it() {
+        for (arguments, name) in [
+            (["--workers", "0"], "--workers"),
+            (["--job-timeout-seconds", "0"], "--job-timeout-seconds"),
+            (["--http-listen", "127.0.0.1:50051"], "--http-listen"),
+            (["--log", "=/=/"], "--log"),
+            (["--image-path", "/d"], "--image-path"),
+        ] {
+            let refused = load(&arguments).unwrap_err();
+            assert!(refused.message.contains(name), "{refused}");
+            assert!(!refused.message.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn the_printed_settings_read_back() {
+        let config = load(&["--workers", "7"]).unwrap();
+        let file: Settings = toml::from_str(&config.to_toml().unwrap()).unwrap();
+        assert_eq!(
+            Config::join(Settings::default(), file).unwrap().to_toml().unwrap(),
+            config.to_toml().unwrap()
+        );
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = Settings { workers: Some(3), queue_limit: Some(9), ..Settings::default() };
+        let config = Config::join(settings(&["--workers", "5"]).settings, file).unwrap();
+        assert_eq!((config.workers, config.queue_limit), (5, 9));
+    }
+}

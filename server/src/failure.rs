@@ -1,0 +1,210 @@
+//! Failures of the service, and what a client is told of them.
+//!
+//! A [`Failure`] is a code, a stable reason and a safe sentence. Inner errors are logged here, once, and never reach a
+//! client: no paths, no SQL.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use imageops_image::ErrorKind;
+use imageops_model::JobFailure;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::reason;
+
+/// Domain of all reasons.
+pub const DOMAIN: &str = "imageops";
+
+/// A failure: what a call, a job or an upload ends with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// gRPC code.
+    pub code: Code,
+    /// Stable reason.
+    pub reason: String,
+    /// Sentence for people.
+    pub message: String,
+    details: Details,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Details {
+    metadata: HashMap<String, String>,
+    field: Option<&'static str>,
+    resource: Option<(&'static str, String)>,
+    retry_after: Option<Duration>,
+}
+
+/// Result of the service's functions.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    /// A failure with its code, reason and sentence.
+    pub fn new(code: Code, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), details: Details::default() }
+    }
+
+    /// A request member that cannot be used.
+    pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self::invalid_as(reason::INVALID_ARGUMENT, field, message)
+    }
+
+    /// A request member that cannot be used, with a reason of its own.
+    pub fn invalid_as(reason: &str, field: &'static str, message: impl Into<String>) -> Self {
+        let mut failure = Self::new(Code::InvalidArgument, reason, message);
+        failure.details.field = Some(field);
+        failure
+    }
+
+    /// A resource that does not exist for the caller.
+    pub fn not_found(reason: &str, kind: &'static str, name: impl Into<String>) -> Self {
+        let mut failure = Self::new(Code::NotFound, reason, format!("no such {kind}"));
+        failure.details.resource = Some((kind, name.into()));
+        failure
+    }
+
+    /// A fault of the server: the cause goes to the log, the client gets a neutral sentence.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "internal failure");
+        Self::new(Code::Internal, reason::INTERNAL, "the server failed; its log has more")
+    }
+
+    /// Tells the client when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.details.retry_after = Some(delay);
+        self
+    }
+
+    /// Adds a value that programs may read.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.details.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// The form that a job or an upload keeps.
+    pub fn into_job_failure(self) -> JobFailure {
+        JobFailure { code: self.code as i32, reason: self.reason, message: self.message }
+    }
+}
+
+impl From<JobFailure> for Failure {
+    fn from(failure: JobFailure) -> Self {
+        Self::new(Code::from_i32(failure.code), failure.reason, failure.message)
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let Failure { code, reason, message, details } = failure;
+        let mut rich = ErrorDetails::with_error_info(reason, DOMAIN, details.metadata);
+        if let Some(field) = details.field {
+            rich.add_bad_request_violation(field, message.clone());
+        }
+        if let Some((kind, name)) = details.resource {
+            rich.set_resource_info(kind, name, "", message.clone());
+        }
+        if let Some(delay) = details.retry_after {
+            rich.set_retry_info(Some(delay));
+        }
+        Self::with_error_details(code, message, rich)
+    }
+}
+
+impl From<imageops_catalogue::Error> for Failure {
+    fn from(error: imageops_catalogue::Error) -> Self {
+        use imageops_catalogue::Error;
+        match error {
+            Error::NotFound { what } => {
+                Self::new(Code::NotFound, not_found_reason(what), format!("no such {what}"))
+            }
+            Error::Conflict { what } => Self::new(
+                Code::AlreadyExists,
+                reason::REQUEST_ID_REUSED,
+                format!("this request id already stands for another {what}; take a new one"),
+            ),
+            Error::State { what } => Self::new(
+                Code::FailedPrecondition,
+                if what == "upload" { reason::UPLOAD_ENDED } else { reason::JOB_ENDED },
+                format!("the {what} is in a state that does not allow this"),
+            ),
+            Error::QueueFull => {
+                Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, "the queue of jobs is full")
+                    .retry_after(Duration::from_secs(5))
+            }
+            Error::Unavailable(cause) => {
+                tracing::warn!(%cause, "the catalogue does not answer");
+                Self::new(Code::Unavailable, reason::UNAVAILABLE, "the catalogue does not answer; try again")
+                    .retry_after(Duration::from_secs(1))
+            }
+            other => Self::internal(other),
+        }
+    }
+}
+
+fn not_found_reason(what: &str) -> &'static str {
+    match what {
+        "image" => reason::IMAGE_NOT_FOUND,
+        "upload" => reason::UPLOAD_NOT_FOUND,
+        _ => reason::JOB_NOT_FOUND,
+    }
+}
+
+impl From<imageops_store::Error> for Failure {
+    fn from(error: imageops_store::Error) -> Self {
+        match error {
+            imageops_store::Error::NoSpace(_) => no_space(),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<imageops_image::Error> for Failure {
+    fn from(error: imageops_image::Error) -> Self {
+        let code = match error.kind {
+            ErrorKind::Invalid | ErrorKind::Unsafe | ErrorKind::Unsupported => Code::InvalidArgument,
+            ErrorKind::Corrupt => Code::DataLoss,
+            ErrorKind::Changed => Code::Aborted,
+            ErrorKind::Cancelled => Code::Cancelled,
+            ErrorKind::NoSpace | ErrorKind::OutputLimit => Code::ResourceExhausted,
+            _ => {
+                tracing::error!(reason = error.reason, message = %error, source = ?error.source, "the engine failed");
+                Code::Internal
+            }
+        };
+        let failure = Self::new(code, error.reason, error.message);
+        match error.offset_bytes {
+            Some(offset) => failure.with("offset_bytes", offset),
+            None => failure,
+        }
+    }
+}
+
+/// The store or the image root has no room left.
+pub fn no_space() -> Failure {
+    Failure::new(Code::ResourceExhausted, imageops_image::reason::NO_SPACE, "no space left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_one_error_info_and_no_inner_text() {
+        let error = imageops_store::Error::Io(std::io::Error::other("/secret/path"));
+        let status = Status::from(Failure::from(error));
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("secret"));
+        let info = status.get_details_error_info().expect("an ErrorInfo");
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason::INTERNAL, DOMAIN));
+    }
+
+    #[test]
+    fn a_limit_tells_when_to_come_back() {
+        let status = Status::from(Failure::from(imageops_catalogue::Error::QueueFull));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.get_details_retry_info().and_then(|info| info.retry_delay).is_some());
+    }
+}

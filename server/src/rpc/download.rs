@@ -1,0 +1,79 @@
+//! DownloadImage.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use imageops::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::{Answers, parse_name};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::failure::{Failure, Result};
+use crate::{reason, wire};
+
+/// Bytes of one chunk.
+const CHUNK_BYTES: usize = 512 << 10;
+/// Chunks that are read ahead of the network.
+const READ_AHEAD: usize = 2;
+
+/// Header first, then chunks without a gap.
+pub(super) async fn download(
+    app: &Arc<App>,
+    caller: &Caller,
+    request: v1::DownloadImageRequest,
+) -> Result<Answers<v1::DownloadImageResponse>> {
+    let id = parse_name("image", &request.image)?;
+    let image = app.active_image(&caller.tenant, id).await?;
+    let start = request.offset_bytes;
+    if start > image.size_bytes {
+        let message = format!("the image has {} bytes", image.size_bytes);
+        return Err(Failure::new(Code::OutOfRange, reason::RANGE_NOT_SATISFIABLE, message)
+            .with("size_bytes", image.size_bytes));
+    }
+    let rest = image.size_bytes - start;
+    let length = request.length_bytes.map_or(rest, |length| length.min(rest));
+    let file = app.open_blob(&image).await?;
+    let header =
+        v1::DownloadHeader { image: Some(wire::image(&image)), offset_bytes: start, length_bytes: length };
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let header = v1::download_image_response::Message::Header(header);
+        if sender.blocking_send(Ok(v1::DownloadImageResponse { message: Some(header) })).is_ok() {
+            send_chunks(&file, start, length, &sender);
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+/// Runs on the pool. Ends early when the reader is gone.
+fn send_chunks(
+    file: &File,
+    start: u64,
+    length: u64,
+    sender: &mpsc::Sender<Result<v1::DownloadImageResponse, Status>>,
+) {
+    let mut done = 0;
+    while done < length {
+        let count = CHUNK_BYTES.min(usize::try_from(length - done).unwrap_or(CHUNK_BYTES));
+        let mut data = BytesMut::zeroed(count);
+        if let Err(error) = file.read_exact_at(&mut data, start + done) {
+            let _ = sender.blocking_send(Err(Failure::internal(error).into()));
+            return;
+        }
+        let chunk = v1::Chunk {
+            offset_bytes: start + done,
+            crc32c: Some(crc32c::crc32c(&data)),
+            data: data.freeze(),
+        };
+        let message = v1::download_image_response::Message::Chunk(chunk);
+        if sender.blocking_send(Ok(v1::DownloadImageResponse { message: Some(message) })).is_err() {
+            return;
+        }
+        done += count as u64;
+    }
+}

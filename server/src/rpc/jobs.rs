@@ -1,0 +1,223 @@
+//! Check, Compress, and what is done with jobs.
+
+use imageops::v1;
+use imageops_catalogue::{Created, Cursor, JobRow, NewJob, RequestKey};
+use imageops_model::{
+    CheckSpec, CompressSpec, ImageId, JobFailure, JobId, JobProgress, JobSpec, JobState, Label, Source,
+};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use uuid::Uuid;
+
+use super::{pages, parse_name};
+use crate::app::{App, OpenSource, blocking};
+use crate::auth::Caller;
+use crate::clock::now;
+use crate::failure::{Failure, Result, no_space};
+use crate::worker::{invalid_output, output_is_source};
+use crate::{reason, wire};
+
+/// Room that is left free on a file system that outputs go to, besides what the output may need.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// Queues a check.
+pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest) -> Result<v1::Job> {
+    let key =
+        request_key(&request.request_id, &v1::CheckRequest { request_id: String::new(), ..request.clone() })?;
+    let source = wire::read_source(request.source)?;
+    let (md5, sha256) = wire::read_digest_choice(&request.digests, request.skip_digests)?;
+    app.open_source(&caller.tenant, &source).await?;
+    let spec = JobSpec::Check(CheckSpec { source, md5, sha256 });
+    queue(app, caller, spec, key, None, request.validate_only).await
+}
+
+/// Queues a compression.
+pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRequest) -> Result<v1::Job> {
+    let key = request_key(
+        &request.request_id,
+        &v1::CompressRequest { request_id: String::new(), ..request.clone() },
+    )?;
+    let zstd = wire::read_compression(request.compression)?;
+    let level = wire::read_level(request.level, zstd)?;
+    let label = Label::new(request.output_display_name)
+        .map_err(|error| Failure::invalid("output_display_name", error.to_string()))?;
+    let source = wire::read_source(request.source)?;
+    let open = app.open_source(&caller.tenant, &source).await?;
+    let (output_file, output_image, label, free_bytes) = match &source {
+        Source::File(_) => {
+            if !label.as_str().is_empty() {
+                return Err(Failure::invalid(
+                    "output_display_name",
+                    "only an image has a label; leave it empty",
+                ));
+            }
+            let free_bytes = place_output(app, &open, &request.output_file).await?;
+            (Some(request.output_file), None, label, free_bytes)
+        }
+        Source::Image(id) => {
+            if !request.output_file.is_empty() {
+                let message = "the output of an image is a new image; leave it empty";
+                return Err(Failure::invalid_as(reason::INVALID_OUTPUT_FILE, "output_file", message));
+            }
+            let image = app.catalogue.get_image(&caller.tenant, *id).await?;
+            let label = if label.as_str().is_empty() { image.label } else { label };
+            let store = Arc::clone(&app.store);
+            (None, Some(ImageId(Uuid::new_v4())), label, blocking(move || store.free_bytes()).await??)
+        }
+    };
+    // The source's own size on disk bounds what compressing it can need, but for tables of some clusters.
+    let needed_bytes = open.file.metadata().map_err(Failure::internal)?.blocks().saturating_mul(512);
+    let failure =
+        (needed_bytes.saturating_add(SPARE_BYTES) > free_bytes).then(|| no_space().into_job_failure());
+    let spec = JobSpec::Compress(CompressSpec {
+        source,
+        output_file,
+        output_image,
+        output_label: label,
+        zstd,
+        level,
+        keep_free_space: request.keep_free_space,
+    });
+    queue(app, caller, spec, key, failure, request.validate_only).await
+}
+
+/// Checks where the output of a file goes: the room that is free there.
+async fn place_output(app: &App, open: &OpenSource, name: &str) -> Result<u64> {
+    let (root, wanted) = (Arc::clone(&app.image_root), name.to_owned());
+    let source = open.file.try_clone().map_err(Failure::internal)?;
+    let (is_source, free_bytes) = blocking(move || -> imageops_store::Result<_> {
+        let place = root.output(&wanted)?;
+        let room = rustix::fs::fstatvfs(&place.directory).map_err(std::io::Error::from)?;
+        Ok((root.is_same_file(&source, &place)?, room.f_bavail.saturating_mul(room.f_frsize)))
+    })
+    .await?
+    .map_err(|error| match error {
+        imageops_store::Error::InvalidName | imageops_store::Error::NotFound => invalid_output(),
+        other => other.into(),
+    })?;
+    if is_source { Err(output_is_source()) } else { Ok(free_bytes) }
+}
+
+async fn queue(
+    app: &App,
+    caller: &Caller,
+    spec: JobSpec,
+    request: Option<RequestKey>,
+    failure: Option<JobFailure>,
+    validate_only: bool,
+) -> Result<v1::Job> {
+    let new = NewJob {
+        id: JobId(Uuid::new_v4()),
+        tenant: caller.tenant.clone(),
+        spec,
+        request,
+        failure,
+        create_time: now(),
+    };
+    if validate_only {
+        let mut job = wire::job(&unqueued(new), &app.config)?;
+        job.name.clear();
+        return Ok(job);
+    }
+    let row = match app.catalogue.create_job(new, app.config.queue_limit).await? {
+        Created::New(row) | Created::Existing(row) => row,
+    };
+    app.job_queued.notify_one();
+    wire::job(&row, &app.config)
+}
+
+/// The row that a job would have.
+fn unqueued(new: NewJob) -> JobRow {
+    JobRow {
+        id: new.id,
+        tenant: new.tenant,
+        spec: new.spec,
+        state: if new.failure.is_some() { JobState::Failed } else { JobState::Queued },
+        progress: JobProgress::default(),
+        result: None,
+        failure: new.failure,
+        revision: 0,
+        attempt: 0,
+        cancel_requested: false,
+        worker: None,
+        lease_time: None,
+        create_time: new.create_time,
+        start_time: None,
+        update_time: new.create_time,
+        end_time: None,
+    }
+}
+
+/// The idempotency key of a request: its id, and a digest of everything else in it.
+fn request_key(request_id: &str, content: &impl Message) -> Result<Option<RequestKey>> {
+    if request_id.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::try_parse(request_id)
+        .map_err(|_| Failure::invalid("request_id", "must be a UUID, or empty"))?;
+    Ok(Some(RequestKey { id, fingerprint: Sha256::digest(content.encode_to_vec()).into() }))
+}
+
+/// A job, as new as this process knows it.
+pub(super) async fn find(app: &App, caller: &Caller, id: JobId) -> Result<JobRow> {
+    let row = app.catalogue.get_job(&caller.tenant, id).await?;
+    Ok(match app.hub.newest(id) {
+        Some(live) if live.revision > row.revision && !row.state.is_final() => JobRow::clone(&live),
+        _ => row,
+    })
+}
+
+/// GetJob.
+pub(super) async fn get(app: &App, caller: &Caller, request: &v1::GetJobRequest) -> Result<v1::Job> {
+    let id = parse_name("name", &request.name)?;
+    wire::job(&find(app, caller, id).await?, &app.config)
+}
+
+/// ListJobs.
+pub(super) async fn list(
+    app: &App,
+    caller: &Caller,
+    request: v1::ListJobsRequest,
+) -> Result<v1::ListJobsResponse> {
+    let filter = format!("{:?}{:?}", request.states, request.kinds);
+    let states = wire::read_job_states(&request.states)?;
+    let kinds = wire::read_job_kinds(&request.kinds)?;
+    let page = pages::page(request.page_size, &request.page_token, &filter)?;
+    let mut rows = app.catalogue.list_jobs(&caller.tenant, &states, &kinds, page.clone()).await?;
+    let next_page_token =
+        pages::cut(&mut rows, &page, &filter, |row| Cursor { create_time: row.create_time, id: row.id.0 });
+    let jobs = rows.iter().map(|row| wire::job(row, &app.config)).collect::<Result<_>>()?;
+    Ok(v1::ListJobsResponse { jobs, next_page_token })
+}
+
+/// CancelJob.
+pub(super) async fn cancel(app: &App, caller: &Caller, request: &v1::CancelJobRequest) -> Result<v1::Job> {
+    let id = parse_name("name", &request.name)?;
+    let row = app.catalogue.cancel_job(&caller.tenant, id, now()).await.map_err(|error| match error {
+        imageops_catalogue::Error::State { .. } => {
+            Failure::new(tonic::Code::FailedPrecondition, reason::JOB_ENDED, "the job has ended already")
+        }
+        other => other.into(),
+    })?;
+    if row.state.is_final() {
+        app.hub.publish(row.clone());
+    } else {
+        app.hub.cancel(id);
+    }
+    wire::job(&row, &app.config)
+}
+
+/// DeleteJob.
+pub(super) async fn delete(app: &App, caller: &Caller, request: &v1::DeleteJobRequest) -> Result<()> {
+    let id = parse_name("name", &request.name)?;
+    app.catalogue.delete_job(&caller.tenant, id).await.map_err(|error| match error {
+        imageops_catalogue::Error::State { .. } => Failure::new(
+            tonic::Code::FailedPrecondition,
+            reason::JOB_NOT_ENDED,
+            "the job has not ended yet; cancel it, or wait for it",
+        ),
+        other => other.into(),
+    })
+}

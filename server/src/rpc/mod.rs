@@ -1,0 +1,176 @@
+//! The `ImageOps` service: each call is authorised, checked, done, and answered here; one file for each group.
+
+mod download;
+mod images;
+mod jobs;
+mod pages;
+mod uploads;
+mod watch;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use imageops::v1;
+use imageops::v1::image_ops_server::ImageOps;
+use imageops_model::Scope;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::failure::{Failure, Result};
+
+/// The service, over the parts of the server.
+#[derive(Clone)]
+pub struct Service {
+    app: Arc<App>,
+}
+
+/// Answers of a server stream.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    /// A service over the parts of a server.
+    pub fn new(app: Arc<App>) -> Self {
+        Self { app }
+    }
+
+    /// The caller of a request, and the request itself.
+    async fn enter<T>(&self, request: Request<T>, scope: Scope) -> Result<(Caller, T)> {
+        let caller = self.app.authenticator.authorize(request.metadata(), scope).await?;
+        Ok((caller, request.into_inner()))
+    }
+}
+
+/// A member that must hold a resource name.
+fn parse_name<T: std::str::FromStr<Err = imageops_model::InvalidName>>(
+    field: &'static str,
+    name: &str,
+) -> Result<T> {
+    name.parse().map_err(|error: imageops_model::InvalidName| Failure::invalid(field, error.to_string()))
+}
+
+#[tonic::async_trait]
+impl ImageOps for Service {
+    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = jobs::check(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::CheckResponse { job: Some(job) }))
+    }
+
+    async fn compress(
+        &self,
+        request: Request<v1::CompressRequest>,
+    ) -> Result<Response<v1::CompressResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = jobs::compress(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::CompressResponse { job: Some(job) }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectRequest>,
+    ) -> Result<Response<v1::InspectResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let inspection = images::inspect(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::InspectResponse { inspection: Some(inspection) }))
+    }
+
+    type WatchStatusStream = Answers<v1::WatchStatusResponse>;
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        Ok(Response::new(watch::watch(&self.app, &caller, request).await?))
+    }
+
+    async fn upload_image(
+        &self,
+        request: Request<Streaming<v1::UploadImageRequest>>,
+    ) -> Result<Response<v1::UploadImageResponse>, Status> {
+        let (caller, messages) = self.enter(request, Scope::Write).await?;
+        Ok(Response::new(uploads::upload(&self.app, caller, messages).await?))
+    }
+
+    type DownloadImageStream = Answers<v1::DownloadImageResponse>;
+
+    async fn download_image(
+        &self,
+        request: Request<v1::DownloadImageRequest>,
+    ) -> Result<Response<Self::DownloadImageStream>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        Ok(Response::new(download::download(&self.app, &caller, request).await?))
+    }
+
+    async fn get_upload(
+        &self,
+        request: Request<v1::GetUploadRequest>,
+    ) -> Result<Response<v1::GetUploadResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let upload = uploads::get(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::GetUploadResponse { upload: Some(upload) }))
+    }
+
+    async fn list_uploads(
+        &self,
+        request: Request<v1::ListUploadsRequest>,
+    ) -> Result<Response<v1::ListUploadsResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        Ok(Response::new(uploads::list(&self.app, &caller, request).await?))
+    }
+
+    async fn abort_upload(
+        &self,
+        request: Request<v1::AbortUploadRequest>,
+    ) -> Result<Response<v1::AbortUploadResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let upload = uploads::abort(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::AbortUploadResponse { upload: Some(upload) }))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::GetJobResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let job = jobs::get(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::GetJobResponse { job: Some(job) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        Ok(Response::new(jobs::list(&self.app, &caller, request).await?))
+    }
+
+    async fn wait_job(
+        &self,
+        request: Request<v1::WaitJobRequest>,
+    ) -> Result<Response<v1::WaitJobResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let job = watch::wait(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::WaitJobResponse { job: Some(job) }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = jobs::cancel(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::CancelJobResponse { job: Some(job) }))
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Delete).await?;
+        jobs::delete(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::DeleteJobResponse {}))
+    }
+}

@@ -1,0 +1,245 @@
+//! Puts the parts together, serves, and takes them apart again.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use imageops::v1;
+use imageops::v1::image_ops_server::ImageOpsServer;
+use imageops_catalogue::Catalogue;
+use imageops_catalogue::sqlite::SqliteCatalogue;
+use imageops_client::Connection;
+use imageops_gateway::{Drained, FilenameForm, GatewayConfig, Limits, Origins};
+use imageops_store::{DirectoryStore, ImageRoot, Store};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use crate::app::App;
+use crate::auth::Authenticator;
+use crate::config::{AuthMode, Config, LegacyFilename};
+use crate::exit::{Exit, Fatal};
+use crate::hub::Hub;
+use crate::rpc::Service;
+use crate::upload::Uploads;
+use crate::{shutdown, sweep, worker};
+
+/// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
+const MESSAGE_MAX_BYTES: usize = 4 << 20;
+/// How much one call may send ahead of what is taken from it.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// How much one connection may send ahead.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Opens the catalogue in the data directory, for the server and for `key` commands.
+pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal> {
+    make_directory(&config.data_dir, 0o700)?;
+    let path = config.data_dir.join("catalogue.sqlite");
+    let catalogue = SqliteCatalogue::open(&path).await.map_err(|error| {
+        let message = format!("the catalogue {} cannot be opened: {error}", path.display());
+        tracing::debug!(?error, "catalogue");
+        Fatal::new(Exit::Catalogue, message)
+    })?;
+    Ok(Arc::new(catalogue))
+}
+
+/// Serves until a signal, then drains.
+pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fatal> {
+    let app = build(config).await?;
+    let grpc = bind("gRPC", app.config.grpc_listen).await?;
+    let rest = bind("REST", app.config.http_listen).await?;
+    announce(&app.config, &grpc, &rest)?;
+
+    let (health, routes) = routes(&app).await?;
+    let gateway = gateway(&app.config, routes.clone(), metrics);
+    let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
+    let sweeper = tokio::spawn(sweep::run(Arc::clone(&app)));
+    let closing = CancellationToken::new();
+    let grpc = tokio::spawn(serve_grpc(routes, grpc, closing.clone()));
+    let limits = limits(&app.config);
+    let rest = {
+        let closing = closing.clone();
+        tokio::spawn(async move { imageops_gateway::serve(rest, gateway, &limits, closing).await })
+    };
+
+    shutdown::requested().await;
+    tracing::info!(
+        seconds = app.config.drain_seconds,
+        "going down: running calls may end, jobs go back to the queue"
+    );
+    health.set_not_serving::<ImageOpsServer<Service>>().await;
+    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    app.shutdown.cancel();
+    closing.cancel();
+    let drained = drain(&app, workers, sweeper, grpc, rest).await;
+    app.catalogue.close().await;
+    tracing::info!(kept = drained, "stopped");
+    Ok(())
+}
+
+async fn build(config: Config) -> Result<Arc<App>, Fatal> {
+    make_directory(&config.data_dir, 0o700)?;
+    make_directory(&config.image_path, 0o755)?;
+    let data_dir = fs::canonicalize(&config.data_dir).map_err(|error| storage(&config.data_dir, error))?;
+    // The store's lock comes first: whoever holds it is alone with the catalogue's leases.
+    let store_path = data_dir.join("store");
+    let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&store_path).map_err(|error| match error {
+        imageops_store::Error::Unusable(text) => {
+            Fatal::new(Exit::InUse, format!("the store {} cannot be used: {text}", store_path.display()))
+        }
+        other => storage(&store_path, other),
+    })?);
+    let image_root = ImageRoot::open(&config.image_path, std::slice::from_ref(&data_dir))
+        .map_err(|error| storage(&config.image_path, error))?;
+    let image_root = Arc::new(image_root);
+    let catalogue = open_catalogue(&config).await?;
+    sweep::recover(&*catalogue, &store, &image_root)
+        .await
+        .map_err(|failure| Fatal::new(Exit::Storage, format!("recovery failed: {}", failure.message)))?;
+    if config.auth == AuthMode::None && config.listens_beyond_loopback() {
+        tracing::warn!("everyone who reaches the ports may do everything: --auth none beyond loopback");
+    }
+    Ok(Arc::new(App {
+        authenticator: Authenticator::new(config.auth, Arc::clone(&catalogue)),
+        uploads: Uploads::new(config.uploads_max),
+        catalogue,
+        store,
+        image_root,
+        hub: Arc::new(Hub::default()),
+        job_queued: Notify::new(),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        config,
+    }))
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), Fatal> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| storage(path, error))
+}
+
+fn storage(path: &Path, error: impl std::fmt::Display) -> Fatal {
+    Fatal::new(Exit::Storage, format!("the directory {} cannot be used: {error}", path.display()))
+}
+
+async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Fatal> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let message =
+            format!("{what} cannot listen on {address}: {error}; choose another address or stop what has it");
+        Fatal::new(Exit::Port, message)
+    })
+}
+
+/// Tells people and scripts where the server is: two lines on standard output, once both ports are bound.
+fn announce(config: &Config, grpc: &TcpListener, rest: &TcpListener) -> Result<(), Fatal> {
+    let address = |listener: &TcpListener| {
+        listener.local_addr().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))
+    };
+    let (grpc, rest) = (address(grpc)?, address(rest)?);
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(
+        std::io::stdout(),
+        "gRPC listening on {grpc}\nREST listening on http://{rest}\nimages in {}",
+        config.image_path.display()
+    );
+    tracing::info!(%grpc, %rest, image_path = %config.image_path.display(), data_dir = %config.data_dir.display(), "ready");
+    Ok(())
+}
+
+async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ImageOpsServer<Service>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let internal = |error: tonic_reflection::server::Error| Fatal::new(Exit::Internal, error.to_string());
+    let service = ImageOpsServer::new(Service::new(Arc::clone(app)))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let routes = Routes::new(service)
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(internal)?)
+        .add_service(reflection().build_v1alpha().map_err(internal)?);
+    Ok((health, routes.prepare()))
+}
+
+fn gateway(config: &Config, routes: Routes, metrics: PrometheusHandle) -> axum::Router {
+    let config = GatewayConfig {
+        image_path_label: path_label(&config.image_path),
+        filename_form: match config.legacy_filename {
+            LegacyFilename::Path => FilenameForm::Full,
+            LegacyFilename::Base => FilenameForm::BaseName,
+        },
+        cors_origins: if config.cors_origins.iter().any(|origin| origin == "*") {
+            Origins::Any
+        } else {
+            Origins::List(config.cors_origins.clone())
+        },
+        limits: limits(config),
+        metrics: Some(metrics),
+    };
+    imageops_gateway::router(Connection::from_service(routes), config)
+}
+
+/// The image root as the legacy surface shows it: absolute, without a slash at the end.
+fn path_label(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+    absolute.to_string_lossy().trim_end_matches('/').to_owned()
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits { grace_period: Duration::from_secs(u64::from(config.drain_seconds)), ..Limits::default() }
+}
+
+async fn serve_grpc(
+    routes: Routes,
+    listener: TcpListener,
+    closing: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(256)
+        .http2_max_header_list_size(16 << 10)
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .tcp_nodelay(true)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closing.cancelled_owned())
+        .await
+}
+
+/// Waits for what is running, for as long as configured; whether all of it ended.
+async fn drain(
+    app: &App,
+    workers: tokio::task::JoinHandle<()>,
+    sweeper: tokio::task::JoinHandle<()>,
+    grpc: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    rest: tokio::task::JoinHandle<Drained>,
+) -> bool {
+    app.tasks.close();
+    let everything = async {
+        let (workers, sweeper, grpc, rest, ()) = tokio::join!(workers, sweeper, grpc, rest, app.tasks.wait());
+        for error in [workers.err(), sweeper.err()].into_iter().flatten() {
+            tracing::error!(%error, "a part of the server did not end well");
+        }
+        if let Ok(Err(error)) = grpc {
+            tracing::warn!(%error, "gRPC did not end well");
+        }
+        matches!(rest, Ok(Drained::Completely))
+    };
+    timeout(Duration::from_secs(u64::from(app.config.drain_seconds) + 1), everything).await.unwrap_or(false)
+}

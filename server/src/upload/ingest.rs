@@ -1,0 +1,278 @@
+//! Takes the bytes of one upload: writes them sparsely, hashes them, makes them durable, looks at the header.
+//!
+//! Each chunk is written and hashed on three lanes at once, while the next one is received; a lane works on one chunk at a
+//! time, so at most two chunks are in memory. Durability lags behind by design and is only ever told after a flush.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use imageops_image::digest::{Digester, Digests, Selection};
+use imageops_image::storage::FileStorage;
+use tokio::task::JoinHandle;
+
+use crate::app::blocking;
+use crate::failure::{Failure, Result};
+
+/// The header is judged once so many bytes are there.
+const PREFIX_BYTES: usize = 64 << 10;
+/// So many bytes are written between two flushes.
+const FLUSH_BYTES: u64 = 64 << 20;
+/// Zeros of this size and alignment become holes.
+const HOLE_BYTES: usize = 64 << 10;
+/// Bytes that are hashed again at a time when an upload goes on after a restart.
+const REHASH_BYTES: usize = 1 << 20;
+
+/// Each digest has a lane of its own.
+const MD5: Selection = Selection { md5: true, sha256: false };
+/// See [`MD5`].
+const SHA256: Selection = Selection { md5: false, sha256: true };
+
+type Lane<T> = Option<JoinHandle<T>>;
+
+/// The bytes of one upload so far.
+pub struct Ingest {
+    file: Arc<File>,
+    received_bytes: u64,
+    flush_started_bytes: u64,
+    durable_bytes: u64,
+    /// First bytes, until the header was judged.
+    prefix: Option<BytesMut>,
+    writing: Lane<std::io::Result<()>>,
+    md5: Lane<Digester>,
+    sha256: Lane<Digester>,
+    flushing: Lane<std::io::Result<u64>>,
+}
+
+impl Ingest {
+    /// Goes on with a staged file whose first `durable_bytes` are durable: what lies behind them is cut off, what lies
+    /// before is hashed again.
+    pub async fn open(file: File, durable_bytes: u64) -> Result<Self> {
+        let (file, prefix, md5, sha256) = blocking(move || -> std::io::Result<_> {
+            // Sparse tails need the length; a crash may have left more than was durable.
+            file.set_len(durable_bytes)?;
+            let mut prefix = BytesMut::zeroed(durable_bytes.min(PREFIX_BYTES as u64) as usize);
+            file.read_exact_at(&mut prefix, 0)?;
+            let (md5, sha256) = std::thread::scope(|scope| {
+                let md5 = scope.spawn(|| rehash(&file, durable_bytes, MD5));
+                let sha256 = rehash(&file, durable_bytes, SHA256);
+                let md5 = md5.join().unwrap_or_else(|_| Err(std::io::Error::other("hashing again panicked")));
+                (md5, sha256)
+            });
+            Ok((file, prefix, md5?, sha256?))
+        })
+        .await?
+        .map_err(failed)?;
+        Ok(Self {
+            file: Arc::new(file),
+            received_bytes: durable_bytes,
+            flush_started_bytes: durable_bytes,
+            durable_bytes,
+            prefix: (prefix.len() < PREFIX_BYTES || durable_bytes == PREFIX_BYTES as u64).then_some(prefix),
+            writing: None,
+            md5: Some(ready(md5)),
+            sha256: Some(ready(sha256)),
+            flushing: None,
+        })
+    }
+
+    /// Bytes received so far, durable or not.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Bytes that are durable.
+    pub fn durable_bytes(&self) -> u64 {
+        self.durable_bytes
+    }
+
+    /// Takes the next bytes. Returns the first bytes of the file once, when there are enough of them to be judged.
+    pub async fn push(&mut self, data: Bytes) -> Result<Option<Bytes>> {
+        let offset = self.received_bytes;
+        self.received_bytes += data.len() as u64;
+
+        join_io(&mut self.writing).await?;
+        let (file, bytes) = (Arc::clone(&self.file), data.clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || write_sparse(&file, &bytes, offset)));
+        for lane in [&mut self.md5, &mut self.sha256] {
+            let mut digester = join(lane).await?;
+            let bytes = data.clone();
+            *lane = Some(tokio::task::spawn_blocking(move || {
+                digester.update(&bytes);
+                digester
+            }));
+        }
+        Ok(self.extend_prefix(&data))
+    }
+
+    fn extend_prefix(&mut self, data: &[u8]) -> Option<Bytes> {
+        let prefix = self.prefix.as_mut()?;
+        let wanted = PREFIX_BYTES - prefix.len();
+        prefix.extend_from_slice(&data[..wanted.min(data.len())]);
+        if prefix.len() < PREFIX_BYTES {
+            return None;
+        }
+        self.prefix.take().map(BytesMut::freeze)
+    }
+
+    /// Starts a flush when enough was written, and collects the last one: the new durable offset, when there is one.
+    pub async fn flush_some(&mut self) -> Result<Option<u64>> {
+        if self.flushing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.durable_bytes = join_flush(&mut self.flushing).await?.unwrap_or(self.durable_bytes);
+            return Ok(Some(self.durable_bytes));
+        }
+        if self.flushing.is_none() && self.received_bytes - self.flush_started_bytes >= FLUSH_BYTES {
+            self.start_flush().await?;
+        }
+        Ok(None)
+    }
+
+    /// Makes all that was received durable: the new durable offset.
+    pub async fn flush_all(&mut self) -> Result<u64> {
+        join_flush(&mut self.flushing).await?;
+        if self.durable_bytes != self.received_bytes || self.flush_started_bytes != self.received_bytes {
+            self.start_flush().await?;
+            join_flush(&mut self.flushing).await?;
+        }
+        self.durable_bytes = self.received_bytes;
+        Ok(self.durable_bytes)
+    }
+
+    async fn start_flush(&mut self) -> Result<()> {
+        join_io(&mut self.writing).await?;
+        let (file, upto) = (Arc::clone(&self.file), self.received_bytes);
+        self.flush_started_bytes = upto;
+        self.flushing = Some(tokio::task::spawn_blocking(move || {
+            // The last bytes may be a hole: the length is what makes them part of the file.
+            if file.metadata()?.len() < upto {
+                file.set_len(upto)?;
+            }
+            file.sync_data()?;
+            Ok(upto)
+        }));
+        Ok(())
+    }
+
+    /// The digests of all that was received.
+    pub async fn digests(&mut self) -> Result<Digests> {
+        let md5 = join(&mut self.md5).await?;
+        let sha256 = join(&mut self.sha256).await?;
+        let digests = Digests { md5: md5.clone().finish().md5, sha256: sha256.clone().finish().sha256 };
+        self.md5 = Some(ready(md5));
+        self.sha256 = Some(ready(sha256));
+        Ok(digests)
+    }
+
+    /// The staged bytes, for the inspector.
+    pub fn storage(&self) -> Result<FileStorage> {
+        self.file.try_clone().and_then(FileStorage::new).map_err(failed)
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> JoinHandle<T> {
+    tokio::spawn(std::future::ready(value))
+}
+
+async fn join<T>(lane: &mut Lane<T>) -> Result<T> {
+    match lane.take() {
+        Some(task) => task.await.map_err(Failure::internal),
+        // A lane is empty only after a failure, and that ends the session.
+        None => Err(Failure::internal("the upload has failed before")),
+    }
+}
+
+async fn join_io(lane: &mut Lane<std::io::Result<()>>) -> Result<()> {
+    match lane.take() {
+        Some(task) => task.await.map_err(Failure::internal)?.map_err(failed),
+        None => Ok(()),
+    }
+}
+
+async fn join_flush(lane: &mut Lane<std::io::Result<u64>>) -> Result<Option<u64>> {
+    match lane.take() {
+        Some(task) => task.await.map_err(Failure::internal)?.map(Some).map_err(failed),
+        None => Ok(None),
+    }
+}
+
+fn failed(error: std::io::Error) -> Failure {
+    imageops_store::Error::from(error).into()
+}
+
+fn rehash(file: &File, length: u64, selection: Selection) -> std::io::Result<Digester> {
+    let mut digester = Digester::new(selection.md5, selection.sha256);
+    let mut buffer = vec![0; REHASH_BYTES];
+    let mut offset = 0;
+    while offset < length {
+        let count = buffer.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX));
+        file.read_exact_at(&mut buffer[..count], offset)?;
+        digester.update(&buffer[..count]);
+        offset += count as u64;
+    }
+    Ok(digester)
+}
+
+/// Writes `data` at `offset`, leaving out whole aligned blocks of zeros: in a fresh file they are holes.
+fn write_sparse(file: &File, data: &[u8], offset: u64) -> std::io::Result<()> {
+    let mut run_start = 0;
+    let mut at = 0;
+    while at < data.len() {
+        let to_boundary = HOLE_BYTES - ((offset + at as u64) % HOLE_BYTES as u64) as usize;
+        let end = data.len().min(at + to_boundary);
+        if end - at == HOLE_BYTES && is_zero(&data[at..end]) {
+            file.write_all_at(&data[run_start..at], offset + run_start as u64)?;
+            run_start = end;
+        }
+        at = end;
+    }
+    file.write_all_at(&data[run_start..], offset + run_start as u64)
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    // Wide chunks let the compiler use vector instructions.
+    block.chunks_exact(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn zeros_become_holes_and_read_back() {
+        let file = tempfile::tempfile().unwrap();
+        let mut data = vec![0; 1 << 20];
+        data[0] = 1;
+        data[(1 << 20) - 1] = 2;
+        write_sparse(&file, &data[..100_000], 0).unwrap();
+        write_sparse(&file, &data[100_000..], 100_000).unwrap();
+        let mut back = vec![9; data.len()];
+        file.read_exact_at(&mut back, 0).unwrap();
+        assert!(back == data);
+        assert!(
+            file.metadata().unwrap().blocks() * 512 <= 5 * HOLE_BYTES as u64,
+            "{}",
+            file.metadata().unwrap().blocks()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_session_that_goes_on_hashes_what_was_durable() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"hello world, and what was not durable", 0).unwrap();
+        let mut ingest = Ingest::open(file, 6).await.unwrap();
+        ingest.push(Bytes::from_static(b"there")).await.unwrap();
+        assert_eq!(ingest.flush_all().await.unwrap(), 11);
+        // Digest of "hello there".
+        assert_eq!(ingest.digests().await.unwrap().md5.as_deref(), Some("161bc25962da8fed6d2f59922fb642aa"));
+        assert_eq!(
+            ingest.digests().await.unwrap().md5.as_deref(),
+            Some("161bc25962da8fed6d2f59922fb642aa"),
+            "twice"
+        );
+    }
+}

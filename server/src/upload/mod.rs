@@ -1,0 +1,87 @@
+//! Uploads: bytes come in chunks, are written, hashed and inspected on the way, and become an image by a commit.
+//!
+//! [`Uploads`] knows the sessions whose streams are open or were lately; [`session`] is the state of one; [`ingest`] writes
+//! and hashes; [`commit`] is the one function that makes bytes an image.
+
+mod commit;
+mod ingest;
+mod session;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use imageops_model::UploadId;
+use tonic::Code;
+
+pub use commit::{CommitError, Promise, commit, refusal};
+pub use ingest::Ingest;
+pub use session::Session;
+
+use crate::failure::{Failure, Result};
+use crate::reason;
+
+/// Sessions without an open stream that are kept for a quick resume: beyond these, a resume hashes again.
+const IDLE_SESSIONS_MAX: usize = 64;
+
+/// All uploads whose bytes are under way in this process.
+pub struct Uploads {
+    sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
+    streams: Arc<AtomicU32>,
+    streams_max: u32,
+}
+
+/// One open stream; dropping it makes room for another.
+pub struct StreamSlot(Arc<AtomicU32>);
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Uploads {
+    /// No sessions yet, and a limit of open streams.
+    pub fn new(streams_max: u32) -> Self {
+        Self { sessions: Mutex::default(), streams: Arc::default(), streams_max }
+    }
+
+    /// Takes one of the places for open streams.
+    pub fn open_stream(&self) -> Result<StreamSlot> {
+        let taken = self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+            (open < self.streams_max).then_some(open + 1)
+        });
+        match taken {
+            Ok(_) => Ok(StreamSlot(Arc::clone(&self.streams))),
+            Err(_) => {
+                metrics::counter!("imageops_rejected_total", "reason" => "uploads").increment(1);
+                Err(Failure::new(
+                    Code::ResourceExhausted,
+                    reason::LIMIT_REACHED,
+                    "too many uploads are open; try again",
+                )
+                .retry_after(std::time::Duration::from_secs(5)))
+            }
+        }
+    }
+
+    /// The session of an upload, made when there is none.
+    pub fn session(&self, id: UploadId) -> Arc<Session> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() > IDLE_SESSIONS_MAX {
+            // A session that nobody else holds is idle: only the time to hash again is lost with it.
+            let mut spare = sessions.len() - IDLE_SESSIONS_MAX;
+            sessions.retain(|_, session| {
+                let keep = spare == 0 || Arc::strong_count(session) > 1;
+                spare -= usize::from(!keep);
+                keep
+            });
+        }
+        Arc::clone(sessions.entry(id).or_default())
+    }
+
+    /// Forgets the session of an upload that has ended.
+    pub fn forget(&self, id: UploadId) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}

@@ -1,0 +1,183 @@
+//! Images, uploads and what the inspector says.
+
+use imageops::v1;
+use imageops_catalogue::{ImageRow, UploadRow};
+use imageops_image::format::Format;
+use imageops_image::format::qcow2::{Compression, Encryption};
+use imageops_image::guest::{Kept, PartSummary, TableKind};
+use imageops_image::inspect::{Inspection, Qcow2Summary, Reason, Verdict};
+use imageops_model::{ImageState, UploadState};
+
+use super::timestamp;
+
+/// Parts of a guest's disk that an answer lists.
+const PARTS_MAX: usize = 256;
+
+pub(crate) fn format(format: Format) -> v1::ImageFormat {
+    use v1::ImageFormat;
+    match format {
+        Format::Raw => ImageFormat::Raw,
+        Format::Qcow2 => ImageFormat::Qcow2,
+        Format::Qcow1 => ImageFormat::Qcow,
+        Format::Qed => ImageFormat::Qed,
+        Format::Vmdk => ImageFormat::Vmdk,
+        Format::Vhd => ImageFormat::Vhd,
+        Format::Vhdx => ImageFormat::Vhdx,
+        Format::Vdi => ImageFormat::Vdi,
+        Format::Parallels => ImageFormat::Parallels,
+        Format::Luks => ImageFormat::Luks,
+        Format::Iso => ImageFormat::Iso,
+        _ => ImageFormat::Other,
+    }
+}
+
+/// A format as a row keeps it.
+fn stored_format(name: &str) -> i32 {
+    name.parse().map_or(v1::ImageFormat::Other, format).into()
+}
+
+/// An image.
+pub(crate) fn image(row: &ImageRow) -> v1::Image {
+    let state = match row.state {
+        ImageState::Queued => v1::ImageState::Queued,
+        ImageState::Uploading => v1::ImageState::Uploading,
+        ImageState::Importing => v1::ImageState::Importing,
+        ImageState::Active => v1::ImageState::Active,
+        ImageState::Failed => v1::ImageState::Failed,
+        ImageState::Trashed => v1::ImageState::Trashed,
+    };
+    v1::Image {
+        name: row.id.to_string(),
+        display_name: row.label.to_string(),
+        state: state.into(),
+        format: stored_format(&row.format),
+        size_bytes: row.size_bytes,
+        virtual_size_bytes: row.virtual_size_bytes,
+        digests: Some(v1::Digests { md5: row.md5.clone(), sha256: row.sha256.clone() }),
+        derived_from: row.derived_from.map(|id| id.to_string()).unwrap_or_default(),
+        create_time: Some(timestamp(row.create_time)),
+        update_time: Some(timestamp(row.update_time)),
+        etag: format!("{:x}", row.update_time.0),
+    }
+}
+
+/// An upload.
+pub(crate) fn upload(row: &UploadRow) -> v1::Upload {
+    let state = match row.state {
+        UploadState::Open => v1::UploadState::Open,
+        UploadState::Committed => v1::UploadState::Committed,
+        UploadState::Aborted => v1::UploadState::Aborted,
+        UploadState::Failed => v1::UploadState::Failed,
+    };
+    v1::Upload {
+        name: row.id.to_string(),
+        state: state.into(),
+        display_name: row.label.to_string(),
+        declared_format: row.declared_format.as_deref().map(stored_format).unwrap_or_default(),
+        size_bytes: row.size_bytes,
+        durable_bytes: row.durable_bytes,
+        image: row.image.map(|id| id.to_string()).unwrap_or_default(),
+        error: row.failure.as_ref().map(|failure| v1::Reason {
+            code: failure.reason.clone(),
+            message: failure.message.clone(),
+            ..v1::Reason::default()
+        }),
+        create_time: Some(timestamp(row.create_time)),
+        update_time: Some(timestamp(row.update_time)),
+        expire_time: Some(timestamp(row.expire_time)),
+    }
+}
+
+/// What the inspector says.
+pub(crate) fn inspection(inspection: Inspection) -> v1::Inspection {
+    let verdict = match inspection.verdict {
+        Verdict::Valid => v1::Verdict::Valid,
+        Verdict::Corrupt => v1::Verdict::Corrupt,
+        Verdict::Invalid => v1::Verdict::Invalid,
+        Verdict::Unsafe => v1::Verdict::Unsafe,
+        Verdict::Unsupported => v1::Verdict::Unsupported,
+    };
+    let layout = inspection.layout;
+    v1::Inspection {
+        verdict: verdict.into(),
+        reasons: inspection.reasons.into_iter().map(reason).collect(),
+        format: format(inspection.format).into(),
+        virtual_size_bytes: inspection.virtual_size_bytes,
+        file_size_bytes: inspection.file_size_bytes,
+        allocated_bytes: inspection.allocated_bytes,
+        qcow2: inspection.qcow2.map(qcow2),
+        partition_table: layout.as_ref().map(|layout| table(layout.table)).unwrap_or_default(),
+        parts: layout.iter().flat_map(|layout| layout.parts.iter().take(PARTS_MAX)).map(part).collect(),
+        kept: layout.iter().flat_map(|layout| layout.kept.iter()).map(kept).collect(),
+    }
+}
+
+fn table(table: Option<TableKind>) -> String {
+    match table {
+        Some(TableKind::Gpt) => "gpt".to_owned(),
+        Some(TableKind::Mbr) => "mbr".to_owned(),
+        None => String::new(),
+    }
+}
+
+pub(super) fn reason(reason: Reason) -> v1::Reason {
+    v1::Reason {
+        code: reason.code,
+        message: reason.message,
+        offset_bytes: reason.offset_bytes,
+        field: reason.field.unwrap_or_default(),
+    }
+}
+
+pub(super) fn kept(kept: &Kept) -> v1::Reason {
+    v1::Reason { code: kept.reason.clone(), message: kept.message.clone(), ..v1::Reason::default() }
+}
+
+pub(super) fn part(part: &PartSummary) -> v1::GuestPart {
+    // A reason without groups is about the whole part.
+    let whole = part.kept.iter().find(|kept| kept.groups == 0);
+    v1::GuestPart {
+        index: part.index,
+        offset_bytes: part.start_bytes,
+        length_bytes: part.length_bytes,
+        partition_type: part.type_id.clone().unwrap_or_default(),
+        file_system: if part.content == "unknown" { String::new() } else { part.content.clone() },
+        free_bytes: whole.is_none().then_some(part.free_bytes),
+        kept: whole.map(kept),
+        label: part.label.clone().unwrap_or_default(),
+        partition_name: part.name.clone().unwrap_or_default(),
+    }
+}
+
+fn qcow2(summary: Qcow2Summary) -> v1::Qcow2Summary {
+    v1::Qcow2Summary {
+        version: summary.version,
+        cluster_size_bytes: u32::try_from(summary.cluster_size_bytes).unwrap_or(u32::MAX),
+        refcount_bits: summary.refcount_bits,
+        compression: match summary.compression {
+            Compression::Zlib => "zlib",
+            Compression::Zstd => "zstd",
+        }
+        .to_owned(),
+        extended_l2: summary.extended_l2,
+        dirty: summary.dirty,
+        corrupt: summary.corrupt,
+        lazy_refcounts: summary.lazy_refcounts,
+        encryption: match summary.encryption {
+            None => "none",
+            Some(Encryption::Aes) => "aes",
+            Some(Encryption::Luks) => "luks",
+        }
+        .to_owned(),
+        snapshots: summary
+            .snapshots
+            .into_iter()
+            .map(|snapshot| v1::Snapshot {
+                id: snapshot.id,
+                display_name: snapshot.name,
+                vm_state_size_bytes: snapshot.vm_state_size_bytes,
+            })
+            .collect(),
+        snapshot_count: summary.snapshot_count,
+    }
+}

@@ -1,0 +1,33 @@
+//! Between the contract and the rest: every conversion from and to `imageops.v1`, and nothing else.
+
+mod images;
+mod jobs;
+mod requests;
+mod results;
+
+pub(crate) use images::{image, inspection, upload};
+pub(crate) use jobs::job;
+pub(crate) use requests::{
+    read_compression, read_digest_choice, read_duration, read_format, read_job_kinds, read_job_states,
+    read_level, read_promise, read_source, read_upload_states,
+};
+
+use imageops_model::Micros;
+use pbjson_types::Timestamp;
+
+/// A moment as the contract has it.
+fn timestamp(moment: Micros) -> Timestamp {
+    let nanos = moment.0.rem_euclid(1_000_000) * 1000;
+    Timestamp { seconds: moment.0.div_euclid(1_000_000), nanos: i32::try_from(nanos).unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_before_the_epoch_have_positive_fractions() {
+        assert_eq!(timestamp(Micros(-1)), Timestamp { seconds: -1, nanos: 999_999_000 });
+        assert_eq!(timestamp(Micros(1_500_000)), Timestamp { seconds: 1, nanos: 500_000_000 });
+    }
+}

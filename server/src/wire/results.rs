@@ -1,0 +1,91 @@
+//! Results of jobs.
+
+use imageops::v1;
+use imageops_image::check::{CheckOutcome, CheckReport, Finding, FindingKind};
+use imageops_image::compress::PartReport;
+use imageops_image::digest::Digests;
+
+use super::images;
+use crate::worker::CompressOutcome;
+
+pub(super) fn check(report: CheckReport) -> v1::CheckResult {
+    let outcome = match report.outcome {
+        CheckOutcome::Consistent => v1::CheckOutcome::Consistent,
+        CheckOutcome::Corrupt => v1::CheckOutcome::Corrupt,
+        CheckOutcome::Leaks => v1::CheckOutcome::Leaks,
+        CheckOutcome::NotSupported => v1::CheckOutcome::NotSupported,
+        CheckOutcome::Failed => v1::CheckOutcome::Failed,
+    };
+    v1::CheckResult {
+        outcome: outcome.into(),
+        figures: report.figures.map(|figures| v1::CheckFigures {
+            check_errors: figures.check_errors,
+            corruptions: figures.corruptions,
+            leaks: figures.leaks,
+            total_clusters: figures.total_clusters,
+            allocated_clusters: figures.allocated_clusters,
+            fragmented_clusters: figures.fragmented_clusters,
+            compressed_clusters: figures.compressed_clusters,
+            image_end_offset_bytes: figures.image_end_offset,
+        }),
+        failure: report.failure.map(images::reason),
+        findings: report.findings.into_iter().map(finding).collect(),
+        finding_count: report.findings_total,
+        digests: Some(digests(report.digests)),
+        inspection: Some(images::inspection(report.inspection)),
+    }
+}
+
+fn finding(finding: Finding) -> v1::Finding {
+    let guest = finding.guest.first();
+    v1::Finding {
+        code: finding_code(finding.kind),
+        guest_offset_bytes: guest.map(|range| range.start_bytes),
+        guest_length_bytes: guest.map(|range| range.length_bytes).unwrap_or_default(),
+        offset_bytes: finding.host.map(|range| range.start_bytes),
+        message: finding.message,
+    }
+}
+
+/// The engine's name of a finding, in the contract's spelling of codes.
+fn finding_code(kind: FindingKind) -> String {
+    serde_json::to_value(kind)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_ascii_uppercase))
+        .unwrap_or_else(|| "OTHER".to_owned())
+}
+
+fn digests(digests: Digests) -> v1::Digests {
+    v1::Digests { md5: digests.md5.unwrap_or_default(), sha256: digests.sha256.unwrap_or_default() }
+}
+
+pub(super) fn compress(outcome: CompressOutcome) -> v1::CompressResult {
+    let CompressOutcome { report, output_file, output_image, digests: made } = outcome;
+    v1::CompressResult {
+        output_file: output_file.unwrap_or_default(),
+        output_image: output_image.map(|id| id.to_string()).unwrap_or_default(),
+        source_format: images::format(report.source_format).into(),
+        virtual_size_bytes: report.virtual_size_bytes,
+        source_bytes: report.source_bytes,
+        output_bytes: report.output_bytes,
+        data_bytes: report.data_bytes,
+        zero_bytes: report.zero_bytes,
+        dropped_bytes: report.dropped_bytes,
+        parts: report.parts.iter().map(part).collect(),
+        snapshots_left_out: u32::try_from(report.snapshots_left_out).unwrap_or(u32::MAX),
+        verified: report.verified,
+        content_proof: report.content_proof,
+        digests: made.map(digests),
+        kept: report.kept.iter().map(images::kept).collect(),
+    }
+}
+
+fn part(report: &PartReport) -> v1::CompressedPart {
+    let pieces = || report.part.kept.iter().filter(|kept| kept.groups > 0);
+    v1::CompressedPart {
+        part: Some(images::part(&report.part)),
+        dropped_bytes: report.dropped_bytes,
+        kept_pieces: pieces().map(images::kept).collect(),
+        kept_piece_count: pieces().map(|kept| kept.groups).sum(),
+    }
+}

@@ -1,0 +1,36 @@
+//! A check job.
+
+use std::sync::Arc;
+
+use imageops_catalogue::JobOutcome;
+use imageops_image::Control;
+use imageops_image::check::CheckOptions;
+use imageops_image::storage::FileStorage;
+use imageops_model::{CheckSpec, Tenant};
+
+use super::run::engine;
+use crate::app::App;
+use crate::failure::{Failure, Result};
+
+/// Checks the source; the result is the engine's report.
+pub(super) async fn check(
+    app: &App,
+    tenant: &Tenant,
+    spec: &CheckSpec,
+    control: Control,
+) -> Result<JobOutcome> {
+    let source = app.open_source(tenant, &spec.source).await?;
+    let options = CheckOptions {
+        format: source.format,
+        md5: spec.md5,
+        sha256: spec.sha256,
+        threads: app.config.job_threads as usize,
+    };
+    let report = engine(move || {
+        let storage = Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
+        Ok(imageops_image::check::check(storage, &options, &control)?)
+    })
+    .await?;
+    let result = serde_json::to_string(&report).map_err(Failure::internal)?;
+    Ok(JobOutcome::Succeeded { result, image: None })
+}

@@ -1,0 +1,195 @@
+//! A compress job: into a file below the image root, or into a new image of the store.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use imageops_catalogue::{ImageRow, JobOutcome, JobRow};
+use imageops_image::Control;
+use imageops_image::compress::{CompressOptions, CompressReport, Compression};
+use imageops_image::digest::{Digests, Selection, digest_storage};
+use imageops_image::output::{Existing, OutputFile};
+use imageops_image::storage::FileStorage;
+use imageops_model::{CompressSpec, ImageId, ImageState, Source};
+use serde::{Deserialize, Serialize};
+use tonic::Code;
+
+use super::run::engine;
+use super::tracker::Tracker;
+use super::{Stop, StopCause};
+use crate::app::{App, OpenSource, blocking};
+use crate::clock::now;
+use crate::failure::{Failure, Result};
+use crate::reason;
+
+/// What a compress job leaves in its row.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CompressOutcome {
+    /// The engine's report.
+    pub report: CompressReport,
+    /// Name of the output below the image root.
+    pub output_file: Option<String>,
+    /// The image that was made.
+    pub output_image: Option<ImageId>,
+    /// Digests of the image that was made.
+    pub digests: Option<Digests>,
+}
+
+/// Mode of outputs in the image root: other services on the same volume read them.
+const OUTPUT_MODE: u32 = 0o644;
+
+/// Compresses the source.
+pub(super) async fn compress(
+    app: &Arc<App>,
+    row: &JobRow,
+    spec: &CompressSpec,
+    stop: &Stop,
+    tracker: &Tracker,
+    control: Control,
+) -> Result<JobOutcome> {
+    let source = app.open_source(&row.tenant, &spec.source).await?;
+    let options = CompressOptions {
+        compression: if spec.zstd { Compression::Zstd } else { Compression::Zlib },
+        level: spec.level,
+        threads: app.config.job_threads as usize,
+        drop_free: !spec.keep_free_space,
+        verify: true,
+        // No input may make an output larger than the disk it promises, whatever its tables say (SEC-12).
+        output_limit_bytes: None,
+    };
+    match (&spec.source, &spec.output_file, spec.output_image) {
+        (Source::File(_), Some(name), _) => {
+            into_file(app, source, name, &options, stop, tracker, control).await
+        }
+        (Source::Image(id), _, Some(output)) => {
+            into_image(app, row, spec, source, (*id, output), &options, stop, tracker, control).await
+        }
+        _ => Err(Failure::internal("a compress job without an output")),
+    }
+}
+
+async fn into_file(
+    app: &Arc<App>,
+    source: OpenSource,
+    name: &str,
+    options: &CompressOptions,
+    stop: &Stop,
+    tracker: &Tracker,
+    control: Control,
+) -> Result<JobOutcome> {
+    let (root, wanted) = (Arc::clone(&app.image_root), name.to_owned());
+    let finding = Arc::clone(&root);
+    let place = blocking(move || finding.output(&wanted)).await?.map_err(|_| invalid_output())?;
+    let (options, stop, tracker) = (options.clone(), stop.clone(), tracker.clone());
+    let report = engine(move || {
+        // Looked at again here: a link may have been set since the job was asked for.
+        if root.is_same_file(&source.file, &place)? {
+            return Err(output_is_source());
+        }
+        let output = OutputFile::create_in(place.directory)?;
+        let report = run_engine(source, output.file(), &options, &control)?;
+        publish_allowed(&stop)?;
+        tracker.publishing();
+        output.publish(&place.file_name, OUTPUT_MODE, Existing::Replace)?;
+        Ok(report)
+    })
+    .await?;
+    outcome(
+        CompressOutcome { report, output_file: Some(name.to_owned()), output_image: None, digests: None },
+        None,
+    )
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, from the dispatcher above")]
+async fn into_image(
+    app: &Arc<App>,
+    row: &JobRow,
+    spec: &CompressSpec,
+    source: OpenSource,
+    (derived_from, output): (ImageId, ImageId),
+    options: &CompressOptions,
+    stop: &Stop,
+    tracker: &Tracker,
+    control: Control,
+) -> Result<JobOutcome> {
+    // The image's id is part of the job: an attempt that crashed after publishing is published over, not beside.
+    let (staged, blob) = (format!("job-{}", output.0), output.0.to_string());
+    let (store, options) = (Arc::clone(&app.store), options.clone());
+    let (stop, tracker) = (stop.clone(), tracker.clone());
+    let key = blob.clone();
+    let (report, digests) = engine(move || {
+        let result = (|| {
+            store.discard_staged(&staged)?;
+            store.remove(&key)?;
+            let file = store.stage(&staged)?;
+            let report = run_engine(source, &file, &options, &control)?;
+            tracker.publishing();
+            let storage = FileStorage::new(file).map_err(imageops_image::Error::from)?;
+            let digests = digest_storage(&storage, Selection { md5: true, sha256: true }, &control)?;
+            publish_allowed(&stop)?;
+            store.publish(&staged, &key)?;
+            Ok((report, digests))
+        })();
+        if let Err(error) = store.discard_staged(&staged) {
+            tracing::warn!(%error, "a staged output was not removed; the next start removes it");
+        }
+        result
+    })
+    .await?;
+    let time = now();
+    let image = ImageRow {
+        id: output,
+        tenant: row.tenant.clone(),
+        label: spec.output_label.clone(),
+        state: ImageState::Active,
+        format: "qcow2".to_owned(),
+        size_bytes: report.output_bytes,
+        virtual_size_bytes: Some(report.virtual_size_bytes),
+        md5: digests.md5.clone().unwrap_or_default(),
+        sha256: digests.sha256.clone().unwrap_or_default(),
+        store: app.store.id(),
+        blob,
+        derived_from: Some(derived_from),
+        create_time: time,
+        update_time: time,
+    };
+    let made =
+        CompressOutcome { report, output_file: None, output_image: Some(output), digests: Some(digests) };
+    outcome(made, Some(image))
+}
+
+fn run_engine(
+    source: OpenSource,
+    output: &File,
+    options: &CompressOptions,
+    control: &Control,
+) -> Result<CompressReport> {
+    let storage = Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
+    Ok(imageops_image::compress::compress(storage, source.format, output, options, control)?)
+}
+
+/// The last look before a name changes hands: a worker that was told to stop, or lost its job, publishes nothing.
+fn publish_allowed(stop: &Stop) -> Result<()> {
+    match stop.cause() {
+        None | Some(StopCause::Shutdown) => Ok(()),
+        Some(_) => {
+            Err(Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped"))
+        }
+    }
+}
+
+fn outcome(outcome: CompressOutcome, image: Option<ImageRow>) -> Result<JobOutcome> {
+    let result = serde_json::to_string(&outcome).map_err(Failure::internal)?;
+    Ok(JobOutcome::Succeeded { result, image })
+}
+
+/// The output's name cannot be used.
+pub fn invalid_output() -> Failure {
+    let message = "the output must be a name below the image root, in a directory that exists";
+    Failure::invalid_as(reason::INVALID_OUTPUT_FILE, "output_file", message)
+}
+
+/// The output would replace its own source.
+pub fn output_is_source() -> Failure {
+    let message = "the output is the source itself; choose another name";
+    Failure::invalid_as(reason::OUTPUT_IS_SOURCE, "output_file", message)
+}
