@@ -25,7 +25,7 @@ pub struct Failure {
     pub reason: String,
     /// Sentence for people.
     pub message: String,
-    details: Details,
+    details: Box<Details>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// A failure with its code, reason and sentence.
     pub fn new(code: Code, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: Details::default() }
+        Self { code, reason: reason.into(), message: message.into(), details: Box::default() }
     }
 
     /// A request member that cannot be used.
@@ -99,6 +99,7 @@ impl From<JobFailure> for Failure {
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let Failure { code, reason, message, details } = failure;
+        let details = *details;
         let mut rich = ErrorDetails::with_error_info(reason, DOMAIN, details.metadata);
         if let Some(field) = details.field {
             rich.add_bad_request_violation(field, message.clone());

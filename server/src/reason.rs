@@ -26,6 +26,8 @@ pub const JOB_NOT_ENDED: &str = "JOB_NOT_ENDED";
 pub const UPLOAD_NOT_FOUND: &str = "UPLOAD_NOT_FOUND";
 /// The upload was committed, aborted or refused.
 pub const UPLOAD_ENDED: &str = "UPLOAD_ENDED";
+/// Bytes of the upload that were durable are gone from the store.
+pub const UPLOAD_BYTES_LOST: &str = "UPLOAD_BYTES_LOST";
 /// Another stream took the upload over.
 pub const UPLOAD_TAKEN_OVER: &str = "UPLOAD_TAKEN_OVER";
 /// The messages of an upload came in an order that is not allowed.

@@ -33,7 +33,7 @@ use crate::exit::{Exit, Fatal};
 use crate::hub::Hub;
 use crate::rpc::Service;
 use crate::upload::Uploads;
-use crate::{shutdown, sweep, worker};
+use crate::{shutdown, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
@@ -62,6 +62,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     announce(&app.config, &grpc, &rest)?;
 
     let (health, routes) = routes(&app).await?;
+    tokio::spawn(telemetry::upkeep(metrics.clone()));
     let gateway = gateway(&app.config, routes.clone(), metrics);
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
     let sweeper = tokio::spawn(sweep::run(Arc::clone(&app)));

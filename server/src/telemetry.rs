@@ -2,11 +2,16 @@
 
 use std::io;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::exit::{Exit, Fatal};
+
+/// Time between two folds of what was measured.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Starts logging on standard error and collecting metrics; the handle renders them.
 pub fn start(config: &Config) -> Result<PrometheusHandle, Fatal> {
@@ -17,5 +22,31 @@ pub fn start(config: &Config) -> Result<PrometheusHandle, Fatal> {
         LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         LogFormat::Json => logs.json().init(),
     }
-    PrometheusBuilder::new().install_recorder().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))
+    let handle = imageops_gateway::metrics_recorder()
+        .and_then(|recorder| recorder.install_recorder())
+        .map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+    imageops_gateway::describe_metrics();
+    describe();
+    Ok(handle)
+}
+
+/// Folds what was measured into the histograms from time to time: samples would pile up while nobody asks for them.
+pub async fn upkeep(handle: PrometheusHandle) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge};
+    describe_gauge!("imageops_jobs_running", "jobs that run in this process");
+    describe_gauge!("imageops_jobs_queued", "jobs that wait for a worker, at the last sweep");
+    describe_counter!("imageops_jobs_ended_total", "jobs that ended, by kind and state");
+    describe_counter!(
+        "imageops_uploads_acknowledged_total",
+        "uploads that became an image, durable and acknowledged"
+    );
+    describe_counter!("imageops_rejected_total", "uploads that were refused, by reason");
 }

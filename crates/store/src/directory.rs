@@ -84,12 +84,6 @@ impl DirectoryStore {
         Err(Error::Exists)
     }
 
-    /// A staged file that is gone was published by an earlier call, or never was.
-    fn confirm(&self, blob: &str) -> Result<()> {
-        open_file(&self.blobs, blob, OFlags::RDONLY)?;
-        self.calls.flush_directory(&self.blobs).map_err(failure)
-    }
-
     /// Drops bytes whose flush failed: the kernel may hold them as clean although they never reached the disk, and a later
     /// flush would succeed without them. What cannot be removed now is left to the sweep; no row names it.
     fn give_up(&self, staged: &str, blob: Option<&str>) {
@@ -139,10 +133,7 @@ impl Store for DirectoryStore {
     fn publish(&self, staged: &str, blob: &str) -> Result<()> {
         check_key(staged)?;
         check_key(blob)?;
-        let file = match open_file(&self.staging, staged, OFlags::RDWR) {
-            Err(Error::NotFound) => return self.confirm(blob),
-            opened => opened?,
-        };
+        let file = open_file(&self.staging, staged, OFlags::RDWR)?;
         if let Err(error) = self.calls.flush_file(&file) {
             self.give_up(staged, None);
             return Err(failure(error));
@@ -152,8 +143,7 @@ impl Store for DirectoryStore {
             self.give_up(staged, Some(blob));
             return Err(failure(error));
         }
-        self.calls.unlink(&self.staging, staged).map_err(failure)?;
-        self.calls.flush_directory(&self.staging).map_err(failure)
+        Ok(())
     }
 
     fn open(&self, blob: &str) -> Result<File> {

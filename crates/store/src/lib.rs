@@ -33,7 +33,8 @@ pub trait Store: Send + Sync + 'static {
     fn discard_staged(&self, key: &str) -> Result<()>;
 
     /// Makes the staged file `staged` the blob `blob`: flushes the file, links it under its new name without replacing
-    /// anything, flushes the directories, removes the staged name. Publishing again after a crash in between ends in the
+    /// anything, flushes the directory of the blobs. The staged name stays until [`Store::discard_staged`]: the caller
+    /// drops it once the catalogue names the blob, so that a crash in between loses nothing. Publishing again ends in the
     /// same state. After a failed flush the bytes count as lost: the staged file is discarded (reliability rel_12).
     fn publish(&self, staged: &str, blob: &str) -> Result<()>;
 

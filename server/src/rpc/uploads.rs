@@ -64,7 +64,14 @@ async fn take_in(app: &App, caller: &Caller, mut messages: Messages) -> Result<v
     }
     let mut ingest = match hold.ingest.take() {
         Some(ingest) => ingest,
-        None => open_ingest(app, &upload).await?,
+        None => match open_ingest(app, &upload).await {
+            Ok(ingest) => ingest,
+            Err(failure) if failure.reason == reason::UPLOAD_BYTES_LOST => {
+                app.catalogue.fail_upload(upload.id, failure.clone().into_job_failure(), now()).await?;
+                return Err(failure);
+            }
+            Err(failure) => return Err(failure),
+        },
     };
     if resume_at.is_some_and(|offset| offset != ingest.received_bytes()) {
         let failure = wrong_offset(resume_at.unwrap_or_default(), ingest.received_bytes());
@@ -227,7 +234,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Ends the upload for good. Its bytes go; those of a corrupt image stay until the upload is forgotten.
+    /// Ends the upload for good, and drops its bytes.
     async fn refuse(&self, failure: Failure) -> End {
         tracing::info!(upload = %self.upload.id, reason = failure.reason, "upload refused");
         metrics::counter!("imageops_rejected_total", "reason" => failure.reason.clone()).increment(1);
@@ -236,9 +243,7 @@ impl Stream<'_> {
         {
             return End::Broken(error.into());
         }
-        if failure.code != Code::FailedPrecondition {
-            discard(self.app, self.upload.id).await;
-        }
+        discard(self.app, self.upload.id).await;
         End::Refused(failure)
     }
 }

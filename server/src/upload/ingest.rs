@@ -11,9 +11,11 @@ use bytes::{Bytes, BytesMut};
 use imageops_image::digest::{Digester, Digests, Selection};
 use imageops_image::storage::FileStorage;
 use tokio::task::JoinHandle;
+use tonic::Code;
 
 use crate::app::blocking;
 use crate::failure::{Failure, Result};
+use crate::reason;
 
 /// The header is judged once so many bytes are there.
 const PREFIX_BYTES: usize = 64 << 10;
@@ -50,7 +52,10 @@ impl Ingest {
     /// before is hashed again.
     pub async fn open(file: File, durable_bytes: u64) -> Result<Self> {
         let (file, prefix, md5, sha256) = blocking(move || -> std::io::Result<_> {
-            // Sparse tails need the length; a crash may have left more than was durable.
+            if file.metadata()?.len() < durable_bytes {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            // A crash may have left more than was durable.
             file.set_len(durable_bytes)?;
             let mut prefix = BytesMut::zeroed(durable_bytes.min(PREFIX_BYTES as u64) as usize);
             file.read_exact_at(&mut prefix, 0)?;
@@ -63,7 +68,13 @@ impl Ingest {
             Ok((file, prefix, md5?, sha256?))
         })
         .await?
-        .map_err(failed)?;
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                let message = "bytes that were durable are gone from the store; begin another upload";
+                Failure::new(Code::DataLoss, reason::UPLOAD_BYTES_LOST, message)
+            }
+            _ => failed(error),
+        })?;
         Ok(Self {
             file: Arc::new(file),
             received_bytes: durable_bytes,

@@ -162,6 +162,8 @@ pub(super) async fn commit(
     let before = load(db, id).await?;
     let mut after = apply(&before, UploadEvent::Commit, now)?;
     after.image = Some(image.id);
+    // Bytes are flushed before they are committed: all of them are durable now.
+    after.durable_bytes = image.size_bytes;
     images::insert(db, &before.tenant, image).await?;
     save(db, &before, &after).await?;
     Ok(after)

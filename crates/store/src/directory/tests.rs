@@ -33,7 +33,8 @@ fn staged_bytes_become_a_blob() {
     again.seek(SeekFrom::End(0)).unwrap();
     again.write_all(b"!").unwrap();
     store.publish("s-1", "b-1").unwrap();
-    assert!(store.list_staged().unwrap().is_empty());
+    assert_eq!(store.list_staged().unwrap(), ["s-1"], "kept until the catalogue names the blob");
+    store.discard_staged("s-1").unwrap();
     assert_eq!(store.list().unwrap(), ["b-1"]);
     assert_eq!(read(store.open("b-1").unwrap()), [CONTENT, b"!"].concat());
     assert!(matches!(store.open_staged("s-1"), Err(Error::NotFound)));
@@ -245,15 +246,16 @@ fn publishing_again_after_a_crash_at_each_step_ends_the_same() {
         for _ in 0..2 {
             store.publish("s", "b").unwrap();
             assert_eq!(read(store.open("b").unwrap()), CONTENT, "step {step}");
-            assert!(store.list_staged().unwrap().is_empty(), "step {step}");
-            assert_eq!(directory.path().join("blobs/b").metadata().unwrap().nlink(), 1);
+            assert_eq!(directory.path().join("blobs/b").metadata().unwrap().nlink(), 2);
         }
+        store.discard_staged("s").unwrap();
+        assert_eq!(read(store.open("b").unwrap()), CONTENT, "step {step}");
         if is_whole {
             break;
         }
         step += 1;
     }
-    assert_eq!(step, 5, "flush, link, flush, unlink, flush");
+    assert_eq!(step, 3, "flush, link, flush");
 }
 
 #[test]
@@ -270,15 +272,12 @@ fn a_failed_flush_loses_the_bytes() {
 }
 
 #[test]
-fn a_failed_link_or_unlink_can_be_repeated() {
-    for step in [1, 3, 4] {
-        let directory = with_staged();
-        let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(step, false)).unwrap();
-        assert!(matches!(store.publish("s", "b"), Err(Error::Io(_))), "step {step}");
-        store.publish("s", "b").unwrap();
-        assert_eq!(read(store.open("b").unwrap()), CONTENT);
-        assert!(store.list_staged().unwrap().is_empty());
-    }
+fn a_failed_link_can_be_repeated() {
+    let directory = with_staged();
+    let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(1, false)).unwrap();
+    assert!(matches!(store.publish("s", "b"), Err(Error::Io(_))));
+    store.publish("s", "b").unwrap();
+    assert_eq!(read(store.open("b").unwrap()), CONTENT);
 }
 
 #[test]
