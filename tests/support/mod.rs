@@ -6,7 +6,12 @@
 
 pub mod http;
 pub mod images;
+pub mod jobs;
 pub mod process;
+pub mod proxy;
+pub mod random;
+pub mod status;
+pub mod upload;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +20,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use imageops::v1::{Job, JobState};
-use imageops_client::{Client, ConnectOptions, Connection, is_final};
+use imageops_client::{Client, ConnectOptions, Connection, Token, is_final};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -97,6 +102,41 @@ impl Service {
         )
     }
 
+    /// A client that sends a key with every call.
+    pub fn client_with_key(&self, key: &str) -> Client {
+        let options = ConnectOptions {
+            token: Some(Token::new(key).expect("a key without line ends")),
+            ..ConnectOptions::default()
+        };
+        let uri = format!("http://{}", self.grpc());
+        Client::new(Connection::connect_lazy(&uri, options).expect("the address of the server"))
+    }
+
+    /// Names of the files that uploads and jobs are writing in the store.
+    pub fn staged(&self) -> Vec<String> {
+        names_in(&self.data_dir().join("store/staging"))
+    }
+
+    /// Names of the complete files of the store.
+    pub fn blobs(&self) -> Vec<String> {
+        names_in(&self.data_dir().join("store/blobs"))
+    }
+
+    /// Names of everything directly below the image root, unfinished outputs too.
+    pub fn image_names(&self) -> Vec<String> {
+        names_in(self.image_path())
+    }
+
+    /// The server's process id.
+    pub fn id(&self) -> u32 {
+        self.server().id()
+    }
+
+    /// What the server is started with.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
     /// What the server has printed since its last start.
     pub fn output(&self) -> String {
         self.server().output()
@@ -137,6 +177,16 @@ impl Service {
     fn server(&self) -> &Server {
         self.server.as_ref().expect("a running server")
     }
+}
+
+/// Names in a directory, sorted.
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// A program of the workspace, beside the test's own. `cargo build --workspace` makes it.
