@@ -39,8 +39,10 @@ pub struct App {
     pub job_queued: Notify,
     /// Work that must come to its end before the process goes.
     pub tasks: TaskTracker,
-    /// Cancelled when the server goes down; everything long waits on it too.
+    /// Cancelled when the server begins to go down: no new work, watchers come back later, jobs go back to the queue.
     pub shutdown: CancellationToken,
+    /// Cancelled when the time that running uploads were given is over; what came of them is made durable.
+    pub drain_over: CancellationToken,
 }
 
 /// A source, open for reading.

@@ -83,6 +83,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     app.shutdown.cancel();
     closing.cancel();
+    end_uploads_in_time(&app);
     let drained = drain(&app, workers, sweeper, grpc, rest).await;
     app.catalogue.close().await;
     tracing::info!(kept = drained, "stopped");
@@ -121,6 +122,7 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
         job_queued: Notify::new(),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
+        drain_over: CancellationToken::new(),
         config,
     }))
 }
@@ -221,6 +223,16 @@ async fn serve_grpc(
         .add_routes(routes)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closing.cancelled_owned())
         .await
+}
+
+/// Gives running uploads their time, less what making them durable may take.
+fn end_uploads_in_time(app: &Arc<App>) {
+    let given = Duration::from_secs(u64::from(app.config.drain_seconds).saturating_sub(2));
+    let drain_over = app.drain_over.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(given).await;
+        drain_over.cancel();
+    });
 }
 
 /// Waits for what is running, for as long as configured; whether all of it ended.

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{Answers, parse_name};
-use crate::app::App;
+use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::failure::{Failure, Result};
 use crate::{reason, wire};
@@ -41,39 +41,45 @@ pub(super) async fn download(
     let header =
         v1::DownloadHeader { image: Some(wire::image(&image)), offset_bytes: start, length_bytes: length };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         let header = v1::download_image_response::Message::Header(header);
-        if sender.blocking_send(Ok(v1::DownloadImageResponse { message: Some(header) })).is_ok() {
-            send_chunks(&file, start, length, &sender);
+        if sender.send(Ok(v1::DownloadImageResponse { message: Some(header) })).await.is_ok() {
+            send_chunks(file, start, length, &sender).await;
         }
     });
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-/// Runs on the pool. Ends early when the reader is gone.
-fn send_chunks(
-    file: &File,
+/// Ends early when the reader is gone. Only the reads are on the pool: a slow reader holds none of its threads.
+async fn send_chunks(
+    file: File,
     start: u64,
     length: u64,
     sender: &mpsc::Sender<Result<v1::DownloadImageResponse, Status>>,
 ) {
+    let file = Arc::new(file);
     let mut done = 0;
     while done < length {
         let count = CHUNK_BYTES.min(usize::try_from(length - done).unwrap_or(CHUNK_BYTES));
-        let mut data = BytesMut::zeroed(count);
-        if let Err(error) = file.read_exact_at(&mut data, start + done) {
-            let _ = sender.blocking_send(Err(Failure::internal(error).into()));
-            return;
-        }
-        let chunk = v1::Chunk {
-            offset_bytes: start + done,
-            crc32c: Some(crc32c::crc32c(&data)),
-            data: data.freeze(),
+        let (source, offset) = (Arc::clone(&file), start + done);
+        let message = match blocking(move || read_chunk(&source, offset, count)).await {
+            Ok(Ok(chunk)) => {
+                let message = v1::download_image_response::Message::Chunk(chunk);
+                Ok(v1::DownloadImageResponse { message: Some(message) })
+            }
+            Ok(Err(error)) => Err(Failure::internal(error).into()),
+            Err(failure) => Err(failure.into()),
         };
-        let message = v1::download_image_response::Message::Chunk(chunk);
-        if sender.blocking_send(Ok(v1::DownloadImageResponse { message: Some(message) })).is_err() {
+        let failed = message.is_err();
+        if sender.send(message).await.is_err() || failed {
             return;
         }
         done += count as u64;
     }
+}
+
+fn read_chunk(file: &File, offset_bytes: u64, count: usize) -> std::io::Result<v1::Chunk> {
+    let mut data = BytesMut::zeroed(count);
+    file.read_exact_at(&mut data, offset_bytes)?;
+    Ok(v1::Chunk { offset_bytes, crc32c: Some(crc32c::crc32c(&data)), data: data.freeze() })
 }

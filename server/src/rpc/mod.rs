@@ -37,6 +37,9 @@ impl Service {
 
     /// The caller of a request, and the request itself.
     async fn enter<T>(&self, request: Request<T>, scope: Scope) -> Result<(Caller, T)> {
+        if scope == Scope::Write && self.app.shutdown.is_cancelled() {
+            return Err(watch::shutting_down());
+        }
         let caller = self.app.authenticator.authorize(request.metadata(), scope).await?;
         Ok((caller, request.into_inner()))
     }

@@ -263,7 +263,7 @@ async fn next(app: &App, messages: &mut Messages, lost: impl Future<Output = ()>
             let text = "another stream goes on with this upload";
             return Err(Failure::new(Code::Aborted, reason::UPLOAD_TAKEN_OVER, text));
         }
-        () = app.shutdown.cancelled() => return Err(watch::shutting_down()),
+        () = app.drain_over.cancelled() => return Err(watch::shutting_down()),
     };
     match message {
         Err(_) => {
