@@ -1051,7 +1051,7 @@ type InspectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to inspect.
 	Source *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// Format that the caller believes the image has; another one found is UNSAFE. Unspecified: by content.
+	// Format that the caller believes the image has; another one found makes it INVALID. Unspecified: by content.
 	DeclaredFormat ImageFormat `protobuf:"varint,2,opt,name=declared_format,json=declaredFormat,proto3,enum=imageops.v1.ImageFormat" json:"declared_format,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache

@@ -1235,7 +1235,7 @@ type CompressRequest struct {
 	OutputDisplayName string `protobuf:"bytes,3,opt,name=output_display_name,json=outputDisplayName,proto3" json:"output_display_name,omitempty"`
 	// Coder.
 	Compression Compression `protobuf:"varint,4,opt,name=compression,proto3,enum=imageops.v1.Compression" json:"compression,omitempty"`
-	// Effort: 1 to 12 with ZLIB (default 4), 1 to 22 with ZSTD (default 1). Absent: the default.
+	// Effort: 1 to 12 with ZLIB (default 4), 1 to 22 with ZSTD (default 3). Absent: the default.
 	Level *uint32 `protobuf:"varint,5,opt,name=level,proto3,oneof" json:"level,omitempty"`
 	// Keeps what the guest has freed: the output then compares equal byte for byte.
 	KeepFreeSpace bool `protobuf:"varint,6,opt,name=keep_free_space,json=keepFreeSpace,proto3" json:"keep_free_space,omitempty"`
@@ -1479,7 +1479,8 @@ type CompressResult struct {
 	SnapshotsLeftOut uint32 `protobuf:"varint,11,opt,name=snapshots_left_out,json=snapshotsLeftOut,proto3" json:"snapshots_left_out,omitempty"`
 	// Whether the written file was read back and compared before it was published.
 	Verified bool `protobuf:"varint,12,opt,name=verified,proto3" json:"verified,omitempty"`
-	// Proof of the guest's content: equal for equal content of the kept clusters, whatever the coder; 32 hexadecimal digits.
+	// Proof of the guest's content: equal for equal content of the kept clusters, whatever the coder. Its form is
+	// `xxh3-128-sum:`, 32 hexadecimal digits, `:` and the number of clusters; compare it whole.
 	ContentProof string `protobuf:"bytes,13,opt,name=content_proof,json=contentProof,proto3" json:"content_proof,omitempty"`
 	// Digests of the output's bytes. Set where the output is an image.
 	Digests *Digests `protobuf:"bytes,14,opt,name=digests,proto3" json:"digests,omitempty"`
@@ -2182,7 +2183,8 @@ type WatchStatusResponse struct {
 	Event WatchEvent `protobuf:"varint,1,opt,name=event,proto3,enum=imageops.v1.WatchEvent" json:"event,omitempty"`
 	// Revision of the job; grows from message to message, but for heartbeats.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The job, whole. Absent in a heartbeat, and in a snapshot whose revision the caller has seen already.
+	// The job, whole. Absent in a heartbeat, and in a snapshot whose revision the caller has seen already while the job has
+	// not ended.
 	Job           *Job `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
