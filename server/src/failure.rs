@@ -168,6 +168,7 @@ impl From<imageops_image::Error> for Failure {
             ErrorKind::Invalid | ErrorKind::Unsafe | ErrorKind::Unsupported => Code::InvalidArgument,
             ErrorKind::Corrupt => Code::DataLoss,
             ErrorKind::Changed => Code::Aborted,
+            ErrorKind::Exists => Code::AlreadyExists,
             ErrorKind::Cancelled => Code::Cancelled,
             ErrorKind::NoSpace | ErrorKind::OutputLimit => Code::ResourceExhausted,
             _ => {

@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Changed,
     /// The caller cancelled the operation.
     Cancelled,
+    /// The output's name is taken.
+    Exists,
     /// No room left on the target's file system.
     NoSpace,
     /// The output would grow past the caller's limit.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,10 +15,14 @@ use crate::reason;
 /// Random names that are tried before giving up.
 const ATTEMPTS: usize = 16;
 
+const FLAGS: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
 /// A file being written, without a name of its own until it is published. Dropping it leaves nothing behind.
 ///
 /// Where the file system allows, the file has no name at all (`O_TMPFILE`), so that not even a killed process leaves
-/// one; elsewhere it is hidden under `.imageops-….partial`.
+/// one; elsewhere it is hidden under `.imageops-….partial`. It is locked (`flock`) as long as it is open: whoever
+/// sweeps up after killed processes can tell by the lock that somebody is still writing.
 #[derive(Debug)]
 pub struct OutputFile {
     file: File,
@@ -46,18 +50,28 @@ impl OutputFile {
 
     /// A new file in an open directory, for its owner alone.
     pub fn create_in(directory: OwnedFd) -> Result<Self> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        // Without /proc the nameless file could never get a name.
+        // Without /proc a nameless file could never get a name.
         if Path::new("/proc/self/fd").exists()
-            && let Ok(file) = rustix::fs::openat(&directory, ".", flags | OFlags::TMPFILE, mode)
+            && let Ok(file) = rustix::fs::openat(&directory, ".", FLAGS | OFlags::TMPFILE, MODE)
         {
-            return Ok(Self { file: file.into(), directory, hidden: None });
+            let file = File::from(file);
+            lock(&file).map_err(io)?;
+            return Ok(Self { file, directory, hidden: None });
         }
-        let create =
-            |name: &OsStr| rustix::fs::openat(&directory, name, flags | OFlags::CREATE | OFlags::EXCL, mode);
+        Self::create_hidden(directory)
+    }
+
+    /// The way of file systems that have no nameless files.
+    fn create_hidden(directory: OwnedFd) -> Result<Self> {
+        let create = |name: &OsStr| {
+            let flags = FLAGS | OFlags::CREATE | OFlags::EXCL;
+            let file = File::from(rustix::fs::openat(&directory, name, flags, MODE)?);
+            lock(&file)?;
+            // Swept before it was locked: the lock is on a file that nobody can find any more.
+            if rustix::fs::fstat(&file)?.st_nlink == 0 { Err(Errno::EXIST) } else { Ok(file) }
+        };
         let (file, name) = with_hidden_name(create)?;
-        Ok(Self { file: file.into(), directory, hidden: Some(name) })
+        Ok(Self { file, directory, hidden: Some(name) })
     }
 
     /// The file, open for reading and writing.
@@ -122,6 +136,16 @@ impl Drop for OutputFile {
     }
 }
 
+/// Locks a file that was just made. A sweeper may have come in between: then the name counts as taken.
+fn lock(file: &File) -> Result<(), Errno> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(Errno::EXIST),
+        // Where there are no locks, no sweeper can take one either, and it leaves alone what it cannot lock.
+        Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        other => other,
+    }
+}
+
 fn io(error: Errno) -> Error {
     std::io::Error::from(error).into()
 }
@@ -135,7 +159,7 @@ fn is_unsupported(error: &std::io::Error) -> bool {
 fn taken(error: Errno, name: &OsStr) -> Error {
     if error == Errno::EXIST {
         let message = format!("{} exists already", name.display());
-        return Error::new(ErrorKind::Io, reason::OUTPUT_EXISTS, message);
+        return Error::new(ErrorKind::Exists, reason::OUTPUT_EXISTS, message);
     }
     io(error)
 }
@@ -173,4 +197,85 @@ fn with_hidden_name<T>(mut take: impl FnMut(&OsStr) -> Result<T, Errno>) -> Resu
         }
     }
     Err(io(last))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs::{self, TryLockError};
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn open(path: &Path) -> OwnedFd {
+        File::open(path).unwrap().into()
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Both ways to make the file must behave the same; whether the first is nameless is up to the file system.
+    fn both(test: impl Fn(&Path, fn(OwnedFd) -> Result<OutputFile>)) {
+        for create in [OutputFile::create_in, OutputFile::create_hidden] {
+            let directory = tempfile::tempdir().unwrap();
+            test(directory.path(), create);
+        }
+    }
+
+    #[test]
+    fn appears_when_published() {
+        both(|path, create| {
+            let output = create(open(path)).unwrap();
+            output.file().write_all(b"new").unwrap();
+            assert!(!path.join("a").exists());
+            output.publish("a".as_ref(), 0o640, Existing::Keep).unwrap();
+            assert_eq!((names(path), fs::read(path.join("a")).unwrap()), (vec!["a".into()], b"new".to_vec()));
+        });
+    }
+
+    #[test]
+    fn replaces_only_when_told() {
+        both(|path, create| {
+            fs::write(path.join("a"), "old").unwrap();
+            let output = create(open(path)).unwrap();
+            let error = output.publish("a".as_ref(), 0o600, Existing::Keep).unwrap_err();
+            assert_eq!((error.kind, error.reason), (ErrorKind::Exists, reason::OUTPUT_EXISTS));
+            assert_eq!((names(path), fs::read(path.join("a")).unwrap()), (vec!["a".into()], b"old".to_vec()));
+            let output = create(open(path)).unwrap();
+            output.publish("a".as_ref(), 0o600, Existing::Replace).unwrap();
+            assert_eq!((names(path), fs::read(path.join("a")).unwrap()), (vec!["a".into()], Vec::new()));
+        });
+    }
+
+    #[test]
+    fn leaves_nothing_when_dropped_or_misnamed() {
+        both(|path, create| {
+            drop(create(open(path)).unwrap());
+            for name in ["", ".", "..", "a/b", "a\0b"] {
+                let error = create(open(path)).unwrap().publish(name.as_ref(), 0o600, Existing::Replace);
+                assert_eq!(error.unwrap_err().reason, reason::OUTPUT_NAME);
+            }
+            assert_eq!(names(path), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn a_hidden_file_is_locked_until_it_is_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let output = OutputFile::create_hidden(open(path)).unwrap();
+        let [hidden] = &names(path)[..] else { panic!("one hidden file") };
+        assert!(hidden.starts_with(".imageops-") && hidden.ends_with(".partial"));
+        let sweeper = File::open(path.join(hidden)).unwrap();
+        assert!(matches!(sweeper.try_lock(), Err(TryLockError::WouldBlock)));
+        output.publish("a".as_ref(), 0o600, Existing::Keep).unwrap();
+        sweeper.try_lock().unwrap();
+    }
 }
