@@ -7,7 +7,6 @@
 mod encoder;
 mod feed;
 mod pipeline;
-mod progress;
 mod proof;
 mod report;
 mod unit;
@@ -20,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use self::encoder::Encoder;
 use self::feed::Feed;
-use self::progress::Meter;
 pub use self::report::{CompressReport, Estimate, PartReport};
 use self::unit::Worker;
 use crate::control::{Control, Phase};
@@ -29,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::writer::{CompressionType, Finished, Writer};
 use crate::format::{self, Format, Image};
 use crate::guest::{self, Layout, ranges};
+use crate::progress::Meter;
 use crate::reason;
 use crate::storage::Storage;
 

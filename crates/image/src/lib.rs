@@ -15,6 +15,7 @@ pub mod format;
 pub mod guest;
 pub mod inspect;
 pub mod output;
+mod progress;
 pub mod reason;
 pub mod storage;
 

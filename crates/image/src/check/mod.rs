@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use self::finding::Findings;
 pub use self::finding::{ByteRange, FINDINGS_MAX, Finding, FindingKind};
-use crate::control::{Control, Phase, Progress};
+use crate::control::{Control, Phase};
 use crate::digest::{self, Digests};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::Header;
 use crate::format::{self, Format};
 use crate::inspect::{InspectOptions, Inspection, Reason, Verdict, inspect};
+use crate::progress::Meter;
 use crate::reason;
 use crate::storage::Storage;
 
@@ -179,15 +180,6 @@ pub fn check(storage: Arc<dyn Storage>, options: &CheckOptions, control: &Contro
         let message = "the file changed while it was checked";
         return Err(Error::new(ErrorKind::Changed, reason::SOURCE_CHANGED, message));
     }
-    if selection.is_empty() {
-        let size = storage.size_bytes();
-        control.report(Progress {
-            phase: Phase::Checking,
-            done_bytes: size,
-            total_bytes: size,
-            fraction: 1.0,
-        });
-    }
     Ok(report)
 }
 
@@ -217,6 +209,8 @@ fn check_structure(
     };
     if format == Format::Qcow2 {
         check_qcow2(storage, options, control, &mut report)?;
+    } else if !options.md5 && !options.sha256 {
+        Meter::new(control, Phase::Checking, report.file_size_bytes, 0.0, 1.0).finish();
     }
     if report.figures.as_ref().is_some_and(|figures| figures.corruptions > 0) {
         report
@@ -235,7 +229,9 @@ fn check_qcow2(
     let findings = Findings::default();
     let checked = Header::parse(&**storage).and_then(|header| {
         report.virtual_size_bytes = Some(header.virtual_size_bytes());
-        qcow2::check(storage, &header, options.threads.max(1), &findings, control).map(|sums| (header, sums))
+        let reports = !options.md5 && !options.sha256;
+        let manner = qcow2::Manner { threads: options.threads.max(1), control, reports };
+        qcow2::check(storage, &header, manner, &findings).map(|sums| (header, sums))
     });
     (report.findings, report.findings_total) = findings.into_list();
     match checked {

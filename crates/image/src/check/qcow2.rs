@@ -8,12 +8,13 @@ use crate::check::finding::{ByteRange, Finding, FindingKind, Findings, GUEST_RAN
 use crate::check::refcounts::{RESERVED_MASK, Refcounts};
 use crate::check::references::References;
 use crate::check::walk::{L1Table, Walk};
-use crate::control::Control;
+use crate::control::{Control, Phase};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::{
     BitmapTable, Header, L1_BYTES_MAX, SnapshotTable, read_bitmap_directory, read_snapshots,
 };
+use crate::progress::Meter;
 use crate::reason;
 use crate::storage::{Storage, read_zero_filled};
 
@@ -52,14 +53,25 @@ impl Figures {
     }
 }
 
+/// How to check.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner<'a> {
+    /// Threads that walk tables.
+    pub(crate) threads: usize,
+    /// Stops the check, and hears how far it is when `reports` is set.
+    pub(crate) control: &'a Control,
+    /// Nothing else reports progress beside the walk.
+    pub(crate) reports: bool,
+}
+
 /// Checks an image whose header holds. An error of the image, not of reading it, means that the check had to stop.
 pub(crate) fn check(
     storage: &Arc<dyn Storage>,
     header: &Header,
-    threads: usize,
+    manner: Manner<'_>,
     findings: &Findings,
-    control: &Control,
 ) -> Result<Figures> {
+    let Manner { threads, control, reports } = manner;
     let clusters = storage.size_bytes().div_ceil(header.cluster_bytes());
     if clusters > CLUSTERS_MAX {
         let message = "the file has more than 2^31 clusters";
@@ -70,6 +82,10 @@ pub(crate) fn check(
     let snapshot_table = read_snapshot_tables(storage, header, &mut figures, findings, &mut l1_tables)?;
     let refcounts = Refcounts::read(Arc::clone(storage), header, clusters)?;
     let references = References::new(clusters);
+    // The walk is nearly all of the work. Entries past the end of the file are never met: the end tells of them.
+    let entries: u64 = l1_tables.iter().map(|table| u64::from(table.entries)).sum();
+    let tables_bytes = entries.saturating_mul(header.cluster_bytes());
+    let meter = reports.then(|| Meter::new(control, Phase::Checking, tables_bytes, 0.0, 1.0));
     let walk = Walk {
         storage,
         header,
@@ -78,6 +94,7 @@ pub(crate) fn check(
         findings,
         control,
         threads,
+        meter: meter.as_ref(),
         budget_bytes: AtomicU64::new(storage.size_bytes().saturating_mul(4).saturating_add(256 << 20)),
     };
     walk.count(&mut figures, 0, header.cluster_bytes(), 1);
@@ -89,7 +106,11 @@ pub(crate) fn check(
     }
     count_bitmaps(&walk, &mut figures)?;
     count_refcount_blocks(&walk, &mut figures);
+    walk.check_memory()?;
     Compare::new(header, &refcounts, &references, findings, control).run(&mut figures)?;
+    if let Some(meter) = &meter {
+        meter.finish();
+    }
     Ok(figures)
 }
 
@@ -157,6 +178,7 @@ fn count_bitmaps(walk: &Walk<'_>, figures: &mut Figures) -> Result<()> {
 fn count_bitmap(walk: &Walk<'_>, figures: &mut Figures, table: BitmapTable) -> Result<()> {
     let length = u64::from(table.entries) * 8;
     walk.count(figures, table.offset, length, 1);
+    walk.check_memory()?;
     let inside = length.min(walk.storage.size_bytes().saturating_sub(table.offset)).next_multiple_of(8);
     let mut piece = vec![0u8; inside.min(64 << 10) as usize];
     let mut done = 0;

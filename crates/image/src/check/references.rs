@@ -1,11 +1,17 @@
 //! How often each host cluster is referred to, counted by many threads at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Clusters of a chunk; a chunk is allocated when the first of them is counted.
 pub(crate) const CHUNK_CLUSTERS: u64 = 1 << 16;
+
+/// Most memory for counters: enough for 64 TiB of clusters of 64 KiB. A file that is nearly all hole needs next to
+/// nothing on its medium to have far more clusters than that, if only they are small.
+const MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// What an entry of the map of rounds takes, at most.
+const ROUND_BYTES: u64 = 40;
 
 /// One byte for each cluster. Few clusters are referred to more than 255 times (those that hold many compressed
 /// streams): how often their byte went around is kept aside.
@@ -17,18 +23,52 @@ pub(crate) struct References {
     rounds: Mutex<HashMap<u64, u64>>,
     clusters: u64,
     grown: AtomicBool,
+    /// Left of the memory for counters.
+    memory_bytes: AtomicU64,
+    exhausted: AtomicBool,
 }
 
 impl References {
     /// Counters for the clusters of a file, and one for a cluster that the file's last table may reach into.
     pub(crate) fn new(clusters: u64) -> Self {
+        Self::with_memory(clusters, MEMORY_BYTES_MAX)
+    }
+
+    fn with_memory(clusters: u64, memory_bytes: u64) -> Self {
         let chunks = (clusters + 1).div_ceil(CHUNK_CLUSTERS);
         Self {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             rounds: Mutex::default(),
             clusters,
             grown: AtomicBool::new(false),
+            memory_bytes: AtomicU64::new(memory_bytes),
+            exhausted: AtomicBool::new(false),
         }
+    }
+
+    /// Whether counters were left out for want of memory: then the sums mean nothing.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.exhausted.load(Ordering::Relaxed)
+    }
+
+    /// Takes memory from what is left; false when it is not there.
+    fn reserve(&self, bytes: u64) -> bool {
+        let take = |left: u64| left.checked_sub(bytes);
+        let taken = self.memory_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        if !taken {
+            self.exhausted.store(true, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// The counters that a cluster belongs to, made when it is the first of them that is counted.
+    fn chunk_of(&self, cluster: u64) -> Option<&[AtomicU8]> {
+        let slot = &self.chunks[(cluster / CHUNK_CLUSTERS) as usize];
+        if slot.get().is_none() && !self.reserve(CHUNK_CLUSTERS) {
+            return None;
+        }
+        // Two threads may both have reserved it: a chunk too much in the books, at most once for each chunk.
+        Some(slot.get_or_init(|| (0..CHUNK_CLUSTERS).map(|_| AtomicU8::new(0)).collect()))
     }
 
     /// Clusters that are counted: those of the file, and one more once that was referred to.
@@ -41,7 +81,8 @@ impl References {
         self.clusters
     }
 
-    /// Adds `weight` references to a cluster; false when the cluster lies beyond all counters.
+    /// Adds `weight` references to a cluster; false when the cluster lies beyond all counters. Once memory is short,
+    /// new counters are not made: [`Self::is_exhausted`] tells.
     pub(crate) fn add(&self, cluster: u64, weight: u64) -> bool {
         if cluster >= self.clusters {
             if cluster > self.clusters {
@@ -49,15 +90,16 @@ impl References {
             }
             self.grown.store(true, Ordering::Relaxed);
         }
-        let chunk = self.chunks[(cluster / CHUNK_CLUSTERS) as usize]
-            .get_or_init(|| (0..CHUNK_CLUSTERS).map(|_| AtomicU8::new(0)).collect());
+        let Some(chunk) = self.chunk_of(cluster) else { return true };
         let low = weight as u8;
         let before = chunk[(cluster % CHUNK_CLUSTERS) as usize].fetch_add(low, Ordering::Relaxed);
         // The byte went around for exactly one of the threads that add to it.
         let rounds = weight / 256 + u64::from(before.checked_add(low).is_none());
         if rounds > 0 {
             let mut all = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            *all.entry(cluster).or_default() += rounds;
+            if all.contains_key(&cluster) || self.reserve(ROUND_BYTES) {
+                *all.entry(cluster).or_default() += rounds;
+            }
         }
         true
     }
@@ -87,6 +129,17 @@ impl References {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_bounded() {
+        let references = References::with_memory(10 * CHUNK_CLUSTERS, 2 * CHUNK_CLUSTERS);
+        for chunk in [3, 7, 3] {
+            assert!(references.add(chunk * CHUNK_CLUSTERS, 1) && !references.is_exhausted());
+        }
+        references.add(9 * CHUNK_CLUSTERS, 1);
+        assert!(references.is_exhausted());
+        assert_eq!(references.get(9 * CHUNK_CLUSTERS), 0);
+    }
 
     #[test]
     fn counts_beyond_a_byte() {

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::{
     COPIED, Header, L1_OFFSET_MASK, L1_RESERVED_MASK, L2Entry, STANDARD_RESERVED_MASK,
 };
+use crate::progress::Meter;
 use crate::reason;
 use crate::storage::{Storage, read_zero_filled};
 
@@ -35,6 +36,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) findings: &'a Findings,
     pub(crate) control: &'a Control,
     pub(crate) threads: usize,
+    /// Told of every L1 entry, in bytes of L2 tables: those without a table, and those whose table was walked.
+    pub(crate) meter: Option<&'a Meter<'a>>,
     /// Bytes of tables that may still be walked: tables that overlap could make the work grow without bound.
     pub(crate) budget_bytes: AtomicU64,
 }
@@ -109,12 +112,15 @@ impl Walk<'_> {
             piece.resize((length - done).min(L1_PIECE_BYTES) as usize, 0);
             read_zero_filled(&**self.storage, &mut piece, l1.offset + done)?;
             let (words, _) = piece.as_chunks::<8>();
+            let waiting = batch.len();
             for (word, index) in words.iter().zip(done / 8..) {
                 let word = u64::from_be_bytes(*word);
                 if word != 0 {
                     batch.push(self.l1_entry(figures, l1, index, word)?);
                 }
             }
+            self.tell(words.len() - (batch.len() - waiting));
+            self.check_memory()?;
             if batch.len() >= BATCH_TABLES {
                 self.walk_batch(figures, batch)?;
             }
@@ -164,8 +170,25 @@ impl Walk<'_> {
         Ok(L2Table { offset, index: index as u32, active, snapshots: l1.snapshots })
     }
 
+    /// Some L1 entries are done with.
+    fn tell(&self, entries: usize) {
+        if let Some(meter) = self.meter {
+            meter.add((entries as u64).saturating_mul(self.header.cluster_bytes()));
+        }
+    }
+
+    /// An error once references could not be counted any more.
+    pub(crate) fn check_memory(&self) -> Result<()> {
+        if self.references.is_exhausted() {
+            let message = "counting the references of the image takes more than 1 GiB of memory";
+            return Err(Error::new(ErrorKind::Unsafe, reason::UNSAFE_LIMIT, message));
+        }
+        Ok(())
+    }
+
     /// Walks the gathered tables, each once, on all threads.
     fn walk_batch(&self, figures: &mut Figures, batch: &mut Vec<L2Table>) -> Result<()> {
+        let gathered = batch.len();
         // Active references first, so that findings name the active disk's guest range.
         batch.sort_unstable_by_key(|table| (table.offset, table.snapshots, table.index));
         batch.dedup_by(|next, first| {
@@ -178,6 +201,7 @@ impl Walk<'_> {
         });
         // Past the end of the file all entries are zero, and a table of zeros refers to nothing.
         batch.retain(|table| table.offset < self.storage.size_bytes());
+        self.tell(gathered - batch.len());
         let next = AtomicUsize::new(0);
         let tables = &**batch;
         let threads = self.threads.clamp(1, tables.len().max(1));
@@ -207,16 +231,18 @@ impl Walk<'_> {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(table) = tables.get(index) else { return Ok(figures) };
             self.control.check_cancelled()?;
+            self.check_memory()?;
             if let Some(ahead) = tables.get(index + READ_AHEAD_TABLES) {
                 self.storage.will_need(ahead.offset..ahead.offset + self.header.cluster_bytes());
             }
             let end = table.offset + self.header.cluster_bytes();
-            if sparse && self.storage.next_data(table.offset)?.is_none_or(|data| data.start >= end) {
-                continue;
+            let hole = sparse && self.storage.next_data(table.offset)?.is_none_or(|data| data.start >= end);
+            if !hole {
+                self.spend(table.offset)?;
+                read_zero_filled(&**self.storage, &mut bytes, table.offset)?;
+                self.walk_l2(&mut figures, table, &bytes)?;
             }
-            self.spend(table.offset)?;
-            read_zero_filled(&**self.storage, &mut bytes, table.offset)?;
-            self.walk_l2(&mut figures, table, &bytes)?;
+            self.tell(1);
         }
     }
 

@@ -12,12 +12,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::feed::Feed;
-use super::progress::Meter;
 use super::proof::{Proof, is_zero};
 use super::unit::{Figures, Packed, Unit, Worker};
 use crate::error::Result;
 use crate::format::qcow2::writer::{CLUSTER_BYTES, Write, Writer};
 use crate::guest::ranges;
+use crate::progress::Meter;
 
 /// The smallest piece of a table that is left as a hole when it is all zero.
 const PAGE_BYTES: usize = 4096;

@@ -6,7 +6,6 @@ use std::thread;
 
 use super::feed::Feed;
 use super::pipeline::Tables;
-use super::progress::Meter;
 use super::proof::{Proof, is_zero};
 use super::unit::UNIT_BYTES;
 use crate::check::{CheckOptions, CheckOutcome, check};
@@ -15,6 +14,7 @@ use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::writer::CLUSTER_BYTES;
 use crate::format::{self, Format};
+use crate::progress::Meter;
 use crate::reason;
 use crate::storage::{FileStorage, Storage};
 
