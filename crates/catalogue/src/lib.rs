@@ -249,6 +249,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// whatever the queue.
     async fn create_job(&self, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>>;
 
+    /// The job that a request made before, when there is one; [`Error::Conflict`] when the key stands for another request.
+    async fn find_job(&self, tenant: &Tenant, request: RequestKey) -> Result<Option<JobRow>>;
+
     /// A job.
     async fn get_job(&self, tenant: &Tenant, id: JobId) -> Result<JobRow>;
 

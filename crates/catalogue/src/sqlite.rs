@@ -16,8 +16,8 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    Catalogue, Created, Error, Heartbeat, ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, Result,
-    UploadRow,
+    Catalogue, Created, Error, Heartbeat, ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, RequestKey,
+    Result, UploadRow,
 };
 
 mod images;
@@ -74,6 +74,10 @@ macro_rules! on_reader {
 impl Catalogue for SqliteCatalogue {
     async fn create_job(&self, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
         in_transaction!(self, jobs::create, job, queue_limit)
+    }
+
+    async fn find_job(&self, tenant: &Tenant, request: RequestKey) -> Result<Option<JobRow>> {
+        on_reader!(self, jobs::find, tenant, request)
     }
 
     async fn get_job(&self, tenant: &Tenant, id: JobId) -> Result<JobRow> {

@@ -3,7 +3,8 @@
 use imageops::v1;
 use imageops_catalogue::{Created, Cursor, JobRow, NewJob, RequestKey};
 use imageops_model::{
-    CheckSpec, CompressSpec, ImageId, JobFailure, JobId, JobProgress, JobSpec, JobState, Label, Source,
+    CheckSpec, CompressSpec, ImageId, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, Label,
+    Source,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -24,8 +25,14 @@ const SPARE_BYTES: u64 = 1 << 20;
 
 /// Queues a check.
 pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest) -> Result<v1::Job> {
-    let key =
-        request_key(&request.request_id, &v1::CheckRequest { request_id: String::new(), ..request.clone() })?;
+    let key = request_key(
+        JobKind::Check,
+        &request.request_id,
+        &v1::CheckRequest { request_id: String::new(), ..request.clone() },
+    )?;
+    if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
+        return Ok(job);
+    }
     let source = wire::read_source(request.source)?;
     let (md5, sha256) = wire::read_digest_choice(&request.digests, request.skip_digests)?;
     app.open_source(&caller.tenant, &source).await?;
@@ -36,9 +43,13 @@ pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest)
 /// Queues a compression.
 pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRequest) -> Result<v1::Job> {
     let key = request_key(
+        JobKind::Compress,
         &request.request_id,
         &v1::CompressRequest { request_id: String::new(), ..request.clone() },
     )?;
+    if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
+        return Ok(job);
+    }
     let zstd = wire::read_compression(request.compression)?;
     let level = wire::read_level(request.level, zstd)?;
     let label = Label::new(request.output_display_name)
@@ -150,14 +161,30 @@ fn unqueued(new: NewJob) -> JobRow {
     }
 }
 
-/// The idempotency key of a request: its id, and a digest of everything else in it.
-fn request_key(request_id: &str, content: &impl Message) -> Result<Option<RequestKey>> {
+/// The job of a request that came before. Asked first: what the request names may have changed or gone since.
+async fn repeated(
+    app: &App,
+    caller: &Caller,
+    key: Option<RequestKey>,
+    validate_only: bool,
+) -> Result<Option<v1::Job>> {
+    let Some(key) = key.filter(|_| !validate_only) else { return Ok(None) };
+    match app.catalogue.find_job(&caller.tenant, key).await? {
+        Some(row) => Ok(Some(wire::job(&row, &app.config)?)),
+        None => Ok(None),
+    }
+}
+
+/// The idempotency key of a request: its id, and a digest of everything else in it. The kind is part of that: requests of
+/// two kinds may be the same bytes.
+fn request_key(kind: JobKind, request_id: &str, content: &impl Message) -> Result<Option<RequestKey>> {
     if request_id.is_empty() {
         return Ok(None);
     }
     let id = Uuid::try_parse(request_id)
         .map_err(|_| Failure::invalid("request_id", "must be a UUID, or empty"))?;
-    Ok(Some(RequestKey { id, fingerprint: Sha256::digest(content.encode_to_vec()).into() }))
+    let digest = Sha256::new().chain_update(kind.as_str()).chain_update(content.encode_to_vec());
+    Ok(Some(RequestKey { id, fingerprint: digest.finalize().into() }))
 }
 
 /// A job, as new as this process knows it.

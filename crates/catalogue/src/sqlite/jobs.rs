@@ -144,6 +144,17 @@ pub(super) async fn count(db: &mut SqliteConnection) -> Result<(u64, u64)> {
     Ok((of(JobState::Queued)?, of(JobState::Running)?))
 }
 
+pub(super) async fn find(
+    db: &mut SqliteConnection,
+    tenant: &Tenant,
+    request: RequestKey,
+) -> Result<Option<JobRow>> {
+    match find_request(db, tenant, request).await? {
+        Some(id) => Ok(Some(get(db, tenant, id).await?)),
+        None => Ok(None),
+    }
+}
+
 pub(super) async fn get(db: &mut SqliteConnection, tenant: &Tenant, id: JobId) -> Result<JobRow> {
     Ok(load(db, tenant, id).await?.row)
 }

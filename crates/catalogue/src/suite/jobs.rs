@@ -43,6 +43,14 @@ pub(crate) async fn the_same_request_is_the_same_job<D: Database>() {
     // Known before the queue is looked at: a repeated call does not fail because its own job fills the queue.
     let again = NewJob { request: request(1, 1), ..new_job(at(5)) };
     assert_eq!(existing_row(catalogue.create_job(again, 1).await.unwrap()), first);
+    let found = catalogue.find_job(&tenant(), request(1, 1).unwrap()).await.unwrap();
+    assert_eq!(found.as_ref(), Some(&first));
+    assert_eq!(catalogue.find_job(&tenant(), request(7, 1).unwrap()).await.unwrap(), None);
+    assert_eq!(catalogue.find_job(&other_tenant(), request(1, 1).unwrap()).await.unwrap(), None);
+    assert_error!(
+        catalogue.find_job(&tenant(), request(1, 2).unwrap()).await,
+        Error::Conflict { what: "job" }
+    );
     let other_content = NewJob { request: request(1, 2), ..new_job(at(5)) };
     assert_error!(catalogue.create_job(other_content, 1).await, Error::Conflict { what: "job" });
     // Another tenant's request of the same id is another request.
