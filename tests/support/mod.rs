@@ -7,6 +7,7 @@
 pub mod http;
 pub mod images;
 pub mod jobs;
+pub mod mount;
 pub mod process;
 pub mod proxy;
 pub mod random;
