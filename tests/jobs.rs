@@ -25,7 +25,7 @@ use support::upload::{digests, upload};
 use support::{Service, wait_for};
 
 /// Long enough that a test can look at a job while it runs, also on a fast machine.
-const BUSY_DISK_BYTES: u64 = 192 << 20;
+const BUSY_DISK_BYTES: u64 = 32 << 20;
 
 fn compressed(job: &Job) -> &CompressResult {
     match job.result.as_ref().unwrap() {
