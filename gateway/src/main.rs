@@ -14,7 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Exit status for flags, variables and addresses that cannot be used; nothing was bound then.
+/// Exit status for an unknown flag, or one without the value it needs; the server's own statuses are the same.
+const EXIT_USAGE: u8 = 64;
+/// Exit status for a port that cannot be bound.
+const EXIT_PORT: u8 = 69;
+/// Exit status for settings that cannot be used; nothing was bound then.
 const EXIT_CONFIGURATION: u8 = 78;
 
 /// How log lines are written.
@@ -24,6 +28,15 @@ enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Form of `imageInfo.filename` in EdgeGallery answers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LegacyFilename {
+    /// The image root and the name.
+    Path,
+    /// The last component alone, as late builds of the legacy service wrote it.
+    Base,
 }
 
 /// REST faces of imageops over the RPCs of a server elsewhere.
@@ -42,23 +55,23 @@ struct Options {
     #[arg(long, env = "IMAGE_PATH", value_name = "PATH", default_value = "/usr/app/vmImage")]
     image_path: String,
 
-    /// Shows the last component of image names only, as late builds of the legacy service did.
-    #[arg(long, env = "IMAGEOPS_BASE_NAMES")]
-    base_names: bool,
+    /// Form of `imageInfo.filename` in EdgeGallery answers.
+    #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_enum, default_value_t = LegacyFilename::Path)]
+    legacy_filename: LegacyFilename,
 
-    /// Origin that may call the EdgeGallery paths from a browser; repeat or separate by commas. `*` allows all.
+    /// Origins that browsers may call the EdgeGallery paths from, separated by commas. `*` allows all.
     #[arg(
         long,
         env = "IMAGEOPS_CORS_ORIGINS",
-        value_name = "ORIGIN",
+        value_name = "ORIGINS",
         value_delimiter = ',',
         default_value = "*"
     )]
-    cors_origin: Vec<String>,
+    cors_origins: Vec<String>,
 
     /// Seconds that requests may take to end after SIGTERM.
-    #[arg(long, env = "IMAGEOPS_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
-    grace_seconds: u64,
+    #[arg(long, env = "IMAGEOPS_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    drain_seconds: u64,
 
     /// What is logged, as `level` or `target=level`, separated by commas.
     #[arg(long, env = "IMAGEOPS_LOG", value_name = "FILTER", default_value = "info")]
@@ -76,7 +89,7 @@ fn main() -> ExitCode {
             let asked_for = !error.use_stderr();
             // A closed pipe is no reason to fail differently.
             let _ = error.print();
-            return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) };
+            return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
         }
     };
     if let Err(error) = start_log(&options) {
@@ -95,7 +108,17 @@ fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIGURATION);
             }
         };
-        match run(&options, connection, config).await {
+        let listener = match TcpListener::bind(options.http_listen).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                let address = options.http_listen;
+                eprintln!(
+                    "imageops-gateway: cannot listen on {address}: {error}; choose another with --http-listen"
+                );
+                return ExitCode::from(EXIT_PORT);
+            }
+        };
+        match run(&options, listener, connection, config).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         }
@@ -111,7 +134,7 @@ fn start_log(options: &Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log).context("--log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match options.log_format {
-        LogFormat::Text => log.init(),
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())
@@ -125,14 +148,17 @@ fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
         .and_then(PrometheusBuilder::install_recorder)
         .context("metrics")?;
     imageops_gateway::describe_metrics();
-    let cors_origins = match options.cors_origin.as_slice() {
+    let cors_origins = match options.cors_origins.as_slice() {
         [all] if all == "*" => Origins::Any,
         list => Origins::List(list.iter().filter(|origin| !origin.is_empty()).cloned().collect()),
     };
-    let limits = Limits { grace_period: Duration::from_secs(options.grace_seconds), ..Limits::default() };
+    let limits = Limits { grace_period: Duration::from_secs(options.drain_seconds), ..Limits::default() };
     let config = GatewayConfig {
         image_path_label: options.image_path.trim_end_matches('/').to_owned(),
-        filename_form: if options.base_names { FilenameForm::BaseName } else { FilenameForm::Full },
+        filename_form: match options.legacy_filename {
+            LegacyFilename::Path => FilenameForm::Full,
+            LegacyFilename::Base => FilenameForm::BaseName,
+        },
         cors_origins,
         limits,
         metrics: Some(metrics),
@@ -141,10 +167,12 @@ fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
-async fn run(options: &Options, connection: Connection, config: GatewayConfig) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(options.http_listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", options.http_listen))?;
+async fn run(
+    options: &Options,
+    listener: TcpListener,
+    connection: Connection,
+    config: GatewayConfig,
+) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, upstream = options.upstream, "serving");
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;

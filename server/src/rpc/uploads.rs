@@ -150,7 +150,7 @@ impl Stream<'_> {
         }
         if chunk.crc32c.is_some_and(|sum| sum != crc32c::crc32c(&chunk.data)) {
             let message = "the chunk was changed on its way; send it again from the durable offset";
-            return Err(Failure::new(Code::DataLoss, reason::CHUNK_CHECKSUM, message));
+            return Err(Failure::new(Code::Aborted, reason::CHUNK_CHECKSUM, message));
         }
         self.check_length(chunk.offset_bytes + chunk.data.len() as u64)?;
         if let Some(prefix) = ingest.push(chunk.data).await? {
