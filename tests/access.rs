@@ -1,0 +1,336 @@
+//! Who may do what: keys, scopes and tenants, over every RPC that the contract has.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use imageops::v1::upload_image_request::Message as UploadMessage;
+use imageops::v1::{
+    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest,
+    DownloadImageRequest, GetJobRequest, GetUploadRequest, InspectRequest, JobState, ListJobsRequest,
+    ListUploadsRequest, UploadImageRequest, UploadResume, WaitJobRequest, WatchStatusRequest,
+};
+use imageops_client::{Client, ConnectOptions, Connection, Token};
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorSet;
+use tonic::{Code, Request, Status};
+
+use support::http::request;
+use support::jobs::{check_file, file, image};
+use support::status::{assert_status, reason};
+use support::upload::{Stream, metadata, name_of, upload};
+use support::{Service, binary, wait_for};
+
+fn start() -> Service {
+    // Everything that could be logged is: secrets must not be among it.
+    Service::start_with(&["--auth", "token", "--log", "trace"])
+}
+
+/// Runs `imageops-server key …` beside the running server; what it printed.
+fn key_command(service: &Service, arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(binary("imageops-server"))
+        .arg("--data-dir")
+        .arg(service.data_dir())
+        .arg("key")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+fn make_key(service: &Service, scopes: &str, tenant: Option<&str>) -> String {
+    let mut arguments = vec!["create", "--scopes", scopes];
+    if let Some(tenant) = tenant {
+        arguments.extend(["--tenant", tenant]);
+    }
+    let (made, secret, said) = key_command(service, &arguments);
+    assert!(made, "{said}");
+    secret.trim().to_owned()
+}
+
+/// Each RPC of the contract with the scope that its documentation promises.
+fn methods() -> BTreeMap<String, String> {
+    let set = FileDescriptorSet::decode(imageops::v1::FILE_DESCRIPTOR_SET).unwrap();
+    let file = set.file.iter().find(|file| file.name() == "imageops/v1/service.proto").unwrap();
+    let service = &file.service[0];
+    let comments = &file.source_code_info.as_ref().unwrap().location;
+    let scope_of = |index: usize| {
+        let path = [6, 0, 2, i32::try_from(index).unwrap()];
+        let location = comments.iter().find(|location| location.path == path).unwrap();
+        let text = location.leading_comments().split_whitespace().collect::<Vec<_>>().join(" ");
+        let (_, scope) = text.rsplit_once("Scope: ").unwrap_or_else(|| panic!("no scope: {text}"));
+        scope.trim_end_matches('.').to_owned()
+    };
+    service
+        .method
+        .iter()
+        .enumerate()
+        .map(|(index, method)| (method.name().to_owned(), scope_of(index)))
+        .collect()
+}
+
+/// Calls any RPC with an empty message; how it ended.
+async fn call_empty(service: &Service, key: Option<&str>, method: &str) -> Result<(), Status> {
+    let token = key.map(|key| Token::new(key).unwrap());
+    let options = ConnectOptions { token, ..ConnectOptions::default() };
+    let connection = Connection::connect_lazy(&format!("http://{}", service.grpc()), options).unwrap();
+    let mut grpc = tonic::client::Grpc::new(connection);
+    grpc.ready().await.unwrap();
+    let path = format!("/imageops.v1.ImageOps/{method}").parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let mut answer = grpc.server_streaming(Request::new(()), path, codec).await?.into_inner();
+    answer.message().await.map(drop)
+}
+
+fn is_denied(result: &Result<(), Status>) -> bool {
+    result
+        .as_ref()
+        .is_err_and(|status| matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied))
+}
+
+#[tokio::test]
+async fn no_rpc_answers_without_a_known_key() {
+    let service = start();
+    let known = make_key(&service, "admin", None);
+    let mut wrong = vec![None, Some("iok_wrong".to_owned()), Some(known[..known.len() - 1].to_owned())];
+    wrong.push(Some(format!("{known}0")));
+    wrong.push(Some(known.to_uppercase()));
+    for method in methods().keys() {
+        for key in &wrong {
+            let refused = call_empty(&service, key.as_deref(), method).await.unwrap_err();
+            assert_status(&refused, Code::Unauthenticated, "UNAUTHENTICATED");
+        }
+        assert!(!is_denied(&call_empty(&service, Some(&known), method).await), "{method}");
+    }
+}
+
+/// Every RPC has the scope that the contract says, and each scope opens its own and nothing else.
+#[tokio::test]
+async fn each_scope_opens_what_the_contract_says() {
+    let service = start();
+    let methods = methods();
+    assert_eq!(methods.len(), 14, "{methods:?}");
+    let scopes: BTreeSet<_> = methods.values().map(String::as_str).collect();
+    assert_eq!(scopes, BTreeSet::from(["read", "write", "delete"]));
+    for key_scope in ["read", "write", "delete", "admin"] {
+        let key = make_key(&service, key_scope, None);
+        for (method, scope) in &methods {
+            let answer = call_empty(&service, Some(&key), method).await;
+            if key_scope == scope || key_scope == "admin" {
+                assert!(!is_denied(&answer), "{method} with {key_scope}: {answer:?}");
+            } else {
+                let refused = answer.expect_err(method);
+                assert_status(&refused, Code::PermissionDenied, "SCOPE_MISSING");
+                assert_eq!(support::status::detail(&refused, "scope").as_ref(), Some(scope));
+            }
+        }
+    }
+    let both = make_key(&service, "read,delete", None);
+    for (method, scope) in &methods {
+        assert_eq!(is_denied(&call_empty(&service, Some(&both), method).await), scope == "write", "{method}");
+    }
+}
+
+/// What one tenant has; names that another one might guess.
+struct Things {
+    image: String,
+    job: String,
+    open_upload: String,
+}
+
+impl Things {
+    fn unknown() -> Self {
+        let id = uuid::Uuid::new_v4;
+        Self {
+            image: format!("images/{}", id()),
+            job: format!("jobs/{}", id()),
+            open_upload: format!("uploads/{}", id()),
+        }
+    }
+}
+
+/// One call of each RPC that names a thing; the answer's code, reason and text.
+async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (Code, String, String)> {
+    let Things { image: stored, job, open_upload } = things;
+    let name = || job.clone();
+    let mut stub = client.stub();
+    let source = image(stored);
+    let resume = UploadResume { upload: open_upload.clone(), offset_bytes: 0 };
+    let resume = UploadImageRequest { message: Some(UploadMessage::Resume(resume)) };
+    let watch = WatchStatusRequest { job: name(), after_revision: 0 };
+    let download = DownloadImageRequest { image: stored.clone(), ..Default::default() };
+    let answers: Vec<(&'static str, Result<(), Status>)> = vec![
+        ("Check", stub.check(CheckRequest { source: source.clone(), ..Default::default() }).await.map(drop)),
+        (
+            "Compress",
+            stub.compress(CompressRequest { source: source.clone(), ..Default::default() }).await.map(drop),
+        ),
+        ("Inspect", stub.inspect(InspectRequest { source, declared_format: 0 }).await.map(drop)),
+        ("WatchStatus", stub.watch_status(watch).await.map(drop)),
+        ("UploadImage", stub.upload_image(tokio_stream::iter([resume])).await.map(drop)),
+        ("DownloadImage", stub.download_image(download).await.map(drop)),
+        ("GetUpload", stub.get_upload(GetUploadRequest { name: open_upload.clone() }).await.map(drop)),
+        ("GetJob", stub.get_job(GetJobRequest { name: name() }).await.map(drop)),
+        ("WaitJob", stub.wait_job(WaitJobRequest { name: name(), timeout: None }).await.map(drop)),
+        ("CancelJob", stub.cancel_job(CancelJobRequest { name: name() }).await.map(drop)),
+        ("DeleteJob", stub.delete_job(DeleteJobRequest { name: name() }).await.map(drop)),
+        ("AbortUpload", stub.abort_upload(AbortUploadRequest { name: open_upload.clone() }).await.map(drop)),
+    ];
+    let mut told = BTreeMap::new();
+    for (method, answer) in answers {
+        let status = answer.err().unwrap_or_else(|| Status::ok(""));
+        told.insert(method, (status.code(), reason(&status), status.message().to_owned()));
+    }
+    told
+}
+
+/// SEC-29: what another tenant has answers like what does not exist, over every RPC.
+#[tokio::test]
+async fn sec_29_tenants_do_not_see_each_other() {
+    let service = start();
+    let one = service.client_with_key(&make_key(&service, "admin", Some("tenant-one")));
+    let other = service.client_with_key(&make_key(&service, "admin", Some("tenant-two")));
+    let stored = upload(&one, &[1; 5000]).await;
+    let job =
+        one.check(CheckRequest { source: image(&stored.name), ..CheckRequest::default() }).await.unwrap();
+    let job = wait_for(&one, &job.name, JobState::Succeeded).await;
+    let open = metadata("open");
+    let stream = Stream::begin(&one, &open).await;
+    stream.chunk(0, b"bytes of tenant one").await;
+    stream.close().await.unwrap();
+    let things = Things { image: stored.name.clone(), job: job.name.clone(), open_upload: name_of(&open) };
+
+    let theirs = call_each(&other, &things).await;
+    let unknown = call_each(&other, &Things::unknown()).await;
+    assert_eq!(theirs, unknown, "another tenant's things are told from unknown ones");
+    for (method, (code, _, _)) in &theirs {
+        assert_eq!(*code, Code::NotFound, "{method}");
+    }
+    // No RPC is forgotten: lists are looked at below.
+    let listed = ["ListJobs", "ListUploads"];
+    let covered: BTreeSet<_> = theirs.keys().copied().chain(listed).map(str::to_owned).collect();
+    assert_eq!(covered, methods().into_keys().collect());
+    assert!(other.list_jobs(ListJobsRequest::default()).await.unwrap().jobs.is_empty());
+    assert!(other.list_uploads(ListUploadsRequest::default()).await.unwrap().uploads.is_empty());
+    assert_eq!(one.list_jobs(ListJobsRequest::default()).await.unwrap().jobs, [job.clone()]);
+    assert_eq!(one.list_uploads(ListUploadsRequest::default()).await.unwrap().uploads.len(), 2);
+
+    // Nothing that was tried has changed anything.
+    assert_eq!(one.get_job(&job.name).await.unwrap(), job);
+    assert_eq!(one.get_upload(&name_of(&open)).await.unwrap().durable_bytes, 19);
+    // The same upload id or request id at another tenant is no way in either.
+    let stream = Stream::begin(&other, &open).await;
+    stream.chunk(0, b"mine").await;
+    let refused = stream.close().await;
+    if let Ok(answer) = &refused {
+        assert_eq!(answer.upload.as_ref().unwrap().durable_bytes, 4);
+    }
+    assert_eq!(one.get_upload(&name_of(&open)).await.unwrap().durable_bytes, 19);
+    let page = one.list_jobs(ListJobsRequest { page_size: 1, ..Default::default() }).await.unwrap();
+    assert_eq!(page.next_page_token, "");
+}
+
+#[tokio::test]
+async fn files_of_the_image_root_belong_to_the_built_in_tenant() {
+    let service = start();
+    std::fs::write(service.image_path().join("a.raw"), [1; 4096]).unwrap();
+    let built_in = service.client_with_key(&make_key(&service, "admin", None));
+    let other = service.client_with_key(&make_key(&service, "admin", Some("tenant-one")));
+    built_in.check(check_file("a.raw")).await.unwrap();
+    for name in ["a.raw", "missing.raw"] {
+        let refused = other.stub().check(check_file(name)).await.unwrap_err();
+        assert_status(&refused, Code::PermissionDenied, "FILE_SOURCES_DENIED");
+        let inspect = InspectRequest { source: file(name), declared_format: 0 };
+        let refused = other.stub().inspect(inspect).await.unwrap_err();
+        assert_status(&refused, Code::PermissionDenied, "FILE_SOURCES_DENIED");
+        let compress = CompressRequest {
+            source: file(name),
+            output_file: "out.img".to_owned(),
+            ..CompressRequest::default()
+        };
+        let refused = other.stub().compress(compress).await.unwrap_err();
+        assert_status(&refused, Code::PermissionDenied, "FILE_SOURCES_DENIED");
+    }
+    assert_eq!(service.image_names(), ["a.raw"]);
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_out_at_once() {
+    let service = start();
+    let key = make_key(&service, "admin", None);
+    let client = service.client_with_key(&key);
+    client.list_jobs(ListJobsRequest::default()).await.unwrap();
+    let (_, list, _) = key_command(&service, &["list"]);
+    assert!(list.contains("active") && !list.contains(&key), "{list}");
+    let id = list.split_whitespace().next().unwrap();
+    let (revoked, said, _) = key_command(&service, &["revoke", id]);
+    assert!(revoked && said.contains("revoked"), "{said}");
+    let refused = client.list_jobs(ListJobsRequest::default()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.reason()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    let (_, list, _) = key_command(&service, &["list"]);
+    assert!(list.contains("revoked"), "{list}");
+    for wrong in
+        [&["revoke", "keys/none"][..], &["create", "--scopes", "everything"], &["create", "--label", "a\nb"]]
+    {
+        let (done, _, said) = key_command(&service, wrong);
+        assert!(!done && said.trim_end().lines().count() == 1, "{wrong:?}: {said}");
+    }
+}
+
+/// The REST faces ask for the same keys.
+#[tokio::test]
+async fn rest_asks_for_the_same_keys() {
+    let service = start();
+    std::fs::write(service.image_path().join("a.raw"), [1; 4096]).unwrap();
+    let reader = format!("Bearer {}", make_key(&service, "read", None));
+    let writer = format!("Bearer {}", make_key(&service, "write", None));
+    let call = |method: &str, path: &str, key: Option<&str>, body: &str| {
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(key.map(|key| ("authorization", key)));
+        request(service.http(), method, path, &headers, body.as_bytes())
+    };
+    let check = r#"{"source":{"file":"a.raw"}}"#;
+    for key in [None, Some("Bearer iok_wrong"), Some("Basic aW9rOng=")] {
+        let answer = call("GET", "/v1/jobs", key, "");
+        assert_eq!((answer.status, answer.json()["reason"].as_str()), (401, Some("UNAUTHENTICATED")));
+        assert!(answer.header("www-authenticate").is_some(), "{:?}", answer.headers);
+    }
+    assert_eq!(call("GET", "/v1/jobs", Some(&reader), "").status, 200);
+    let refused = call("POST", "/v1/checks", Some(&reader), check);
+    assert_eq!((refused.status, refused.json()["reason"].as_str()), (403, Some("SCOPE_MISSING")));
+    assert_eq!(call("POST", "/v1/checks", Some(&writer), check).status, 202);
+    // The legacy surface has no keys of its own, and is no way around them.
+    let legacy = r#"{"inputImageName":"a.raw"}"#;
+    assert_ne!(call("POST", "/api/v1/vmimage/check", None, legacy).status, 200);
+    assert_eq!(call("POST", "/api/v1/vmimage/check", Some(&writer), legacy).status, 200);
+    // Probes are open.
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(call("GET", path, None, "").status, 200, "{path}");
+    }
+}
+
+/// SEC-40: whatever is logged, no secret is.
+#[tokio::test]
+async fn sec_40_secrets_are_never_logged() {
+    let service = start();
+    let key = make_key(&service, "admin", None);
+    let client = service.client_with_key(&key);
+    client.list_jobs(ListJobsRequest::default()).await.unwrap();
+    upload(&client, &[1; 5000]).await;
+    let wrong = format!("{key}ff");
+    service.client_with_key(&wrong).list_jobs(ListJobsRequest::default()).await.unwrap_err();
+    let bearer = format!("Bearer {key}");
+    let answer = request(service.http(), "GET", "/v1/jobs", &[("authorization", &bearer)], &[]);
+    assert_eq!(answer.status, 200);
+    let metrics = request(service.http(), "GET", "/metrics", &[("authorization", &bearer)], &[]);
+    let logged = service.output();
+    assert!(logged.contains("TRACE"), "the log is silent, the test would show nothing");
+    let part = &key[4..20];
+    for text in [logged.as_str(), metrics.text(), answer.text()] {
+        assert!(!text.contains(part), "a secret is in: {}", &text[text.find(part).unwrap_or(0)..][..200]);
+    }
+}
