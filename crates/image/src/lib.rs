@@ -1,7 +1,7 @@
 //! The disk-image engine: formats, guest file systems, check, compress, inspect and digest.
 //!
 //! Synchronous, native, without `unsafe`: it opens exactly the file it is handed, never a file that an image names,
-//! and knows nothing of gRPC, HTTP or SQL. [`storage`] is where bytes come from, [`format`] turns them into the
+//! and knows nothing of gRPC, HTTP or SQL. [`storage`] is where bytes come from, [`mod@format`] turns them into the
 //! [`disk`] that a guest sees, [`guest`] finds what the guest has freed; `check`, `compress` and `inspect` are the
 //! operations. Long operations report through a [`Control`] and stop through its token.
 

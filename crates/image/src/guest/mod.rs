@@ -3,7 +3,7 @@
 //! The rule over all rules: what is not understood in full is kept. A range counts as free only when a structure that
 //! passed every check says so; whatever is left alone is named with a reason. Nothing here writes.
 //!
-//! To teach the engine a file system: one file that implements [`FreeSpace`], and one line in [`reader::READERS`].
+//! To teach the engine a file system: one file that implements `FreeSpace`, and one line in `reader::READERS`.
 
 mod device;
 mod ext;

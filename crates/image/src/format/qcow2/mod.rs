@@ -1,7 +1,7 @@
 //! qcow2, versions 2 and 3.
 //!
 //! [`Header`] holds what the first cluster says, checked against every limit before anything is allocated for it;
-//! [`Qcow2`] reads the guest's disk; [`snapshot`] and [`bitmap`] list what else the file carries. All integers of the
+//! [`Qcow2`] reads the guest's disk; `snapshot` and `bitmap` list what else the file carries. All integers of the
 //! format are big-endian.
 
 mod bitmap;
