@@ -135,6 +135,10 @@ impl From<imageops_catalogue::Error> for Failure {
                 Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, "the queue of jobs is full")
                     .retry_after(Duration::from_secs(5))
             }
+            Error::NoSpace(cause) => {
+                tracing::warn!(%cause, "the disk of the catalogue is full");
+                no_space()
+            }
             Error::Unavailable(cause) => {
                 tracing::warn!(%cause, "the catalogue does not answer");
                 Self::new(Code::Unavailable, reason::UNAVAILABLE, "the catalogue does not answer; try again")

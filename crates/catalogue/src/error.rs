@@ -34,9 +34,12 @@ pub enum Error {
         /// Name of the field.
         what: &'static str,
     },
-    /// The database does not answer, is locked, or has no room.
+    /// The database does not answer, or is locked.
     #[error("the catalogue is not available")]
     Unavailable(#[source] sqlx::Error),
+    /// The disk of the database is full. Nothing was written; the same call works once there is room.
+    #[error("the catalogue has no room left")]
+    NoSpace(#[source] sqlx::Error),
     /// A row, or the database file, does not read as what was written.
     #[error("the catalogue is damaged: {what}")]
     Corrupt {
@@ -63,6 +66,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Primary result codes of SQLite: the low byte of an extended code.
 const SQLITE_CORRUPT: i64 = 11;
+const SQLITE_FULL: i64 = 13;
 const SQLITE_NOT_A_DATABASE: i64 = 26;
 
 impl From<sqlx::Error> for Error {
@@ -77,6 +81,7 @@ impl From<sqlx::Error> for Error {
                     SQLITE_CORRUPT | SQLITE_NOT_A_DATABASE => {
                         Self::Corrupt { what: failure.message().to_owned() }
                     }
+                    SQLITE_FULL => Self::NoSpace(error),
                     _ => Self::Unavailable(error),
                 }
             }

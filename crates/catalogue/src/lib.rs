@@ -241,7 +241,7 @@ impl fmt::Debug for KeyRow {
 /// the tenant, [`Error::Conflict`] for an id or request id that stands for something else, [`Error::State`] for an event
 /// that cannot happen in the row's state, [`Error::Fenced`] for a worker that lost its lease, [`Error::QueueFull`],
 /// [`Error::OutOfRange`] for a figure that no row can hold, [`Error::Unavailable`] when the database does not answer
-/// (locked, full, gone). A call whose future is dropped happened whole or not at all.
+/// (locked, gone), [`Error::NoSpace`] when its disk is full. A call whose future is dropped happened whole or not at all.
 #[async_trait]
 pub trait Catalogue: Send + Sync + 'static {
     /// Adds a job in state queued, unless `queue_limit` jobs of all tenants are queued or running already; or in state

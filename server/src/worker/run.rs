@@ -144,7 +144,7 @@ async fn end(app: &App, row: JobRow, stop: &Stop, result: Result<JobOutcome>) ->
     for attempt in 0..FINISH_TRIES {
         match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, now()).await {
             Ok(row) => return Some(row),
-            Err(Error::Unavailable(cause)) => {
+            Err(Error::Unavailable(cause) | Error::NoSpace(cause)) => {
                 tracing::warn!(job = %row.id, %cause, "the end of the job is not stored yet");
                 sleep(Duration::from_millis(50 << attempt.min(5))).await;
             }

@@ -187,7 +187,7 @@ async fn no_space_is_told_and_passes() {
         }
         assert!(acknowledged.len() < 10_000, "a full file system was not noticed");
     };
-    assert!(matches!(failure, Error::Unavailable(_)), "{failure:?}");
+    assert!(matches!(failure, Error::NoSpace(_)), "{failure:?}");
     catalogue.get_job(&Tenant::built_in(), acknowledged[0]).await.unwrap();
     std::fs::remove_file(ballast).unwrap();
     let last = new_job(at(0));
