@@ -86,6 +86,9 @@ async fn take_in(app: &App, caller: &Caller, mut messages: Messages) -> Result<v
         Err(End::Broken(_)) => false,
         Err(End::Refused(_) | End::Lost(_)) => true,
     };
+    if matches!(end, Err(End::Lost(_))) {
+        ingest.give_room_back().await;
+    }
     if done {
         app.uploads.forget(upload.id);
     } else {

@@ -45,6 +45,9 @@ pub struct Ingest {
     md5: Lane<Digester>,
     sha256: Lane<Digester>,
     flushing: Lane<std::io::Result<u64>>,
+    /// Why a write or a flush failed. From then on nothing more becomes durable here: what the file holds behind
+    /// `durable_bytes` is not what was received.
+    broken: Option<Failure>,
 }
 
 impl Ingest {
@@ -85,6 +88,7 @@ impl Ingest {
             md5: Some(ready(md5)),
             sha256: Some(ready(sha256)),
             flushing: None,
+            broken: None,
         })
     }
 
@@ -100,10 +104,9 @@ impl Ingest {
 
     /// Takes the next bytes. Returns the first bytes of the file once, when there are enough of them to be judged.
     pub async fn push(&mut self, data: Bytes) -> Result<Option<Bytes>> {
+        self.finish_write().await?;
         let offset = self.received_bytes;
         self.received_bytes += data.len() as u64;
-
-        join_io(&mut self.writing).await?;
         let (file, bytes) = (Arc::clone(&self.file), data.clone());
         self.writing = Some(tokio::task::spawn_blocking(move || write_sparse(&file, &bytes, offset)));
         for lane in [&mut self.md5, &mut self.sha256] {
@@ -130,7 +133,7 @@ impl Ingest {
     /// Starts a flush when enough was written, and collects the last one: the new durable offset, when there is one.
     pub async fn flush_some(&mut self) -> Result<Option<u64>> {
         if self.flushing.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.durable_bytes = join_flush(&mut self.flushing).await?.unwrap_or(self.durable_bytes);
+            self.finish_flush().await?;
             return Ok(Some(self.durable_bytes));
         }
         if self.flushing.is_none() && self.received_bytes - self.flush_started_bytes >= FLUSH_BYTES {
@@ -141,17 +144,51 @@ impl Ingest {
 
     /// Makes all that was received durable: the new durable offset.
     pub async fn flush_all(&mut self) -> Result<u64> {
-        join_flush(&mut self.flushing).await?;
-        if self.durable_bytes != self.received_bytes || self.flush_started_bytes != self.received_bytes {
+        self.finish_flush().await?;
+        if self.durable_bytes != self.received_bytes {
             self.start_flush().await?;
-            join_flush(&mut self.flushing).await?;
+            self.finish_flush().await?;
         }
-        self.durable_bytes = self.received_bytes;
         Ok(self.durable_bytes)
     }
 
+    /// Cuts off what did not become durable: the room is worth more than bytes that nobody may count on.
+    pub async fn give_room_back(&mut self) {
+        // Both may have failed; only that they are over matters here.
+        let _ = self.finish_write().await;
+        let _ = self.finish_flush().await;
+        let (file, durable_bytes) = (Arc::clone(&self.file), self.durable_bytes);
+        if let Ok(Err(error)) = blocking(move || file.set_len(durable_bytes)).await {
+            tracing::warn!(%error, "a staged file was not cut back; the next stream cuts it");
+        }
+    }
+
+    async fn finish_write(&mut self) -> Result<()> {
+        let written = join_io(&mut self.writing).await;
+        self.unless_broken(written)
+    }
+
+    async fn finish_flush(&mut self) -> Result<()> {
+        let flushed = join_flush(&mut self.flushing).await;
+        if let Some(durable_bytes) = self.unless_broken(flushed)? {
+            self.durable_bytes = durable_bytes;
+        }
+        Ok(())
+    }
+
+    /// The first failure stays the answer to everything that follows it.
+    fn unless_broken<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let (None, Err(failure)) = (&self.broken, &result) {
+            self.broken = Some(failure.clone());
+        }
+        match &self.broken {
+            Some(failure) => Err(failure.clone()),
+            None => result,
+        }
+    }
+
     async fn start_flush(&mut self) -> Result<()> {
-        join_io(&mut self.writing).await?;
+        self.finish_write().await?;
         let (file, upto) = (Arc::clone(&self.file), self.received_bytes);
         self.flush_started_bytes = upto;
         self.flushing = Some(tokio::task::spawn_blocking(move || {
@@ -269,6 +306,25 @@ mod tests {
             "{}",
             file.metadata().unwrap().blocks()
         );
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_write_nothing_becomes_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("staged");
+        std::fs::write(&path, b"").unwrap();
+        let writable = || File::options().read(true).write(true).open(&path).unwrap();
+        let mut ingest = Ingest::open(writable(), 0).await.unwrap();
+        // Opened for reading alone: writes to it fail.
+        ingest.file = Arc::new(File::open(&path).unwrap());
+        ingest.push(Bytes::from_static(b"lost")).await.unwrap();
+        let first = ingest.push(Bytes::from_static(b"never written")).await.unwrap_err();
+        ingest.file = Arc::new(writable());
+        assert_eq!(ingest.flush_all().await.unwrap_err(), first);
+        assert_eq!(ingest.flush_all().await.unwrap_err(), first, "not the second time either");
+        assert_eq!(ingest.durable_bytes(), 0);
+        ingest.give_room_back().await;
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 
     #[tokio::test]
