@@ -1,0 +1,176 @@
+//! A full disk is an answer, not an accident: nothing half-written stays, and work goes on once there is room.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use imageops::v1::{CompressRequest, Job, JobState, UploadMetadata, UploadState};
+use serde_json::json;
+use tonic::Code;
+
+use support::http::{get, post_json};
+use support::jobs::{check_file, compress_file, ended, failed, image, slow_compress_file, write_busy_disk};
+use support::mount::SmallDisk;
+use support::random::Random;
+use support::status::{assert_status, eventually};
+use support::upload::{Stream, commit_of, metadata, name_of, try_upload, upload};
+use support::{Service, wait_for};
+
+const MIB: usize = 1 << 20;
+
+fn service_with_data_on(disk: &SmallDisk) -> Service {
+    Service::start_changed(|setup| setup.data_dir = disk.path().join("data"))
+}
+
+fn service_with_images_on(disk: &SmallDisk) -> Service {
+    Service::start_changed(|setup| setup.image_path = disk.path().join("images"))
+}
+
+/// rel_10: an upload that does not fit says so, loses nothing that was durable, and goes on after room was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_10_an_upload_without_room_goes_on_when_there_is_some() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let service = service_with_data_on(&disk);
+    let client = service.client();
+    let data = Random::new("rel_10").bytes(40 * MIB);
+    let first = upload(&client, &data[..MIB]).await;
+    let metadata = UploadMetadata { size_bytes: Some(data.len() as u64), ..metadata("too large") };
+    let name = name_of(&metadata);
+    let stream = Stream::begin(&client, &metadata).await;
+    stream.chunks(0, &data).await;
+    assert_status(&stream.answer().await.unwrap_err(), Code::ResourceExhausted, "NO_SPACE");
+
+    // The server lives and others are served.
+    assert_eq!(get(service.http(), "/healthz").status, 200);
+    assert!(support::jobs::download(&client, &first.name).await == data[..MIB]);
+    let upload = client.get_upload(&name).await.unwrap();
+    assert_eq!((upload.state(), upload.image.as_str()), (UploadState::Open, ""));
+    assert_eq!(service.blobs().len(), 1, "no partial image");
+
+    disk.resize(128);
+    let durable = client.get_upload(&name).await.unwrap().durable_bytes;
+    let stream = Stream::resume(&client, &name, durable).await;
+    stream.chunks(durable, &data).await;
+    let image = stream.commit(commit_of(&data)).await.unwrap().image.unwrap();
+    assert!(support::jobs::download(&client, &image.name).await == data);
+    assert_eq!(service.staged(), [""; 0]);
+}
+
+/// rel_10: giving the upload up gives the room back.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_10_an_aborted_upload_gives_its_room_back() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let service = service_with_data_on(&disk);
+    let client = service.client();
+    let before = disk.free_bytes();
+    let data = Random::new("rel_10 abort").bytes(40 * MIB);
+    for _ in 0..3 {
+        let metadata = metadata("too large");
+        let full = try_upload(&client, &metadata, &data).await.unwrap_err();
+        assert_status(&full, Code::ResourceExhausted, "NO_SPACE");
+        let aborted = eventually("an abort that finds room for its row", || async {
+            client.abort_upload(&name_of(&metadata)).await.ok()
+        })
+        .await;
+        assert_eq!(aborted.state(), UploadState::Aborted);
+        let lost = before.saturating_sub(disk.free_bytes());
+        assert!(lost <= MIB as u64, "{lost} bytes did not come back");
+    }
+    upload(&client, &data[..4 * MIB]).await;
+}
+
+#[tokio::test]
+async fn a_compression_that_cannot_fit_is_refused_at_once() {
+    let Some(disk) = SmallDisk::mount(24) else { return };
+    let service = service_with_images_on(&disk);
+    let client = service.client();
+    let data = Random::new("refused at once").bytes(16 * MIB);
+    std::fs::write(service.image_path().join("disk.raw"), &data).unwrap();
+    let job = client.compress(compress_file("disk.raw", "out.img")).await.unwrap();
+    assert_eq!(job.state(), JobState::Failed);
+    let error = job.error.unwrap();
+    assert_eq!((error.reason.as_str(), error.code), ("NO_SPACE", Code::ResourceExhausted as i32));
+    // It is remembered as such.
+    assert_eq!(failed(&client, &job.name).await, "NO_SPACE");
+
+    // The legacy surface has words of its own for it.
+    let body = json!({"inputImageName": "disk.raw", "outputImageName": "out.img"});
+    let answer = post_json(service.http(), "/api/v1/vmimage/compress", &body);
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!(answer["status"], 1);
+    assert_eq!(answer["msg"], "Compress Exiting because of No enouth space left");
+    let path = format!("/api/v1/vmimage/compress/{}", answer["requestId"].as_str().unwrap());
+    let poll = get(service.http(), &path);
+    assert_eq!(
+        poll.text().trim_end(),
+        r#"{"msg":"Compress Exiting because of No enouth space left","rate":0,"status":3}"#
+    );
+    assert_eq!(service.image_names(), ["disk.raw"]);
+}
+
+/// rel_10: the disk fills up while a job writes; the job says so and leaves nothing, and the next one has the room.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_10_a_compression_that_runs_out_of_room_leaves_nothing() {
+    let Some(disk) = SmallDisk::mount(320) else { return };
+    let service = service_with_images_on(&disk);
+    let client = service.client();
+    write_busy_disk(&service.image_path().join("busy.raw"), 128 << 20);
+    std::fs::write(service.image_path().join("out.img"), "the old output").unwrap();
+    let job = client.compress(slow_compress_file("busy.raw", "out.img")).await.unwrap();
+    until_under_way(&service, &job).await;
+    let filler = disk.fill("filler");
+    assert_eq!(failed(&client, &job.name).await, "NO_SPACE");
+    assert_eq!(service.image_names(), ["busy.raw", "out.img"]);
+    assert_eq!(std::fs::read(service.image_path().join("out.img")).unwrap(), b"the old output");
+    let legacy = job.name.replace("jobs/", "/api/v1/vmimage/compress/");
+    assert_eq!(get(service.http(), &legacy).json()["status"], 3);
+
+    // Reading goes on with a full disk.
+    let check = client.check(check_file("busy.raw")).await.unwrap();
+    wait_for(&client, &check.name, JobState::Succeeded).await;
+    std::fs::remove_file(filler).unwrap();
+    let job = client.compress(compress_file("busy.raw", "out.img")).await.unwrap();
+    wait_for(&client, &job.name, JobState::Succeeded).await;
+}
+
+/// rel_10: store and catalogue on one full disk: the job's end is told once it can be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_10_a_full_data_directory_recovers_without_a_restart() {
+    let Some(disk) = SmallDisk::mount(256) else { return };
+    let service = service_with_data_on(&disk);
+    let client = service.client();
+    let busy = service.scratch().join("busy.raw");
+    write_busy_disk(&busy, 96 << 20);
+    let source = upload(&client, &std::fs::read(&busy).unwrap()).await;
+    let request =
+        CompressRequest { source: image(&source.name), level: Some(12), ..CompressRequest::default() };
+    let job = client.compress(request.clone()).await.unwrap();
+    until_under_way(&service, &job).await;
+    let filler = disk.fill("filler");
+    eventually("the job's end, or its last attempt to write it", || async {
+        let over = client.get_job(&job.name).await.ok()?.state() != JobState::Running;
+        (over || service.output().contains("is not stored") || service.staged().is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(get(service.http(), "/healthz").status, 200);
+    std::fs::remove_file(filler).unwrap();
+    let ended = ended(&client, &job.name).await;
+    match ended.state() {
+        JobState::Failed => assert_eq!(ended.error.unwrap().reason, "NO_SPACE"),
+        state => assert_eq!(state, JobState::Succeeded, "another attempt had room"),
+    }
+    assert_eq!(service.staged(), [""; 0]);
+    let again = client.compress(request).await.unwrap();
+    wait_for(&client, &again.name, JobState::Succeeded).await;
+}
+
+async fn until_under_way(service: &Service, job: &Job) {
+    let client = service.client();
+    eventually("a job under way", || async {
+        let job = client.get_job(&job.name).await.unwrap();
+        assert!(!imageops_client::is_final(job.state()), "{job:?}");
+        (job.progress.unwrap_or_default().percent > 2.0).then_some(())
+    })
+    .await;
+}
