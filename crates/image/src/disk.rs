@@ -45,4 +45,7 @@ pub trait Disk: Send + Sync {
     /// The longest extent of one kind that starts at `offset` and is cheap to find; never empty below the end of the
     /// disk, `None` at or past it. Neighbouring extents may be of the same kind.
     fn extent_at(&self, offset: u64) -> Result<Option<Extent>>;
+
+    /// Tells the medium that `range` will be read soon. Advice: it never fails, and the default gives none.
+    fn will_need(&self, _range: Range<u64>) {}
 }

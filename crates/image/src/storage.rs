@@ -108,8 +108,9 @@ impl Storage for FileStorage {
     }
 
     fn will_need(&self, range: Range<u64>) {
-        let length = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
-        let _ = rustix::fs::fadvise(&self.file, range.start, length, rustix::fs::Advice::WillNeed);
+        // No length would mean the whole rest of the file.
+        let Some(length) = std::num::NonZeroU64::new(range.end.saturating_sub(range.start)) else { return };
+        let _ = rustix::fs::fadvise(&self.file, range.start, Some(length), rustix::fs::Advice::WillNeed);
     }
 }
 

@@ -264,3 +264,45 @@ fn check_qcow2(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::control::CancelToken;
+    use crate::storage::FileStorage;
+
+    /// The fractions that a check without digests reports.
+    fn told(storage: Arc<dyn Storage>) -> Vec<f64> {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&told);
+        let control = Control::new(
+            move |progress| list.lock().unwrap().push(progress.fraction),
+            CancelToken::default(),
+        );
+        let options = CheckOptions { md5: false, sha256: false, ..Default::default() };
+        check(storage, &options, &control).unwrap();
+        told.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn the_walk_tells_how_far_it_is() {
+        // Disks of no content but of many L2 tables: half of a cluster each 512 MiB.
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(40 << 29).unwrap();
+        for table in 0..40_u64 {
+            std::os::unix::fs::FileExt::write_all_at(&disk, &[7; 32 << 10], table << 29).unwrap();
+        }
+        let output = tempfile::tempfile().unwrap();
+        let disk = Arc::new(FileStorage::new(disk).unwrap());
+        let options = crate::compress::CompressOptions::default();
+        crate::compress::compress(disk, Some(Format::Raw), &output, &options, &Control::default()).unwrap();
+        let told_of = told(Arc::new(FileStorage::new(output).unwrap()));
+        assert!(told_of.len() > 3 && told_of.is_sorted(), "{told_of:?}");
+        assert_eq!((told_of.first(), told_of.last()), (Some(&0.0), Some(&1.0)));
+        assert_eq!(told(Arc::new(vec![1; 1000])), [0.0, 1.0]);
+    }
+}

@@ -1,9 +1,14 @@
 //! Cuts a disk into units, in guest order.
 
+use std::ops::Range;
+
 use super::unit::{UNIT_BYTES, Unit};
 use crate::disk::{Disk, Extent, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::reason;
+
+/// How far ahead the medium is told of what will be read: some units for each of a few threads.
+const AHEAD_BYTES: u64 = 8 * UNIT_BYTES;
 
 /// Hands out the pieces of a disk in which something is stored, and never looks at the rest.
 pub(crate) struct Feed<'a> {
@@ -17,6 +22,12 @@ impl<'a> Feed<'a> {
     /// Starts at the beginning of `disk`.
     pub(crate) fn new(disk: &'a dyn Disk) -> Self {
         Self { disk, cursor: 0, extent: None, sequence: 0 }
+    }
+
+    /// Bytes ahead of the last unit that will be wanted next, to be told to the medium.
+    pub(crate) fn ahead(&self) -> Range<u64> {
+        let start = self.cursor.saturating_add(AHEAD_BYTES);
+        start..start.saturating_add(UNIT_BYTES)
     }
 
     /// The next unit, or `None` at the end of the disk.

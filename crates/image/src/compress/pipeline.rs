@@ -139,9 +139,12 @@ impl Pipeline<'_> {
 
     fn work(&self, worker: &mut Worker<'_>) -> Result<()> {
         loop {
-            let Some(unit) = self.feed.lock().unwrap_or_else(PoisonError::into_inner).next()? else {
-                return Ok(());
+            let (unit, ahead) = {
+                let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+                (feed.next()?, feed.ahead())
             };
+            let Some(unit) = unit else { return Ok(()) };
+            worker.will_need(ahead);
             let Some(mut packed) = self.room(&unit) else { return Ok(()) };
             worker.pack(&unit, &mut packed)?;
             let (placed, tables) = self.hand_in(unit.sequence, packed)?;

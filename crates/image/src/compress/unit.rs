@@ -105,6 +105,11 @@ impl<'a> Worker<'a> {
         Self { disk, layout, control, encoder, input, free: Vec::new(), kept: Vec::new() }
     }
 
+    /// Tells the medium what will be read soon.
+    pub(crate) fn will_need(&self, range: Range<u64>) {
+        self.disk.will_need(range);
+    }
+
     /// Reads and packs `unit` into `packed`.
     pub(crate) fn pack(&mut self, unit: &Unit, packed: &mut Packed) -> Result<()> {
         packed.reset();

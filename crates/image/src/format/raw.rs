@@ -1,5 +1,6 @@
 //! Raw disks: the file is the disk.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk::{Disk, Extent, ExtentKind};
@@ -47,6 +48,10 @@ impl Disk for Raw {
             None => Extent { range: offset..end, kind: ExtentKind::Hole },
         };
         Ok(Some(extent))
+    }
+
+    fn will_need(&self, range: Range<u64>) {
+        self.storage.will_need(range);
     }
 }
 

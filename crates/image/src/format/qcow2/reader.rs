@@ -278,6 +278,30 @@ impl Disk for Qcow2 {
         }
         Ok(Some(Extent { range: offset..end.min(size), kind }))
     }
+
+    fn will_need(&self, range: Range<u64>) {
+        let mut at = range.start;
+        let mut wanted = 0..0;
+        while at < range.end.min(self.virtual_size_bytes()) {
+            // Damage is the business of whoever reads it.
+            let Ok((guest, mapping)) = self.mapping_at(at) else { break };
+            let (start, length) = match mapping {
+                Mapping::Hole | Mapping::Zero => (wanted.end, 0),
+                Mapping::Data { host_offset } => (host_offset, guest.end.min(range.end) - at),
+                Mapping::Compressed { host_offset, length_bytes } => (host_offset, length_bytes),
+            };
+            let end = start.saturating_add(length);
+            // Streams that follow each other share a sector.
+            if (wanted.start..=wanted.end).contains(&start) {
+                wanted.end = wanted.end.max(end);
+            } else {
+                self.storage.will_need(wanted);
+                wanted = start..end;
+            }
+            at = guest.end;
+        }
+        self.storage.will_need(wanted);
+    }
 }
 
 impl Qcow2 {
