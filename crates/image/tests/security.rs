@@ -432,7 +432,7 @@ fn compressed(stream: &[u8], zstd: bool) -> Vec<u8> {
     }
     put_u64(&mut bytes, 3 * cluster, 4 * cluster as u64);
     let sectors = stream.len().div_ceil(512) as u64 - 1;
-    put_u64(&mut bytes, 4 * cluster, (1 << 62) | (sectors << 54) | 5 * cluster as u64);
+    put_u64(&mut bytes, 4 * cluster, (1 << 62) | (sectors << 54) | (5 * cluster as u64));
     bytes[5 * cluster..5 * cluster + stream.len()].copy_from_slice(stream);
     bytes
 }
