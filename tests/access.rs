@@ -216,7 +216,7 @@ async fn sec_29_tenants_do_not_see_each_other() {
     assert_eq!(covered, methods().into_keys().collect());
     assert!(other.list_jobs(ListJobsRequest::default()).await.unwrap().jobs.is_empty());
     assert!(other.list_uploads(ListUploadsRequest::default()).await.unwrap().uploads.is_empty());
-    assert_eq!(one.list_jobs(ListJobsRequest::default()).await.unwrap().jobs, [job.clone()]);
+    assert_eq!(one.list_jobs(ListJobsRequest::default()).await.unwrap().jobs, std::slice::from_ref(&job));
     assert_eq!(one.list_uploads(ListUploadsRequest::default()).await.unwrap().uploads.len(), 2);
 
     // Nothing that was tried has changed anything.
