@@ -112,10 +112,10 @@ async fn a_compression_that_cannot_fit_is_refused_at_once() {
 /// rel_10: the disk fills up while a job writes; the job says so and leaves nothing, and the next one has the room.
 #[tokio::test(flavor = "multi_thread")]
 async fn rel_10_a_compression_that_runs_out_of_room_leaves_nothing() {
-    let Some(disk) = SmallDisk::mount(320) else { return };
+    let Some(disk) = SmallDisk::mount(160) else { return };
     let service = service_with_images_on(&disk);
     let client = service.client();
-    write_busy_disk(&service.image_path().join("busy.raw"), 128 << 20);
+    write_busy_disk(&service.image_path().join("busy.raw"), 64 << 20);
     std::fs::write(service.image_path().join("out.img"), "the old output").unwrap();
     let job = client.compress(slow_compress_file("busy.raw", "out.img")).await.unwrap();
     until_under_way(&service, &job).await;
@@ -137,11 +137,11 @@ async fn rel_10_a_compression_that_runs_out_of_room_leaves_nothing() {
 /// rel_10: store and catalogue on one full disk: the job's end is told once it can be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn rel_10_a_full_data_directory_recovers_without_a_restart() {
-    let Some(disk) = SmallDisk::mount(256) else { return };
+    let Some(disk) = SmallDisk::mount(160) else { return };
     let service = service_with_data_on(&disk);
     let client = service.client();
     let busy = service.scratch().join("busy.raw");
-    write_busy_disk(&busy, 96 << 20);
+    write_busy_disk(&busy, 48 << 20);
     let source = upload(&client, &std::fs::read(&busy).unwrap()).await;
     let request =
         CompressRequest { source: image(&source.name), level: Some(12), ..CompressRequest::default() };
@@ -161,7 +161,8 @@ async fn rel_10_a_full_data_directory_recovers_without_a_restart() {
         state => assert_eq!(state, JobState::Succeeded, "another attempt had room"),
     }
     assert_eq!(service.staged(), [""; 0]);
-    let again = client.compress(request).await.unwrap();
+    let again = CompressRequest { level: None, ..request };
+    let again = client.compress(again).await.unwrap();
     wait_for(&client, &again.name, JobState::Succeeded).await;
 }
 

@@ -82,7 +82,7 @@ async fn rel_50_a_watch_shows_a_job_from_snapshot_to_end() {
     assert!(progress.iter().all(|progress| progress.done_bytes <= progress.total_bytes));
     // Watched once more, an ended job is one message and OK.
     let again = read_to_end(watch(&client, &job.name, 0).await).await;
-    assert_eq!(again, [seen.last().unwrap().clone()]);
+    assert_eq!(again.as_slice(), seen.last().map(std::slice::from_ref).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn a_watch_goes_on_behind_what_was_seen() {
     assert!(seen.iter().all(|job| job.revision > revision || is_final(job.state())));
     // The end is told whatever was seen, once more to who has seen it.
     let end = seen.last().unwrap();
-    assert_eq!(read_to_end(watch(&client, &job.name, end.revision).await).await, [end.clone()]);
+    assert_eq!(read_to_end(watch(&client, &job.name, end.revision).await).await, std::slice::from_ref(end));
 }
 
 #[tokio::test]
