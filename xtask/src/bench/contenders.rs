@@ -19,6 +19,13 @@ pub(crate) struct Contender {
     pub(crate) words: Vec<String>,
 }
 
+impl Contender {
+    /// Whether it is our program that runs.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.starts_with("imageops ")
+    }
+}
+
 pub(crate) const SOURCE: &str = "SOURCE";
 pub(crate) const OUTPUT: &str = "OUTPUT";
 

@@ -40,6 +40,8 @@ pub(crate) struct Options {
 pub(crate) struct Measured {
     pub(crate) contender: Contender,
     pub(crate) runs: Vec<Run>,
+    /// A run ended badly: its figures mean nothing.
+    failed: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
@@ -58,7 +60,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
             options.only.is_empty() || options.only.iter().any(|part| contender.name.contains(part))
         })
         .filter(is_installed)
-        .map(|contender| Measured { contender, runs: Vec::new() })
+        .map(|contender| Measured { contender, runs: Vec::new(), failed: false })
         .collect();
     if measured.is_empty() {
         bail!("nothing to run: --only names no contender");
@@ -66,7 +68,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     warm(&source)?;
     for round in 1..=options.rounds {
         for one in &mut measured {
-            let run = measure::run(&one.contender, &source, &scratch)?;
+            let run = match measure::run(&one.contender, &source, &scratch) {
+                Ok(run) => run,
+                // A peer that does not work on this machine must not cost the figures of the others.
+                Err(error) if !one.contender.is_ours() => {
+                    println!("round {round}: {} FAILED: {error:#}", one.contender.name);
+                    one.failed = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             println!(
                 "round {round}: {:40} {:8.2} s {:8} KiB",
                 one.contender.name, run.wall_seconds, run.peak_kib
@@ -74,6 +85,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
             one.runs.push(run);
         }
     }
+    measured.retain(|one| !one.failed);
     let text = report::markdown(&report::Subject::describe(&source, options.rounds, &imageops)?, &measured);
     println!("\n{text}");
     if options.only.is_empty() {
