@@ -102,6 +102,12 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
         }
         other => storage(&store_path, other),
     })?);
+    let root = fs::canonicalize(&config.image_path).map_err(|error| storage(&config.image_path, error))?;
+    if root.starts_with(&store_path) || root == data_dir {
+        let message =
+            "--image-path lies in the store: outputs could replace stored images; name another directory";
+        return Err(Fatal::new(Exit::Configuration, message));
+    }
     let image_root = ImageRoot::open(&config.image_path, std::slice::from_ref(&data_dir))
         .map_err(|error| storage(&config.image_path, error))?;
     let image_root = Arc::new(image_root);

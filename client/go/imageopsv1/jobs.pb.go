@@ -447,7 +447,8 @@ type Progress struct {
 	BytesPerSecond *uint64 `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
 	// Estimated time to the end of the job. Absent: not known yet.
 	Remaining *durationpb.Duration `protobuf:"bytes,5,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	// The whole job, all phases: 0 to 100 with fractions. Never falls, not over a retry either; 100 only with SUCCEEDED.
+	// The whole job, all phases: 0 to 100 with fractions. Never falls, not over a retry either, but for what a crash of the
+	// server takes of the last second; 100 only with SUCCEEDED.
 	Percent       float64 `protobuf:"fixed64,6,opt,name=percent,proto3" json:"percent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -96,6 +96,9 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
 
 /// Checks where the output of a file goes: the room that is free there.
 async fn place_output(app: &App, open: &OpenSource, name: &str) -> Result<u64> {
+    if name.chars().any(char::is_control) {
+        return Err(invalid_output());
+    }
     let (root, wanted) = (Arc::clone(&app.image_root), name.to_owned());
     let source = open.file.try_clone().map_err(Failure::internal)?;
     let (is_source, free_bytes) = blocking(move || -> imageops_store::Result<_> {

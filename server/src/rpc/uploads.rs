@@ -16,7 +16,7 @@ use super::{pages, parse_name, watch};
 use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::clock::now;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, no_space};
 use crate::upload::{CommitError, Ingest, Promise, Session, commit, refusal};
 use crate::{reason, wire};
 
@@ -283,6 +283,10 @@ async fn next(app: &App, messages: &mut Messages, lost: impl Future<Output = ()>
 
 fn broken(status: &Status) -> Failure {
     tracing::debug!(%status, "an upload's stream broke");
+    if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) {
+        // What the transport says of a message above its limit.
+        return Failure::invalid("message", "a message has at most 4 MiB; a chunk at most 1 MiB");
+    }
     Failure::new(status.code(), reason::UNAVAILABLE, "the stream broke; resume at the durable offset")
 }
 
@@ -305,6 +309,12 @@ async fn create(app: &App, caller: &Caller, metadata: v1::UploadMetadata) -> Res
         .map_err(|error| Failure::invalid("metadata.display_name", error.to_string()))?;
     if metadata.size_bytes.is_some_and(|size| size > app.config.upload_max_bytes) {
         return Err(too_large(app.config.upload_max_bytes));
+    }
+    if let Some(size_bytes) = metadata.size_bytes {
+        let store = Arc::clone(&app.store);
+        if size_bytes > blocking(move || store.free_bytes()).await?? {
+            return Err(no_space());
+        }
     }
     let declared = wire::read_format("metadata.declared_format", metadata.declared_format)?;
     let promise = wire::read_promise(metadata.size_bytes, metadata.expected_digests)?;

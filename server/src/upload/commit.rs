@@ -6,6 +6,9 @@
 use std::sync::Arc;
 
 use imageops_catalogue::{ImageRow, UploadRow};
+use imageops_image::Control;
+use imageops_image::check::{CheckOptions, check};
+use imageops_image::format::Format;
 use imageops_image::inspect::{InspectOptions, Inspection, Reason, Verdict};
 use imageops_image::storage::Storage;
 use imageops_model::{ImageId, ImageState};
@@ -68,6 +71,9 @@ pub async fn commit(
     }
     let inspection = inspect(app, upload, ingest).await?;
     refuse_unless_valid(&inspection)?;
+    if inspection.format == Format::Qcow2 {
+        refuse_unless_valid(&check_tables(app, ingest).await?)?;
+    }
 
     let image = ImageId(Uuid::new_v4());
     let (store, staged, blob) = (Arc::clone(&app.store), upload.id.0.to_string(), image.0.to_string());
@@ -91,7 +97,11 @@ pub async fn commit(
         create_time: time,
         update_time: time,
     };
-    let upload = app.catalogue.commit_upload(upload.id, row.clone(), time).await?;
+    let committed = app.catalogue.commit_upload(upload.id, row.clone(), time).await;
+    if committed.is_err() {
+        remove_unless_referenced(app, &row.blob).await;
+    }
+    let upload = committed?;
     // Only now: until the row was there, the staged name was what a resume would go on with.
     let store = Arc::clone(&app.store);
     if let Err(error) = blocking(move || store.discard_staged(&staged)).await? {
@@ -121,6 +131,29 @@ async fn inspect(app: &App, upload: &UploadRow, ingest: &Ingest) -> Result<Inspe
         layout: false,
     };
     Ok(blocking(move || imageops_image::inspect::inspect(&storage, &options)).await??)
+}
+
+/// Walks all tables: those of an image that contradict each other are refused (security.md 1, SEC-12). Reads no data.
+async fn check_tables(app: &App, ingest: &Ingest) -> Result<Inspection> {
+    let storage: Arc<dyn Storage> = Arc::new(ingest.storage()?);
+    let options = CheckOptions {
+        md5: false,
+        sha256: false,
+        threads: app.config.job_threads as usize,
+        format: Some(Format::Qcow2),
+    };
+    Ok(blocking(move || check(storage, &options, &Control::default())).await??.inspection)
+}
+
+/// Takes back a blob whose row was not written. When even that is not known, the next start finds out.
+async fn remove_unless_referenced(app: &App, blob: &str) {
+    if !matches!(app.catalogue.is_blob_referenced(app.store.id(), blob).await, Ok(false)) {
+        return;
+    }
+    let (store, blob) = (Arc::clone(&app.store), blob.to_owned());
+    if !matches!(blocking(move || store.remove(&blob)).await, Ok(Ok(()))) {
+        tracing::warn!("a blob without a row was not removed; the next start removes it");
+    }
 }
 
 /// Turns every verdict but `valid` into the refusal that it stands for (security.md 1).

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use imageops_image::digest::{Digester, Digests, Selection};
@@ -21,6 +22,8 @@ use crate::reason;
 const PREFIX_BYTES: usize = 64 << 10;
 /// So many bytes are written between two flushes.
 const FLUSH_BYTES: u64 = 64 << 20;
+/// Slow uploads are flushed this often, so that what came counts and the upload does not expire.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// Zeros of this size and alignment become holes.
 const HOLE_BYTES: usize = 64 << 10;
 /// Bytes that are hashed again at a time when an upload goes on after a restart.
@@ -38,6 +41,7 @@ pub struct Ingest {
     file: Arc<File>,
     received_bytes: u64,
     flush_started_bytes: u64,
+    flush_started: Instant,
     durable_bytes: u64,
     /// First bytes, until the header was judged.
     prefix: Option<BytesMut>,
@@ -82,6 +86,7 @@ impl Ingest {
             file: Arc::new(file),
             received_bytes: durable_bytes,
             flush_started_bytes: durable_bytes,
+            flush_started: Instant::now(),
             durable_bytes,
             prefix: (prefix.len() < PREFIX_BYTES || durable_bytes == PREFIX_BYTES as u64).then_some(prefix),
             writing: None,
@@ -136,7 +141,10 @@ impl Ingest {
             self.finish_flush().await?;
             return Ok(Some(self.durable_bytes));
         }
-        if self.flushing.is_none() && self.received_bytes - self.flush_started_bytes >= FLUSH_BYTES {
+        let new_bytes = self.received_bytes - self.flush_started_bytes;
+        let is_due =
+            new_bytes >= FLUSH_BYTES || (new_bytes > 0 && self.flush_started.elapsed() >= FLUSH_INTERVAL);
+        if self.flushing.is_none() && is_due {
             self.start_flush().await?;
         }
         Ok(None)
@@ -191,6 +199,7 @@ impl Ingest {
         self.finish_write().await?;
         let (file, upto) = (Arc::clone(&self.file), self.received_bytes);
         self.flush_started_bytes = upto;
+        self.flush_started = Instant::now();
         self.flushing = Some(tokio::task::spawn_blocking(move || {
             // The last bytes may be a hole: the length is what makes them part of the file.
             if file.metadata()?.len() < upto {

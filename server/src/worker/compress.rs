@@ -111,8 +111,9 @@ async fn into_image(
     tracker: &Tracker,
     control: Control,
 ) -> Result<JobOutcome> {
-    // The image's id is part of the job: an attempt that crashed after publishing is published over, not beside.
-    let (staged, blob) = (format!("job-{}", output.0), output.0.to_string());
+    // The image's id is part of the job: an attempt that crashed after publishing is published over, not beside. Each
+    // attempt stages under its own name: one that lost its lease may still be writing.
+    let (staged, blob) = (format!("job-{}-{}", output.0, row.attempt), output.0.to_string());
     let (store, options) = (Arc::clone(&app.store), options.clone());
     let (stop, tracker) = (stop.clone(), tracker.clone());
     let key = blob.clone();

@@ -22,8 +22,8 @@ use crate::clock::now;
 
 /// Length of a lease.
 const LEASE_MS: i64 = 30_000;
-/// How often a lease is extended and progress is stored.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often a lease is extended and progress is stored: what a crash can take from the percentage that was shown.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the dispatcher waits for a bell before it looks for leases that ran out.
 const POLL: Duration = Duration::from_secs(1);
 

@@ -30,6 +30,10 @@ pub(super) async fn run(app: Arc<App>, mut row: JobRow) {
     app.hub.begin(row.clone(), stop.clone());
     let tracker = Tracker::new(row.progress.percent);
     let result = work_and_beat(&app, &mut row, &stop, &tracker).await;
+    if result.is_err() {
+        // However it ends now, the percentage that was shown stays (design decision 21).
+        beat(&app, &mut row, &stop).await;
+    }
     let end = end(&app, row, &stop, result).await;
     metrics::gauge!("imageops_jobs_running").decrement(1.0);
     if let Some(row) = end {

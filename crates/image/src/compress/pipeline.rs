@@ -14,10 +14,11 @@ use std::thread;
 use super::feed::Feed;
 use super::proof::{Proof, is_zero};
 use super::unit::{Figures, Packed, Unit, Worker};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::qcow2::writer::{CLUSTER_BYTES, Write, Writer};
 use crate::guest::ranges;
 use crate::progress::Meter;
+use crate::reason;
 
 /// The smallest piece of a table that is left as a hole when it is all zero.
 const PAGE_BYTES: usize = 4096;
@@ -117,6 +118,7 @@ pub(crate) fn run<'a>(
         for mut worker in workers {
             let pipeline = &pipeline;
             scope.spawn(move || {
+                let _guard = PanicGuard(pipeline);
                 if let Err(error) = pipeline.work(&mut worker) {
                     pipeline.lock().error.get_or_insert(error);
                     pipeline.turn.notify_all();
@@ -128,6 +130,19 @@ pub(crate) fn run<'a>(
     match order.error {
         Some(error) => Err(error),
         None => Ok(order.outcome),
+    }
+}
+
+/// Lets the other threads go when one panics: they would wait for its unit for ever.
+struct PanicGuard<'p, 'a>(&'p Pipeline<'a>);
+
+impl Drop for PanicGuard<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = crate::Error::new(ErrorKind::Io, reason::IO, "a thread of the compression panicked");
+            self.0.lock().error.get_or_insert(error);
+            self.0.turn.notify_all();
+        }
     }
 }
 
