@@ -3,6 +3,8 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use imageops_model::StoreId;
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
@@ -17,6 +19,11 @@ const STAMP_DRAFT: &str = "store.new";
 const STAMP_BYTES_MAX: u64 = 256;
 const FIRST_LINE: &str = "imageops-store 1";
 const LOCK: &str = "lock";
+/// How long a holder that is just ending may take. A child that was forked at that moment shares the lock until it
+/// executes its program.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Pause between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 fn unusable<T>(sentence: &str) -> Result<T> {
     Err(Error::Unusable(sentence.to_owned()))
@@ -26,10 +33,14 @@ fn unusable<T>(sentence: &str) -> Result<T> {
 pub(super) fn lock(directory: &OwnedFd) -> Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file: File = sys::openat(directory, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(failure)?.into();
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => unusable("another process is using this data directory"),
-        Err(TryLockError::Error(error)) => Err(error.into()),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return unusable("another process is using this data directory"),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
     }
 }
 
