@@ -34,7 +34,12 @@ async fn rel_10_an_upload_without_room_goes_on_when_there_is_some() {
     let client = service.client();
     let data = Random::new("rel_10").bytes(40 * MIB);
     let first = upload(&client, &data[..MIB]).await;
-    let metadata = UploadMetadata { size_bytes: Some(data.len() as u64), ..metadata("too large") };
+    // A length that is told and does not fit is refused before the first byte; one that is not told is found out.
+    let told = UploadMetadata { size_bytes: Some(data.len() as u64), ..metadata("told to be too large") };
+    let stream = Stream::begin(&client, &told).await;
+    assert_status(&stream.answer().await.unwrap_err(), Code::ResourceExhausted, "NO_SPACE");
+    assert!(client.get_upload(&name_of(&told)).await.is_err(), "nothing was begun");
+    let metadata = metadata("too large");
     let name = name_of(&metadata);
     let stream = Stream::begin(&client, &metadata).await;
     stream.chunks(0, &data).await;
