@@ -6,19 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::contenders::{Contender, Group, OUTPUT, SOURCE};
+use super::contenders::{Contender, OUTPUT, SOURCE};
+use super::record::Run;
 use crate::process::{self, Run as _};
-
-/// What one run took.
-pub(crate) struct Run {
-    pub(crate) wall_seconds: f64,
-    /// User and system time of the command and its children.
-    pub(crate) cpu_seconds: f64,
-    /// The largest resident set among the command and its children.
-    pub(crate) peak_kib: u64,
-    /// Bytes that the output occupies; none where nothing is written.
-    pub(crate) output_bytes: Option<u64>,
-}
 
 /// One run. The figures of the process come from GNU time, which reads them from the kernel when the command has ended.
 pub(crate) fn run(contender: &Contender, source: &Path, scratch: &Path) -> Result<Run> {
@@ -47,10 +37,8 @@ pub(crate) fn run(contender: &Contender, source: &Path, scratch: &Path) -> Resul
     let cpu_seconds = next()? + next()?;
     // A whole number of KiB, far below 2^53.
     let peak_kib = next()? as u64;
-    let output_bytes = match contender.group {
-        Group::Check => None,
-        Group::Compress => Some(examine(&output)?),
-    };
+    let writes = contender.words.iter().any(|word| word == OUTPUT);
+    let output_bytes = if writes { Some(examine(&output)?) } else { None };
     remove(&output)?;
     Ok(Run { wall_seconds, cpu_seconds, peak_kib, output_bytes })
 }

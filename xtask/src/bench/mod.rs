@@ -3,17 +3,22 @@
 //! Each round runs every contender once, so that a machine that slows down slows all of them; medians are compared.
 
 mod contenders;
+mod guests;
+mod machine;
 mod measure;
+mod picture;
+mod record;
 mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use self::contenders::{Contender, Group};
-use self::measure::Run;
+use self::guests::{GUESTS, Guest};
+use self::record::{Measurement, Row, Table};
 use crate::debian;
 use crate::images::{self, Size};
 use crate::process::{self, Run as _};
@@ -25,74 +30,144 @@ pub(crate) struct Options {
     /// How often each contender runs.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Image of the full set that is measured.
-    #[arg(long, default_value = "debian-ext4.qcow2")]
-    image: String,
+    /// Measures this guest alone, or these when given again; the figures of the others stay.
+    #[arg(long, value_parser = GUESTS.map(|guest| guest.name))]
+    guest: Vec<String>,
     /// Directory for the outputs; on the medium that is to be measured.
     #[arg(long)]
     scratch: Option<PathBuf>,
-    /// Runs only contenders whose names contain this, or one of these when given again; docs/benchmarks.md is then not written.
+    /// Runs only contenders whose names contain this, or one of these when given again; nothing is written then.
     #[arg(long)]
     only: Vec<String>,
+    /// Measures nothing and draws the document and the picture anew from the kept figures.
+    #[arg(long)]
+    draw: bool,
 }
 
-/// What the runs of one contender came to.
-pub(crate) struct Measured {
-    pub(crate) contender: Contender,
-    pub(crate) runs: Vec<Run>,
-    /// A run ended badly: its figures mean nothing.
-    failed: bool,
+/// A contender and what its runs have come to so far.
+struct Entry {
+    contender: Contender,
+    row: Row,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
-    debian::install_missing(debian::FOR_TESTS)?;
-    debian::install_missing(debian::FOR_BENCH)?;
-    build(workspace)?;
-    let source = images::make(workspace, Size::Full)?.join(&options.image);
-    ensure!(source.is_file(), "the full image set has no {}", options.image);
-    let scratch = options.scratch.clone().unwrap_or_else(|| workspace.target.join("bench"));
-    fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-
-    let imageops = workspace.binary("release", "imageops");
-    let mut measured: Vec<Measured> = contenders::all(&imageops)
-        .into_iter()
-        .filter(|contender| {
-            options.only.is_empty() || options.only.iter().any(|part| contender.name.contains(part))
-        })
-        .filter(is_installed)
-        .map(|contender| Measured { contender, runs: Vec::new(), failed: false })
-        .collect();
-    if measured.is_empty() {
-        bail!("nothing to run: --only names no contender");
-    }
-    warm(&source)?;
-    for round in 1..=options.rounds {
-        for one in &mut measured {
-            let run = match measure::run(&one.contender, &source, &scratch) {
-                Ok(run) => run,
-                // A peer that does not work on this machine must not cost the figures of the others.
-                Err(error) if !one.contender.is_ours() => {
-                    println!("round {round}: {} FAILED: {error:#}", one.contender.name);
-                    one.failed = true;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            println!(
-                "round {round}: {:40} {:8.2} s {:8} KiB",
-                one.contender.name, run.wall_seconds, run.peak_kib
-            );
-            one.runs.push(run);
+    let kept = workspace.root.join("docs/benchmarks.json");
+    let mut all = record::read(&kept)?;
+    if !options.draw {
+        debian::install_missing(debian::FOR_TESTS)?;
+        debian::install_missing(debian::FOR_BENCH)?;
+        build(workspace)?;
+        let set = images::make(workspace, Size::Full)?;
+        let scratch = options.scratch.clone().unwrap_or_else(|| workspace.target.join("bench"));
+        fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+        let imageops = workspace.binary("release", "imageops");
+        let chosen =
+            |guest: &&Guest| options.guest.is_empty() || options.guest.iter().any(|name| name == guest.name);
+        for guest in GUESTS.iter().filter(chosen) {
+            let image = guest.image(&set, &scratch)?;
+            let measurement = measure_guest(guest, &image, &imageops, &scratch, options)?;
+            println!("\n{}", report::section(&measurement));
+            if options.only.is_empty() {
+                record::replace(&mut all, measurement, &GUESTS.map(|guest| guest.name));
+                record::write(&kept, &all)?;
+            }
         }
     }
-    measured.retain(|one| !one.failed);
-    let text = report::markdown(&report::Subject::describe(&source, options.rounds, &imageops)?, &measured);
-    println!("\n{text}");
     if options.only.is_empty() {
-        let path = workspace.root.join("docs/benchmarks.md");
-        fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+        write(&workspace.root.join("docs/benchmarks.md"), &report::markdown(&all))?;
+        write(&workspace.root.join("docs/benchmarks.svg"), &picture::draw(&all))?;
     }
     Ok(true)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn measure_guest(
+    guest: &Guest,
+    image: &Path,
+    imageops: &Path,
+    scratch: &Path,
+    options: &Options,
+) -> Result<Measurement> {
+    warm(image)?;
+    let mut tables = Vec::new();
+    for group in guest.groups {
+        let entries = measure_group(*group, guest.name, image, imageops, scratch, options)?;
+        if !entries.is_empty() {
+            let rows = entries.into_iter().map(|entry| entry.row).collect();
+            tables.push(Table { group: *group, rows });
+        }
+    }
+    if tables.is_empty() {
+        bail!("nothing to run: --only names no contender");
+    }
+    Ok(Measurement {
+        guest: guest.name.to_owned(),
+        title: guest.title.to_owned(),
+        image: machine::image(image)?,
+        machine: machine::describe(),
+        versions: machine::versions(imageops),
+        rounds: options.rounds,
+        tables,
+    })
+}
+
+fn measure_group(
+    group: Group,
+    guest: &str,
+    image: &Path,
+    imageops: &Path,
+    scratch: &Path,
+    options: &Options,
+) -> Result<Vec<Entry>> {
+    let wanted = |contender: &Contender| {
+        options.only.is_empty() || options.only.iter().any(|part| contender.name.contains(part))
+    };
+    let contenders = contenders::of(group, imageops);
+    let mut entries: Vec<Entry> = contenders.into_iter().filter(wanted).map(entry).collect();
+    for round in 1..=options.rounds {
+        for Entry { contender, row } in &mut entries {
+            if row.missing.is_some() {
+                continue;
+            }
+            match measure::run(contender, image, scratch) {
+                Ok(run) => {
+                    println!(
+                        "{guest}, round {round}: {:40} {:8.2} s {:8} KiB",
+                        contender.name, run.wall_seconds, run.peak_kib
+                    );
+                    row.runs.push(run);
+                }
+                // A peer that does not work on this machine must not cost the figures of the others; its own mean
+                // nothing when one of its runs ended badly.
+                Err(error) if !contender.is_ours() => {
+                    println!("{guest}, round {round}: {} FAILED: {error:#}", contender.name);
+                    row.missing = Some("failed on this machine".to_owned());
+                    row.runs.clear();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// A peer that is not there is said to be missing.
+fn entry(contender: Contender) -> Entry {
+    let program = &contender.words[0];
+    let found = program.contains('/') || process::find(program).is_some();
+    if !found {
+        println!("SKIPPED: {}: {program} is not installed", contender.name);
+    }
+    let row = Row {
+        name: contender.name.to_owned(),
+        command: report::shown(&contender.words),
+        runs: Vec::new(),
+        missing: (!found).then(|| "not installed".to_owned()),
+    };
+    Entry { contender, row }
 }
 
 fn build(workspace: &Workspace) -> Result<()> {
@@ -102,28 +177,10 @@ fn build(workspace: &Workspace) -> Result<()> {
         .check()
 }
 
-/// A peer that is not there is said to be missing, and its row is left out.
-fn is_installed(contender: &Contender) -> bool {
-    let program = &contender.words[0];
-    let found = program.contains('/') || process::find(program).is_some();
-    if !found {
-        let package = if contender.group == Group::Compress { "guestfs-tools and a kernel" } else { "it" };
-        println!("SKIPPED: {}: {program} is not installed; install {package} to see its row", contender.name);
-    }
-    found
-}
-
-/// Reads the source once, so that every contender finds it in the page cache.
-fn warm(source: &Path) -> Result<()> {
-    let mut file = fs::File::open(source).with_context(|| format!("cannot open {}", source.display()))?;
+/// Reads the image once, so that every contender finds it in the page cache.
+fn warm(image: &Path) -> Result<()> {
+    let mut file = fs::File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     std::io::copy(&mut file, &mut std::io::sink())
-        .with_context(|| format!("cannot read {}", source.display()))?;
+        .with_context(|| format!("cannot read {}", image.display()))?;
     Ok(())
-}
-
-/// The first line that a program prints about its version.
-fn version(program: &str, arguments: &[&str]) -> Option<String> {
-    let mut command = process::command(program);
-    let text = command.args(arguments).env("LIBGUESTFS_BACKEND", "direct").capture().ok()?;
-    text.lines().next().map(str::to_owned)
 }
