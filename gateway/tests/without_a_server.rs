@@ -65,6 +65,16 @@ impl Gateway {
 }
 
 #[tokio::test]
+async fn an_upload_of_nothing_is_refused_before_it_begins() {
+    let gateway = start(GatewayConfig::default()).await;
+    let headers = "Tus-Resumable: 1.0.0\r\nUpload-Length: 0\r\n";
+    let answer = gateway.ask("POST", "/v1/uploads", headers, "").await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert!(answer.body.contains("at least one byte"), "{}", answer.body);
+    assert!(answer.head.contains("tus-resumable: 1.0.0"), "{}", answer.head);
+}
+
+#[tokio::test]
 async fn legacy_refusals_have_their_literals() {
     let gateway = start(GatewayConfig::default()).await;
     let lack_input = "Lacking inputImageName in request body.";

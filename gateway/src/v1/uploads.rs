@@ -177,6 +177,10 @@ async fn overridden(
 async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, mut body: Body) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
     let size_bytes = tus::number(headers, "Upload-Length")?;
+    if size_bytes == 0 {
+        // It could never end: clients send nothing after such a creation, and nothing is no image.
+        return Err(Problem::invalid("Upload-Length", "is 0; an image has at least one byte"));
+    }
     let mut metadata = tus::metadata(headers)?;
     metadata.size_bytes = Some(size_bytes);
     metadata.request_id = match header_text(headers, "Idempotency-Key")? {
