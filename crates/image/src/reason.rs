@@ -119,3 +119,5 @@ pub const KEPT_GEOMETRY: &str = "KEPT_GEOMETRY";
 pub const KEPT_FREE_COUNT: &str = "KEPT_FREE_COUNT";
 /// Kept: the structures of the file system are too scattered for the memory they may take.
 pub const KEPT_LIMIT: &str = "KEPT_LIMIT";
+/// Kept: shadow copies still use what the file system calls free.
+pub const KEPT_SHADOW_COPIES: &str = "KEPT_SHADOW_COPIES";

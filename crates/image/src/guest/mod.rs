@@ -9,6 +9,7 @@ mod device;
 mod ext;
 mod gpt;
 mod mbr;
+mod ntfs;
 pub(crate) mod ranges;
 mod reader;
 mod signature;
