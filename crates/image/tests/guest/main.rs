@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod ext;
+mod ntfs;
 #[path = "../peers/mod.rs"]
 mod peers;
 mod proofs;
