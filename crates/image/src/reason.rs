@@ -117,6 +117,8 @@ pub const KEPT_CHECKSUM: &str = "KEPT_CHECKSUM";
 pub const KEPT_GEOMETRY: &str = "KEPT_GEOMETRY";
 /// Kept: figures of the file system's free space contradict each other.
 pub const KEPT_FREE_COUNT: &str = "KEPT_FREE_COUNT";
+/// Kept: a part of the file system lies on another device.
+pub const KEPT_OTHER_DEVICE: &str = "KEPT_OTHER_DEVICE";
 /// Kept: the structures of the file system are too scattered for the memory they may take.
 pub const KEPT_LIMIT: &str = "KEPT_LIMIT";
 /// Kept: shadow copies still use what the file system calls free.

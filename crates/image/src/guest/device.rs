@@ -1,5 +1,7 @@
 //! A window of a disk: a partition, or the whole.
 
+use std::ops::Range;
+
 use crate::disk::Disk;
 use crate::error::Result;
 
@@ -29,6 +31,21 @@ impl<'a> Device<'a> {
             return Ok(false);
         }
         self.disk.read_at(buffer, self.start_bytes + offset)?;
+        Ok(true)
+    }
+
+    /// Whether nothing is stored for `range`, so that it reads as zeros: cheaper to know than to read.
+    pub(crate) fn is_unstored(&self, range: Range<u64>) -> Result<bool> {
+        let mut place = self.start_bytes.saturating_add(range.start);
+        let end = self.start_bytes.saturating_add(range.end);
+        while place < end {
+            match self.disk.extent_at(place)? {
+                Some(extent) if !extent.kind.is_stored() && extent.range.end > place => {
+                    place = extent.range.end
+                }
+                _ => return Ok(false),
+            }
+        }
         Ok(true)
     }
 

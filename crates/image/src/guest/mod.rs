@@ -14,6 +14,7 @@ pub(crate) mod ranges;
 mod reader;
 mod signature;
 mod table;
+mod xfs;
 
 use std::fmt;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::signature::{self, Signature};
 use super::table::Partition;
-use super::{FreeSpace, Kept, Part, PartSummary, ext, ntfs};
+use super::{FreeSpace, Kept, Part, PartSummary, ext, ntfs, xfs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::reason;
@@ -31,8 +31,11 @@ pub(crate) struct Reader {
 }
 
 /// Every file system whose free space is read. What is signed and not listed is kept whole.
-pub(crate) const READERS: &[Reader] =
-    &[Reader { signature: "ext", open: ext::open }, Reader { signature: "ntfs", open: ntfs::open }];
+pub(crate) const READERS: &[Reader] = &[
+    Reader { signature: "ext", open: ext::open },
+    Reader { signature: "ntfs", open: ntfs::open },
+    Reader { signature: "xfs", open: xfs::open },
+];
 
 /// A part that is not looked into at all.
 pub(crate) fn closed_part(partition: Partition) -> Part {
