@@ -16,6 +16,7 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("debugfs", "e2fsprogs"),
     ("dumpe2fs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
+    ("grub-fstest", "grub-common"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("mkntfs", "ntfs-3g"),
     ("mkfs.vfat", "dosfstools"),

@@ -9,3 +9,4 @@ mod ntfs;
 mod peers;
 mod proofs;
 mod tables;
+mod xfs;
