@@ -123,3 +123,7 @@ pub const KEPT_OTHER_DEVICE: &str = "KEPT_OTHER_DEVICE";
 pub const KEPT_LIMIT: &str = "KEPT_LIMIT";
 /// Kept: shadow copies still use what the file system calls free.
 pub const KEPT_SHADOW_COPIES: &str = "KEPT_SHADOW_COPIES";
+/// Kept: a change of the whole is under way.
+pub const KEPT_CHANGE_UNDER_WAY: &str = "KEPT_CHANGE_UNDER_WAY";
+/// Kept: a block of a tree is not the one that the tree names, or contradicts itself.
+pub const KEPT_TREE: &str = "KEPT_TREE";

@@ -5,6 +5,7 @@
 //!
 //! To teach the engine a file system: one file that implements `FreeSpace`, and one line in `reader::READERS`.
 
+mod btrfs;
 mod device;
 mod ext;
 mod gpt;

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::signature::{self, Signature};
 use super::table::Partition;
-use super::{FreeSpace, Kept, Part, PartSummary, ext, ntfs, xfs};
+use super::{FreeSpace, Kept, Part, PartSummary, btrfs, ext, ntfs, xfs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::reason;
@@ -32,6 +32,7 @@ pub(crate) struct Reader {
 
 /// Every file system whose free space is read. What is signed and not listed is kept whole.
 pub(crate) const READERS: &[Reader] = &[
+    Reader { signature: "btrfs", open: btrfs::open },
     Reader { signature: "ext", open: ext::open },
     Reader { signature: "ntfs", open: ntfs::open },
     Reader { signature: "xfs", open: xfs::open },

@@ -15,7 +15,6 @@ use crate::proofs::{Numbers, Patched, flipped, free_ranges, reasons, scan};
 fn what_has_no_reader_is_named_and_kept() {
     let Some(directory) = images("what_has_no_reader_is_named_and_kept", &[]) else { return };
     let expected = [
-        ("fs/btrfs-mixed.raw", "btrfs", reason::KEPT_NO_READER),
         ("fs/exfat.raw", "exfat", reason::KEPT_NO_READER),
         ("fs/fat12.raw", "fat", reason::KEPT_NO_READER),
         ("fs/fat16.raw", "fat", reason::KEPT_NO_READER),
