@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod btrfs;
 mod ext;
 mod ntfs;
 #[path = "../peers/mod.rs"]
