@@ -26,6 +26,7 @@ use self::device::Device;
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::error::Result;
+use crate::reason;
 
 /// The kind of a partition table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -178,5 +179,23 @@ pub fn scan(disk: &dyn Disk, control: &Control) -> Result<Layout> {
             None => reader::scan_part(&device, partition, control)?,
         });
     }
+    keep_for_hibernated(&mut parts);
     Ok(Layout { table: found.table, kept: found.kept.into_iter().collect(), parts })
+}
+
+/// A hibernated system goes on where it was, with what it has in its memory: the file systems that it had mounted, some
+/// of which bear no mark of that on the disk (Btrfs), and swap space beside the one that it lies in. So nothing of the
+/// disk is dropped.
+fn keep_for_hibernated(parts: &mut [Part]) {
+    let hibernated =
+        |part: &Part| part.summary.kept.iter().any(|kept| kept.reason == reason::KEPT_HIBERNATED);
+    if !parts.iter().any(hibernated) {
+        return;
+    }
+    for part in parts.iter_mut().filter(|part| part.free.is_some()) {
+        let message = "a hibernated system lies on the same disk, and may have this in use";
+        part.free = None;
+        part.summary.free_bytes = 0;
+        part.summary.kept = vec![Kept::whole(reason::KEPT_HIBERNATED, message)];
+    }
 }

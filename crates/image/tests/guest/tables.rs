@@ -129,6 +129,19 @@ fn a_second_signature_keeps_all() {
 }
 
 #[test]
+fn a_hibernated_system_keeps_the_whole_disk() {
+    let Some(directory) = images("a_hibernated_system_keeps_the_whole_disk", &[]) else { return };
+    let disk = open(&directory.join("fs/mbr-logical.raw")).disk;
+    assert!(!free_ranges(&*disk, &scan(&*disk)).is_empty());
+    let bytes = (202_752 * 512 + 4086..).zip(*b"S1SUSPEND\0").collect();
+    let hibernated = Patched { base: Arc::clone(&disk), bytes, size: None };
+    let layout = scan(&hibernated);
+    assert!(free_ranges(&hibernated, &layout).is_empty());
+    let ext4 = layout.parts().iter().find(|part| part.summary().content == "ext4").unwrap().summary();
+    assert_eq!((ext4.free_bytes, ext4.kept[0].reason.as_str()), (0, reason::KEPT_HIBERNATED));
+}
+
+#[test]
 fn noise_is_never_a_guest() {
     let mut numbers = Numbers(3);
     let kinds: BTreeSet<String> = (0..200)
