@@ -108,11 +108,10 @@ impl Part {
             return Ok(());
         }
         let start = self.summary.start_bytes;
-        let first = free.len();
-        space.free_within(&device, inside.start - start..inside.end - start, free)?;
-        for range in &mut free[first..] {
-            *range = range.start + start..range.end + start;
-        }
+        // A list of its own: a place of this part must not be taken for the same place of the part before it.
+        let mut found = Vec::new();
+        space.free_within(&device, inside.start - start..inside.end - start, &mut found)?;
+        free.extend(found.into_iter().map(|range| range.start + start..range.end + start));
         Ok(())
     }
 }
@@ -197,5 +196,62 @@ fn keep_for_hibernated(parts: &mut [Part]) {
         part.free = None;
         part.summary.free_bytes = 0;
         part.summary.kept = vec![Kept::whole(reason::KEPT_HIBERNATED, message)];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::disk::Extent;
+
+    /// A thousand free bytes at one place of a part.
+    #[derive(Debug)]
+    struct Thousand(u64);
+
+    impl FreeSpace for Thousand {
+        fn free_within(
+            &self,
+            _device: &Device<'_>,
+            _range: Range<u64>,
+            free: &mut Vec<Range<u64>>,
+        ) -> Result<()> {
+            ranges::push_joined(free, self.0..self.0 + 1000);
+            Ok(())
+        }
+    }
+
+    struct Nothing;
+
+    impl Disk for Nothing {
+        fn virtual_size_bytes(&self) -> u64 {
+            10_000
+        }
+
+        fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> Result<()> {
+            unreachable!("nothing is read")
+        }
+
+        fn extent_at(&self, _offset: u64) -> Result<Option<Extent>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn the_free_ranges_of_two_parts_are_not_joined_by_their_places_within_each() {
+        let part = |start_bytes, free| {
+            let device = Device::new(&Nothing, start_bytes, 4000);
+            let partition = table::Partition { start_bytes, ..table::Partition::whole_disk(&device) };
+            let mut part = reader::closed_part(partition);
+            part.free = Some(Box::new(Thousand(free)));
+            part
+        };
+        // The first part's range ends at 2000 of the disk, the second part's starts at 2000 of the part.
+        let parts = vec![part(0, 1000), part(4000, 2000)];
+        let layout = Layout { table: None, kept: Vec::new(), parts };
+        let mut free = Vec::new();
+        layout.free_within(&Nothing, 0..10_000, &mut free).unwrap();
+        assert_eq!(free, [1000..2000, 6000..7000]);
     }
 }
