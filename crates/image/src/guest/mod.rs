@@ -14,6 +14,7 @@ mod ntfs;
 pub(crate) mod ranges;
 mod reader;
 mod signature;
+mod swap;
 mod table;
 mod xfs;
 

@@ -16,6 +16,20 @@ pub(crate) struct Signature {
     pub(crate) closed: Option<&'static str>,
 }
 
+/// Page sizes of the machines that Linux runs on: swap space is marked at the end of its first page.
+pub(crate) const SWAP_PAGES: [u64; 4] = [4096, 8192, 16_384, 65_536];
+
+/// What a mark of swap space says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SwapMark {
+    /// The version since Linux 2.2.
+    Current,
+    /// The version before.
+    Old,
+    /// A hibernated system lies there.
+    Hibernated,
+}
+
 /// Bytes that are always at one place.
 struct Magic {
     name: &'static str,
@@ -132,23 +146,28 @@ fn is_fat(device: &Device<'_>) -> Result<bool> {
     Ok(plausible && (named || jumps && sector[510..] == [0x55, 0xaa]))
 }
 
-/// Whether there is swap space, and then whether a hibernated system lies in it.
+/// Whether there is swap space, and then whether a hibernated system lies in it by any of the marks.
 fn swap(device: &Device<'_>) -> Result<Option<bool>> {
-    for page in [4096, 8192, 16_384, 65_536] {
-        let Some(mark) = device.read::<10>(page - 10)? else { continue };
-        match &mark {
-            b"SWAPSPACE2" | b"SWAP-SPACE" => return Ok(Some(false)),
-            b"LINHIB0001" => return Ok(Some(true)),
-            _ if [&b"S1SUSPEND"[..], b"S2SUSPEND", b"ULSUSPEND", b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c"]
-                .iter()
-                .any(|hibernated| mark.starts_with(hibernated)) =>
-            {
-                return Ok(Some(true));
-            }
-            _ => {}
+    let mut found = None;
+    for page in SWAP_PAGES {
+        if let Some(mark) = swap_mark(device, page)? {
+            found = Some(found == Some(true) || mark == SwapMark::Hibernated);
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// The mark of swap space at the end of a first page of `page` bytes.
+pub(crate) fn swap_mark(device: &Device<'_>, page: u64) -> Result<Option<SwapMark>> {
+    const HIBERNATED: [&[u8]; 5] =
+        [b"LINHIB0001", b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c"];
+    let Some(mark) = device.read::<10>(page - 10)? else { return Ok(None) };
+    Ok(match &mark {
+        b"SWAPSPACE2" => Some(SwapMark::Current),
+        b"SWAP-SPACE" => Some(SwapMark::Old),
+        _ if HIBERNATED.iter().any(|start| mark.starts_with(start)) => Some(SwapMark::Hibernated),
+        _ => None,
+    })
 }
 
 /// Versions 0.90 and 1.0 keep their superblock near the end.

@@ -9,5 +9,6 @@ mod ntfs;
 #[path = "../peers/mod.rs"]
 mod peers;
 mod proofs;
+mod swap;
 mod tables;
 mod xfs;

@@ -99,6 +99,16 @@ pub(crate) fn flipped(base: &Arc<dyn Disk>, place: u64, bit: u8) -> Patched {
     Patched { base: Arc::clone(base), bytes: vec![(place, byte[0] ^ 1 << bit)], size: None }
 }
 
+/// A file full of what a guest has deleted.
+pub(crate) fn junk(target: &Path, size: u64) {
+    let mut numbers = Numbers(size);
+    let piece: Vec<u8> = (0..1 << 16).map(|_| 1 + numbers.below(255) as u8).collect();
+    let file = File::create(target).unwrap();
+    for place in (0..size).step_by(piece.len()) {
+        file.write_all_at(&piece[..piece.len().min((size - place) as usize)], place).unwrap();
+    }
+}
+
 /// The same numbers at each run, so that a failure can be looked at again.
 pub(crate) struct Numbers(pub(crate) u64);
 

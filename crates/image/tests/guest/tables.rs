@@ -19,7 +19,6 @@ fn what_has_no_reader_is_named_and_kept() {
         ("fs/fat12.raw", "fat", reason::KEPT_NO_READER),
         ("fs/fat16.raw", "fat", reason::KEPT_NO_READER),
         ("fs/fat32.raw", "fat", reason::KEPT_NO_READER),
-        ("fs/swap.raw", "swap", reason::KEPT_NO_READER),
         ("fs/swap-hibernated.raw", "swap", reason::KEPT_HIBERNATED),
         ("fs/unknown.raw", "unknown", reason::KEPT_UNKNOWN_CONTENT),
         ("fs/empty.raw", "unknown", reason::KEPT_UNKNOWN_CONTENT),
