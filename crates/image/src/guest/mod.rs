@@ -8,6 +8,7 @@
 mod btrfs;
 mod device;
 mod ext;
+mod fat;
 mod gpt;
 mod mbr;
 mod ntfs;

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::signature::{self, Signature};
 use super::table::Partition;
-use super::{FreeSpace, Kept, Part, PartSummary, btrfs, ext, ntfs, swap, xfs};
+use super::{FreeSpace, Kept, Part, PartSummary, btrfs, ext, fat, ntfs, swap, xfs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::reason;
@@ -34,6 +34,7 @@ pub(crate) struct Reader {
 pub(crate) const READERS: &[Reader] = &[
     Reader { signature: "btrfs", open: btrfs::open },
     Reader { signature: "ext", open: ext::open },
+    Reader { signature: "fat", open: fat::open },
     Reader { signature: "ntfs", open: ntfs::open },
     Reader { signature: "swap", open: swap::open },
     Reader { signature: "xfs", open: xfs::open },

@@ -5,6 +5,7 @@
 
 mod btrfs;
 mod ext;
+mod fat;
 mod ntfs;
 #[path = "../peers/mod.rs"]
 mod peers;

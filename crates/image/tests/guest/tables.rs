@@ -16,9 +16,6 @@ fn what_has_no_reader_is_named_and_kept() {
     let Some(directory) = images("what_has_no_reader_is_named_and_kept", &[]) else { return };
     let expected = [
         ("fs/exfat.raw", "exfat", reason::KEPT_NO_READER),
-        ("fs/fat12.raw", "fat", reason::KEPT_NO_READER),
-        ("fs/fat16.raw", "fat", reason::KEPT_NO_READER),
-        ("fs/fat32.raw", "fat", reason::KEPT_NO_READER),
         ("fs/swap-hibernated.raw", "swap", reason::KEPT_HIBERNATED),
         ("fs/unknown.raw", "unknown", reason::KEPT_UNKNOWN_CONTENT),
         ("fs/empty.raw", "unknown", reason::KEPT_UNKNOWN_CONTENT),
@@ -43,10 +40,10 @@ fn partition_tables_are_read() {
     };
     let list =
         |parts: &[(u32, &str)]| parts.iter().map(|(index, name)| (*index, (*name).to_owned())).collect();
-    let logical = list(&[(1, "fat"), (5, "ext4"), (6, "swap")]);
+    let logical = list(&[(1, "fat16"), (5, "ext4"), (6, "swap")]);
     assert_eq!(contents("fs/mbr-logical.raw"), (Some(TableKind::Mbr), logical));
     for (name, root) in [("ext4", "ext4"), ("xfs", "xfs"), ("btrfs", "btrfs"), ("lvm", "lvm2")] {
-        let parts = list(&[(1, "fat"), (2, root)]);
+        let parts = list(&[(1, "fat32"), (2, root)]);
         assert_eq!(contents(&format!("debian-{name}.qcow2")), (Some(TableKind::Gpt), parts));
     }
     assert_eq!(contents("data-ntfs.qcow2"), (Some(TableKind::Mbr), list(&[(1, "ntfs")])));
