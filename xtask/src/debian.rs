@@ -22,6 +22,7 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("mkfs.vfat", "dosfstools"),
     ("mkfs.exfat", "exfatprogs"),
     ("mcopy", "mtools"),
+    ("blkls", "sleuthkit"),
     ("sfdisk", "fdisk"),
     ("mkswap", "util-linux"),
     ("unshare", "util-linux"),

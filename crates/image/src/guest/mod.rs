@@ -7,6 +7,7 @@
 
 mod btrfs;
 mod device;
+mod exfat;
 mod ext;
 mod fat;
 mod gpt;

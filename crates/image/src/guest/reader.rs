@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::signature::{self, Signature};
 use super::table::Partition;
-use super::{FreeSpace, Kept, Part, PartSummary, btrfs, ext, fat, ntfs, swap, xfs};
+use super::{FreeSpace, Kept, Part, PartSummary, btrfs, exfat, ext, fat, ntfs, swap, xfs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::reason;
@@ -33,6 +33,7 @@ pub(crate) struct Reader {
 /// Every file system whose free space is read. What is signed and not listed is kept whole.
 pub(crate) const READERS: &[Reader] = &[
     Reader { signature: "btrfs", open: btrfs::open },
+    Reader { signature: "exfat", open: exfat::open },
     Reader { signature: "ext", open: ext::open },
     Reader { signature: "fat", open: fat::open },
     Reader { signature: "ntfs", open: ntfs::open },

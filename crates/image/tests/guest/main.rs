@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod btrfs;
+mod exfat;
+mod exfat_maker;
 mod ext;
 mod fat;
 mod ntfs;

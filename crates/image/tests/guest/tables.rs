@@ -15,7 +15,6 @@ use crate::proofs::{Numbers, Patched, flipped, free_ranges, reasons, scan};
 fn what_has_no_reader_is_named_and_kept() {
     let Some(directory) = images("what_has_no_reader_is_named_and_kept", &[]) else { return };
     let expected = [
-        ("fs/exfat.raw", "exfat", reason::KEPT_NO_READER),
         ("fs/swap-hibernated.raw", "swap", reason::KEPT_HIBERNATED),
         ("fs/unknown.raw", "unknown", reason::KEPT_UNKNOWN_CONTENT),
         ("fs/empty.raw", "unknown", reason::KEPT_UNKNOWN_CONTENT),
