@@ -47,6 +47,8 @@ enum Head {
 /// What the blocks so far say of the head.
 #[derive(Default)]
 struct Shape {
+    /// Of the file system, in the marks that a mount leaves.
+    uuid: [u8; 16],
     /// That of the first block.
     cycle: Option<u32>,
     head: Option<u64>,
@@ -58,7 +60,7 @@ impl Shape {
     /// Adds the next block; `false` when it cannot follow.
     fn add(&mut self, place: u64, block: &[u8]) -> bool {
         let (this, cycle) = (cycle_of(block), *self.cycle.get_or_insert(cycle_of(block)));
-        if this == 0 && block.iter().any(|byte| *byte != 0) {
+        if this == 0 && block.iter().any(|byte| *byte != 0) && !self.is_stale_mark(place, block) {
             return false;
         }
         if this == cycle && self.head.is_none() {
@@ -72,6 +74,19 @@ impl Shape {
         }
         // Tools that write a log anew (`xfs_repair -L`, `xfs_admin -U`) leave a gap of zeros behind its first record.
         this == 0 && cycle != 0 && !self.before && place - head < GAP_BLOCKS_MAX
+    }
+
+    /// Whether a block is the header of an empty record of cycle 0. A mount writes such marks ahead of the head, with the
+    /// number of the cycle before, so that nothing stale is taken for a record (`xlog_clear_stale_blocks` in the kernel);
+    /// in the first cycle that is 0.
+    fn is_stale_mark(&self, place: u64, block: &[u8]) -> bool {
+        block.u32_be(0) == MAGIC
+            && block.u32_be(4) == 0
+            && (1..=2).contains(&block.u32_be(8))
+            && block.u32_be(12) == 0
+            && block.u64_be(16) == place
+            && block.u32_be(40) == 0
+            && block[304..320] == self.uuid
     }
 }
 
@@ -111,7 +126,7 @@ pub(crate) fn find_clean_head(device: &Device<'_>, superblock: &Superblock, cont
 impl Ring<'_> {
     /// Looks at every block; `None` when the cycle numbers do not tell a head.
     fn find_head(&self, control: &Control) -> Result<Option<Head>> {
-        let mut shape = Shape::default();
+        let mut shape = Shape { uuid: self.uuid, ..Shape::default() };
         let mut buffer = vec![0; PIECE];
         for start in (0..self.blocks).step_by(PIECE / BLOCK) {
             control.check_cancelled()?;
@@ -293,6 +308,26 @@ mod tests {
         bytes[5 * BLOCK + 77] = 0;
         bytes[30 * BLOCK..31 * BLOCK].fill(0);
         assert_eq!(clean_head(&bytes), None);
+    }
+
+    #[test]
+    fn marks_of_a_mount_in_the_first_cycle_are_clean() {
+        let mut bytes = ring(1, 10);
+        unmount(&mut bytes, 1, 8, 1);
+        let stale = |bytes: &mut Vec<u8>, place: usize| {
+            put(bytes, place, 0, &MAGIC.to_be_bytes());
+            put(bytes, place, 8, &2_u32.to_be_bytes());
+            put(bytes, place, 16, &(place as u64).to_be_bytes());
+            put(bytes, place, 304, &UUID);
+        };
+        (10..40).for_each(|place| stale(&mut bytes, place));
+        assert_eq!(clean_head(&bytes), Some((1, 10)));
+        // A mark from elsewhere, of another file system, or a record with content.
+        for (offset, value) in [(20, 12_u32), (304, 7), (12, 512), (40, 1), (4, 2)] {
+            let mut other = bytes.clone();
+            put(&mut other, 11, offset, &value.to_be_bytes());
+            assert_eq!(clean_head(&other), None, "{offset}");
+        }
     }
 
     #[test]
