@@ -141,6 +141,16 @@ pub(crate) enum CompressionName {
     Zstd,
 }
 
+/// What can become of clusters that are compressed in the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecompressName {
+    /// Copied as they are, at any level, when they fit into the output and the guest uses them in full.
+    #[default]
+    Auto,
+    /// Packed anew.
+    Always,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CompressArgs {
     /// The image, raw or qcow2; it is never changed. With --server as in check.
@@ -159,6 +169,10 @@ pub(crate) struct CompressArgs {
     /// Effort: 1 to 12 with zlib, 1 to 22 with zstd.
     #[arg(long, value_name = "N")]
     pub(crate) level: Option<u8>,
+
+    /// What becomes of clusters that are compressed in IN. Local files only.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) recompress: RecompressName,
 
     /// Threads that compress; without it one for each core. Local files only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]

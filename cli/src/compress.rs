@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use imageops::v1::{self, source};
-use imageops_image::compress::{CompressOptions, Compression};
+use imageops_image::compress::{CompressOptions, Compression, Recompress};
 use imageops_image::format::Format;
 use serde::Serialize;
 
-use crate::args::{CompressArgs, CompressionName, Global};
+use crate::args::{CompressArgs, CompressionName, Global, RecompressName};
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, count, print, print_json, rate, size, size_exact, span};
 use crate::target::Target;
@@ -49,6 +49,10 @@ async fn here(arguments: &CompressArgs) -> Result<(String, Compressed), Failure>
             CompressionName::Zstd => Compression::Zstd,
         },
         level: arguments.level,
+        recompress: match arguments.recompress {
+            RecompressName::Auto => Recompress::Auto,
+            RecompressName::Always => Recompress::Always,
+        },
         threads: arguments.threads.unwrap_or(0).into(),
         drop_free: !arguments.keep_free_space,
         verify: !arguments.no_verify,
@@ -79,6 +83,7 @@ fn compress_file(
 
 async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
     for (set, flag) in [
+        (arguments.recompress != RecompressName::default(), "--recompress"),
         (arguments.threads.is_some(), "--threads"),
         (arguments.no_verify, "--no-verify"),
         (arguments.format.is_some(), "--format"),
@@ -156,6 +161,9 @@ pub(crate) fn text(result: &Compressed) -> String {
     };
     facts.add("after", size_exact(result.output_bytes) + &share);
     facts.add("data", size(result.data_bytes));
+    if let Some(copied) = result.copied_bytes.filter(|copied| *copied > 0) {
+        facts.add("copied as packed", size(copied));
+    }
     facts.add("zeros left out", size(result.zero_bytes));
     facts.add("freed, dropped", size(result.dropped_bytes));
     if result.snapshots_left_out > 0 {

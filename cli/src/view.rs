@@ -288,6 +288,9 @@ pub(crate) struct Compressed {
     pub(crate) source_bytes: u64,
     pub(crate) output_bytes: u64,
     pub(crate) data_bytes: u64,
+    /// Of these, what was compressed in the source already and was copied; a server does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) copied_bytes: Option<u64>,
     pub(crate) zero_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) parts: Vec<Part>,

@@ -164,6 +164,7 @@ impl From<CompressReport> for Compressed {
             source_bytes: report.source_bytes,
             output_bytes: report.output_bytes,
             data_bytes: report.data_bytes,
+            copied_bytes: Some(report.copied_bytes),
             zero_bytes: report.zero_bytes,
             dropped_bytes: report.dropped_bytes,
             parts: parts.collect(),

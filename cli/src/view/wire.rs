@@ -174,6 +174,7 @@ impl From<v1::CompressResult> for Compressed {
             source_bytes: result.source_bytes,
             output_bytes: result.output_bytes,
             data_bytes: result.data_bytes,
+            copied_bytes: None,
             zero_bytes: result.zero_bytes,
             dropped_bytes: result.dropped_bytes,
             parts: result.parts.into_iter().map(Part::from).collect(),

@@ -1,4 +1,4 @@
-//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified]`.
+//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always]`.
 //!
 //! For measuring; the command line tool does this with progress and all options.
 
@@ -8,20 +8,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use imageops_image::Control;
-use imageops_image::compress::{CompressOptions, Compression, compress};
+use imageops_image::compress::{CompressOptions, Compression, Recompress, compress};
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [source, target, rest @ ..] = words.as_slice() else {
-        return Err("usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified]".into());
+        return Err(
+            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always]".into()
+        );
     };
     let has = |word: &str| rest.iter().any(|other| other == word);
     let mut numbers = rest.iter().filter_map(|word| word.parse::<u8>().ok());
     let options = CompressOptions {
         compression: if has("zstd") { Compression::Zstd } else { Compression::Zlib },
         level: numbers.next(),
+        recompress: if has("always") { Recompress::Always } else { Recompress::Auto },
         threads: numbers.next().map_or(0, usize::from),
         drop_free: !has("keep"),
         verify: !has("unverified"),

@@ -4,6 +4,7 @@
 //! reads the finished file back. It writes into a file that the caller made, best an [`crate::output::OutputFile`],
 //! which appears under its name only when everything went well.
 
+mod copy;
 mod encoder;
 mod feed;
 mod pipeline;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::copy::Copier;
 use self::encoder::Encoder;
 use self::feed::Feed;
 pub use self::report::{CompressReport, Estimate, PartReport};
@@ -66,6 +68,18 @@ impl Compression {
     }
 }
 
+/// What becomes of clusters that are compressed in the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompress {
+    /// Those that the guest uses in full are copied as they are, when coder and cluster size are those of the output:
+    /// many times faster, and as small as whoever made them left them, whatever the level that is asked for.
+    #[default]
+    Auto,
+    /// All are packed anew.
+    Always,
+}
+
 /// What to do, and within which limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -74,6 +88,8 @@ pub struct CompressOptions {
     pub compression: Compression,
     /// Effort, within [`Compression::levels`]; `None` takes [`Compression::default_level`].
     pub level: Option<u8>,
+    /// What becomes of clusters that are compressed already.
+    pub recompress: Recompress,
     /// Threads that compress; 0 takes one for each core. The output does not depend on it.
     pub threads: usize,
     /// Leave out what the guest's file systems have freed.
@@ -89,6 +105,7 @@ impl Default for CompressOptions {
         Self {
             compression: Compression::default(),
             level: None,
+            recompress: Recompress::default(),
             threads: 0,
             drop_free: true,
             verify: true,
@@ -210,7 +227,10 @@ fn write(
     let virtual_size_bytes = writer.virtual_size_bytes();
     let disk = &*image.disk;
     let workers = (0..options.thread_count())
-        .map(|_| Ok(Worker::new(disk, layout, control, Encoder::new(options)?)))
+        .map(|_| {
+            let copier = Copier::new(image.qcow2.as_deref(), options)?;
+            Ok(Worker::new(disk, layout, control, Encoder::new(options)?, copier))
+        })
         .collect::<Result<Vec<_>>>()?;
 
     output.set_len(0)?;

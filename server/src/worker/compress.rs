@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imageops_catalogue::{ImageRow, JobOutcome, JobRow};
 use imageops_image::Control;
-use imageops_image::compress::{CompressOptions, CompressReport, Compression};
+use imageops_image::compress::{CompressOptions, CompressReport, Compression, Recompress};
 use imageops_image::digest::{Digests, Selection, digest_storage};
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
@@ -50,6 +50,7 @@ pub(super) async fn compress(
     let options = CompressOptions {
         compression: if spec.zstd { Compression::Zstd } else { Compression::Zlib },
         level: spec.level,
+        recompress: Recompress::Auto,
         threads: app.config.job_threads as usize,
         drop_free: !spec.keep_free_space,
         verify: true,

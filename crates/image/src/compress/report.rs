@@ -66,6 +66,9 @@ pub struct CompressReport {
     pub output_bytes: u64,
     /// Guest bytes of the clusters in the output.
     pub data_bytes: u64,
+    /// Of these, what was compressed in the source and was copied as it is.
+    #[serde(default)]
+    pub copied_bytes: u64,
     /// Bytes that the source stores in clusters in which all that the guest keeps is zero.
     pub zero_bytes: u64,
     /// Bytes that the source stores and the guest has freed.
@@ -100,6 +103,7 @@ pub(super) fn build(
         source_bytes: source.allocated_bytes(),
         output_bytes: written.file_bytes,
         data_bytes: written.figures.data_bytes,
+        copied_bytes: written.figures.copied_bytes,
         zero_bytes: written.figures.zero_bytes,
         dropped_bytes: written.figures.dropped_bytes,
         table: layout.and_then(Layout::table),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::copy::{Candidate, Copier};
 use super::encoder::Encoder;
 use super::proof::{Proof, is_zero};
 use crate::control::Control;
@@ -24,6 +25,15 @@ pub(crate) struct Unit {
     pub(crate) range: Range<u64>,
     /// Where the source stores something, ascending.
     pub(crate) stored: Vec<Range<u64>>,
+}
+
+impl Unit {
+    /// The guest clusters of the unit; the last one of the disk may be cut short.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let end = self.range.end;
+        let starts = (self.range.start..end).step_by(CLUSTER_BYTES as usize);
+        starts.map(move |start| start..(start + CLUSTER_BYTES).min(end))
+    }
 }
 
 /// One guest cluster that goes into the output.
@@ -67,6 +77,8 @@ impl Packed {
 pub(crate) struct Figures {
     /// Guest bytes of the clusters in the output.
     pub(crate) data_bytes: u64,
+    /// Of these, what was compressed in the source and was copied as it is.
+    pub(crate) copied_bytes: u64,
     /// Stored bytes in clusters left out because all that the guest keeps there is zero.
     pub(crate) zero_bytes: u64,
     /// Stored bytes that the guest has freed.
@@ -77,6 +89,7 @@ impl Figures {
     /// Adds what another unit came to.
     pub(crate) fn add(&mut self, other: Self) {
         self.data_bytes += other.data_bytes;
+        self.copied_bytes += other.copied_bytes;
         self.zero_bytes += other.zero_bytes;
         self.dropped_bytes += other.dropped_bytes;
     }
@@ -88,21 +101,36 @@ pub(crate) struct Worker<'a> {
     layout: Option<&'a Layout>,
     control: &'a Control,
     encoder: Encoder,
+    copier: Option<Copier<'a>>,
     input: Vec<u8>,
     free: Vec<Range<u64>>,
     kept: Vec<Range<u64>>,
+    candidates: Vec<Candidate>,
+    /// What is kept but for the candidates: what has to be read.
+    wanted: Vec<Range<u64>>,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker on `disk`; without a `layout` nothing is dropped.
+    /// A worker on `disk`; without a `layout` nothing is dropped, without a `copier` nothing is copied.
     pub(crate) fn new(
         disk: &'a dyn Disk,
         layout: Option<&'a Layout>,
         control: &'a Control,
         encoder: Encoder,
+        copier: Option<Copier<'a>>,
     ) -> Self {
-        let input = vec![0; UNIT_BYTES as usize];
-        Self { disk, layout, control, encoder, input, free: Vec::new(), kept: Vec::new() }
+        Self {
+            disk,
+            layout,
+            control,
+            encoder,
+            copier,
+            input: vec![0; UNIT_BYTES as usize],
+            free: Vec::new(),
+            kept: Vec::new(),
+            candidates: Vec::new(),
+            wanted: Vec::new(),
+        }
     }
 
     /// Tells the medium what will be read soon.
@@ -113,48 +141,63 @@ impl<'a> Worker<'a> {
     /// Reads and packs `unit` into `packed`.
     pub(crate) fn pack(&mut self, unit: &Unit, packed: &mut Packed) -> Result<()> {
         packed.reset();
-        let mut used = 0;
-        self.free.clear();
-        if let Some(layout) = self.layout {
-            layout.free_within(self.disk, unit.range.clone(), &mut self.free)?;
-        }
-        ranges::subtract(&unit.stored, &self.free, &mut self.kept);
-        if !self.kept.is_empty() {
+        self.plan(unit)?;
+        if !self.wanted.is_empty() {
             self.read(unit)?;
         }
         self.encoder.start_unit();
-        for start in (unit.range.start..unit.range.end).step_by(CLUSTER_BYTES as usize) {
+        let mut candidates = 0;
+        let mut used = 0;
+        for cluster in unit.clusters() {
             self.control.check_cancelled()?;
-            let cluster = start..(start + CLUSTER_BYTES).min(unit.range.end);
             let stored = ranges::overlap_bytes(&unit.stored, &cluster);
             let kept = ranges::overlap_bytes(&self.kept, &cluster);
             packed.figures.dropped_bytes += stored - kept;
             if kept == 0 {
                 continue;
             }
-            if let Some(length) = self.pack_cluster(unit, start, packed, used) {
-                used += length;
-                packed.figures.data_bytes += cluster.end - cluster.start;
-            } else {
+            let candidate =
+                self.candidates.get(candidates).filter(|next| next.start == cluster.start).copied();
+            candidates += usize::from(candidate.is_some());
+            let length = self.pack_cluster(unit, cluster.clone(), candidate, packed, used)?;
+            if length == 0 {
                 packed.figures.zero_bytes += kept;
             }
+            used += length;
         }
         Ok(())
     }
 
-    /// Fills the input buffer: what is kept as it is, all else zero.
+    /// Decides what becomes of the parts of `unit`: left out, copied, read and packed.
+    fn plan(&mut self, unit: &Unit) -> Result<()> {
+        self.free.clear();
+        if let Some(layout) = self.layout {
+            layout.free_within(self.disk, unit.range.clone(), &mut self.free)?;
+        }
+        ranges::subtract(&unit.stored, &self.free, &mut self.kept);
+        self.candidates.clear();
+        if let Some(copier) = &self.copier {
+            copier.find(unit, &self.kept, &mut self.candidates)?;
+        }
+        let copied: Vec<_> =
+            self.candidates.iter().map(|next| next.start..next.start + CLUSTER_BYTES).collect();
+        ranges::subtract(&self.kept, &copied, &mut self.wanted);
+        Ok(())
+    }
+
+    /// Fills the input buffer: what is wanted as it is, all else zero.
     fn read(&mut self, unit: &Unit) -> Result<()> {
         let place = |offset: u64| (offset - unit.range.start) as usize;
         let mut filled = 0;
-        let mut kept = self.kept.iter().peekable();
-        while let Some(first) = kept.next() {
+        let mut wanted = self.wanted.iter().peekable();
+        while let Some(first) = wanted.next() {
             let mut span = first.clone();
             let run_start = place(span.start);
             self.input[filled..run_start].fill(0);
             let mut holes = [const { 0..0_usize }; 8];
             let mut count = 0;
             while let Some(next) =
-                kept.next_if(|next| next.start - span.end <= READ_GAP_BYTES && count < holes.len())
+                wanted.next_if(|next| next.start - span.end <= READ_GAP_BYTES && count < holes.len())
             {
                 holes[count] = place(span.end)..place(next.start);
                 count += 1;
@@ -171,23 +214,37 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Packs one cluster behind the `used` bytes and returns its length, or `None` when it is all zero.
-    fn pack_cluster(&mut self, unit: &Unit, start: u64, packed: &mut Packed, used: usize) -> Option<usize> {
-        let place = (start - unit.range.start) as usize;
-        let cluster = &self.input[place..place + CLUSTER_BYTES as usize];
+    /// Packs one cluster behind the `used` bytes and returns its length there: 0 when it is all zero.
+    fn pack_cluster(
+        &mut self,
+        unit: &Unit,
+        range: Range<u64>,
+        candidate: Option<Candidate>,
+        packed: &mut Packed,
+        used: usize,
+    ) -> Result<usize> {
+        let place = (range.start - unit.range.start) as usize;
+        let cluster = &mut self.input[place..place + CLUSTER_BYTES as usize];
+        let room = &mut packed.bytes[used..used + CLUSTER_BYTES as usize];
+        let copied = match (&mut self.copier, candidate) {
+            (Some(copier), Some(candidate)) => copier.copy(candidate, cluster, room)?,
+            _ => None,
+        };
         if is_zero(cluster) {
-            return None;
+            return Ok(0);
         }
-        let index = start / CLUSTER_BYTES;
+        let index = range.start / CLUSTER_BYTES;
         packed.proof.add(index, cluster);
-        let room = &mut packed.bytes[used..used + cluster.len()];
+        packed.figures.data_bytes += range.end - range.start;
         // One byte less than the cluster: a stream that is not shorter is no gain.
-        let stream = self.encoder.encode(cluster, &mut room[..CLUSTER_BYTES as usize - 1]);
+        let stream = copied
+            .inspect(|_| packed.figures.copied_bytes += range.end - range.start)
+            .or_else(|| self.encoder.encode(cluster, &mut room[..CLUSTER_BYTES as usize - 1]));
         if stream.is_none() {
             room.copy_from_slice(cluster);
         }
         let length = stream.unwrap_or(cluster.len());
         packed.clusters.push(PackedCluster { index, length, plain: stream.is_none() });
-        Some(length)
+        Ok(length)
     }
 }

@@ -56,14 +56,7 @@ impl Decoder {
     fn new(compression: Compression, cluster_bits: u32) -> Result<Self> {
         let coder = match compression {
             Compression::Zlib => Coder::Zlib(libdeflater::Decompressor::new()),
-            Compression::Zstd => {
-                let mut context = DCtx::create();
-                // Ten is the least that the library takes. A frame that asks for more than a cluster is hostile:
-                // its decoder would allocate the window before the first byte comes out.
-                let parameter = DParameter::WindowLogMax(cluster_bits.max(10));
-                context.set_parameter(parameter).map_err(|_| undecodable("the decoder cannot be set up"))?;
-                Coder::Zstd(context)
-            }
+            Compression::Zstd => Coder::Zstd(zstd_context(cluster_bits)?),
         };
         Ok(Self { coder, input: Vec::new(), cluster: vec![0; 1 << cluster_bits] })
     }
@@ -76,7 +69,7 @@ impl Decoder {
         read_zero_filled(storage, &mut self.input, offset)?;
         let decoded = match &mut self.coder {
             Coder::Zlib(decoder) => inflate(decoder, &self.input, &mut self.cluster),
-            Coder::Zstd(context) => unpack(context, &self.input, &mut self.cluster),
+            Coder::Zstd(context) => unpack(context, &self.input, &mut self.cluster).map(|_| ()),
         };
         decoded.map_err(|error| error.at(offset))?;
         Ok(&self.cluster)
@@ -94,7 +87,18 @@ fn inflate(decoder: &mut libdeflater::Decompressor, input: &[u8], cluster: &mut 
     }
 }
 
-fn unpack(context: &mut DCtx<'_>, input: &[u8], cluster: &mut [u8]) -> Result<()> {
+/// A context for clusters of `1 << cluster_bits` bytes.
+pub(super) fn zstd_context(cluster_bits: u32) -> Result<DCtx<'static>> {
+    let mut context = DCtx::create();
+    // Ten is the least that the library takes. A frame that asks for more than a cluster is hostile: its decoder would
+    // allocate the window before the first byte comes out.
+    let parameter = DParameter::WindowLogMax(cluster_bits.max(10));
+    context.set_parameter(parameter).map_err(|_| undecodable("the decoder cannot be set up"))?;
+    Ok(context)
+}
+
+/// Fills `cluster` and returns how many bytes of `input` that took.
+pub(super) fn unpack(context: &mut DCtx<'_>, input: &[u8], cluster: &mut [u8]) -> Result<usize> {
     context
         .reset(zstd::zstd_safe::ResetDirective::SessionOnly)
         .map_err(|_| undecodable("the decoder cannot be reset"))?;
@@ -108,7 +112,7 @@ fn unpack(context: &mut DCtx<'_>, input: &[u8], cluster: &mut [u8]) -> Result<()
             .decompress_stream(&mut output, &mut input)
             .map_err(|_| undecodable("a compressed cluster is damaged or needs too much memory"))?;
         match (wanted, output.pos() == length) {
-            (0, true) => return Ok(()),
+            (0, true) => return Ok(input.pos()),
             (_, true) => return Err(undecodable("a compressed cluster holds more than a cluster")),
             // The frame has ended early: what follows may be a further frame of the same cluster.
             _ if (input.pos(), output.pos()) == before => {

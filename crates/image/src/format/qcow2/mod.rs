@@ -11,6 +11,7 @@ mod entry;
 mod header;
 mod reader;
 mod snapshot;
+mod stream;
 pub(crate) mod writer;
 
 pub(crate) use self::bitmap::BitmapTable;
@@ -21,6 +22,7 @@ pub(crate) use self::header::{COMPATIBLE_LAZY_REFCOUNTS, field_at};
 pub use self::reader::{Mapping, Qcow2};
 pub(crate) use self::snapshot::read as read_snapshots;
 pub use self::snapshot::{Snapshot, SnapshotTable};
+pub(crate) use self::stream::StreamReader;
 
 /// Largest L1 table, of the active disk or of a snapshot.
 pub(crate) const L1_BYTES_MAX: u64 = 32 << 20;
