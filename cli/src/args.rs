@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use imageops_image::compress::{CompressOptions, Compression, Level, Recompress, Window};
 
 use crate::exit::Failure;
 use crate::output::Form;
@@ -151,6 +152,22 @@ pub(crate) enum RecompressName {
     Always,
 }
 
+/// Windows that can be asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WindowName {
+    /// 32 KiB: smaller and faster, read by qemu.
+    #[default]
+    #[value(name = "32k")]
+    Full,
+    /// 4 KiB, as qemu itself writes.
+    #[value(name = "4k")]
+    Narrow,
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    text.parse().map_err(|_| "not fast, default, small, smallest or a number".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CompressArgs {
     /// The image, raw or qcow2; it is never changed. With --server as in check.
@@ -166,9 +183,13 @@ pub(crate) struct CompressArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) compression: CompressionName,
 
-    /// Effort: 1 to 12 with zlib, 1 to 22 with zstd.
-    #[arg(long, value_name = "N")]
-    pub(crate) level: Option<u8>,
+    /// Effort: fast, default, small, smallest, or 1 to 12 with zlib and 1 to 22 with zstd.
+    #[arg(long, value_name = "LEVEL", default_value = "default", value_parser = parse_level)]
+    pub(crate) level: Level,
+
+    /// How far back zlib may refer: 4k for readers that inflate in steps with a small window. Local files only.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) window: WindowName,
 
     /// What becomes of clusters that are compressed in IN. Local files only.
     #[arg(long, value_enum, default_value_t)]
@@ -192,16 +213,41 @@ pub(crate) struct CompressArgs {
 }
 
 impl CompressArgs {
-    /// Refuses a level that the coder does not have, before any file is opened.
-    pub(crate) fn check_level(&self) -> Result<(), Failure> {
-        let highest = match self.compression {
-            CompressionName::Zlib => 12,
-            CompressionName::Zstd => 22,
-        };
+    /// The engine's options.
+    pub(crate) fn options(&self) -> CompressOptions {
+        CompressOptions {
+            compression: match self.compression {
+                CompressionName::Zlib => Compression::Zlib,
+                CompressionName::Zstd => Compression::Zstd,
+            },
+            level: self.level,
+            window: match self.window {
+                WindowName::Full => Window::Full,
+                WindowName::Narrow => Window::Narrow,
+            },
+            recompress: match self.recompress {
+                RecompressName::Auto => Recompress::Auto,
+                RecompressName::Always => Recompress::Always,
+            },
+            threads: self.threads.unwrap_or(0).into(),
+            drop_free: !self.keep_free_space,
+            verify: !self.no_verify,
+            ..CompressOptions::default()
+        }
+    }
+
+    /// Refuses what the coder does not have, before any file is opened.
+    pub(crate) fn check_coder(&self) -> Result<(), Failure> {
+        if self.compression == CompressionName::Zstd && self.window != WindowName::Full {
+            return Err(Failure::new("--window 4k: only zlib has a window that can be narrowed"));
+        }
+        let levels = self.options().levels();
         match self.level {
-            Some(level) if !(1..=highest).contains(&level) => {
-                Err(Failure::new(format!("--level {level}: the levels of this coder are 1 to {highest}")))
-            }
+            Level::Number(level) if !levels.contains(&level) => Err(Failure::new(format!(
+                "--level {level}: the levels of this coder are {} to {}",
+                levels.start(),
+                levels.end()
+            ))),
             _ => Ok(()),
         }
     }
@@ -314,12 +360,16 @@ mod tests {
         let level = |arguments: &[&str]| {
             let line = ["imageops", "compress", "in", "out"];
             match Cli::try_parse_from(line.iter().chain(arguments)).unwrap().command {
-                Command::Compress(arguments) => arguments.check_level(),
+                Command::Compress(arguments) => arguments.check_coder(),
                 other => panic!("{other:?}"),
             }
         };
         assert!(level(&[]).is_ok());
         assert!(level(&["--level", "12"]).is_ok());
+        assert!(level(&["--level", "smallest"]).is_ok());
+        assert!(level(&["--window", "4k", "--level", "9"]).is_ok());
+        assert!(level(&["--window", "4k", "--level", "10"]).is_err());
+        assert!(level(&["--window", "4k", "--compression", "zstd"]).is_err());
         assert!(level(&["--level", "13"]).is_err());
         assert!(level(&["--level", "0"]).is_err());
         assert!(level(&["--compression", "zstd", "--level", "22"]).is_ok());

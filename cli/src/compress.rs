@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use imageops::v1::{self, source};
-use imageops_image::compress::{CompressOptions, Compression, Recompress};
+use imageops_image::compress::{CompressOptions, Level};
 use imageops_image::format::Format;
 use serde::Serialize;
 
-use crate::args::{CompressArgs, CompressionName, Global, RecompressName};
+use crate::args::{CompressArgs, CompressionName, Global, RecompressName, WindowName};
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, count, print, print_json, rate, size, size_exact, span};
 use crate::target::Target;
@@ -27,7 +27,7 @@ struct Document<'a> {
 
 /// Compresses an image and prints what it came to.
 pub(crate) async fn run(global: &Global, arguments: &CompressArgs) -> Result<Exit, Failure> {
-    arguments.check_level()?;
+    arguments.check_coder()?;
     let start = Instant::now();
     let (output, result) = match global.server() {
         Some(address) => through_server(address, arguments).await?,
@@ -43,21 +43,7 @@ async fn here(arguments: &CompressArgs) -> Result<(String, Compressed), Failure>
     };
     let source = arguments.source.clone();
     let format = arguments.format.map(Format::from);
-    let options = CompressOptions {
-        compression: match arguments.compression {
-            CompressionName::Zlib => Compression::Zlib,
-            CompressionName::Zstd => Compression::Zstd,
-        },
-        level: arguments.level,
-        recompress: match arguments.recompress {
-            RecompressName::Auto => Recompress::Auto,
-            RecompressName::Always => Recompress::Always,
-        },
-        threads: arguments.threads.unwrap_or(0).into(),
-        drop_free: !arguments.keep_free_space,
-        verify: !arguments.no_verify,
-        ..CompressOptions::default()
-    };
+    let options = arguments.options();
     let output = target.display().to_string();
     let result =
         local::run(move |control| compress_file(&source, &target, format, &options, control)).await?;
@@ -83,6 +69,7 @@ fn compress_file(
 
 async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
     for (set, flag) in [
+        (arguments.window != WindowName::default(), "--window"),
         (arguments.recompress != RecompressName::default(), "--recompress"),
         (arguments.threads.is_some(), "--threads"),
         (arguments.no_verify, "--no-verify"),
@@ -99,7 +86,11 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(Stri
             CompressionName::Zlib => v1::Compression::Zlib.into(),
             CompressionName::Zstd => v1::Compression::Zstd.into(),
         },
-        level: arguments.level.map(u32::from),
+        // The server knows numbers, and its own default.
+        level: match arguments.level {
+            Level::Default => None,
+            level => Some(arguments.options().compression.level_number(level).into()),
+        },
         keep_free_space: arguments.keep_free_space,
         ..v1::CompressRequest::default()
     };

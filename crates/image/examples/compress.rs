@@ -1,4 +1,4 @@
-//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always]`.
+//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k]`.
 //!
 //! For measuring; the command line tool does this with progress and all options.
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use imageops_image::Control;
-use imageops_image::compress::{CompressOptions, Compression, Recompress, compress};
+use imageops_image::compress::{CompressOptions, Compression, Level, Recompress, Window, compress};
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
 
@@ -16,14 +16,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [source, target, rest @ ..] = words.as_slice() else {
         return Err(
-            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always]".into()
+            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k]".into()
         );
     };
     let has = |word: &str| rest.iter().any(|other| other == word);
     let mut numbers = rest.iter().filter_map(|word| word.parse::<u8>().ok());
     let options = CompressOptions {
         compression: if has("zstd") { Compression::Zstd } else { Compression::Zlib },
-        level: numbers.next(),
+        level: numbers.next().map_or(Level::Default, Level::Number),
+        window: if has("4k") { Window::Narrow } else { Window::Full },
         recompress: if has("always") { Recompress::Always } else { Recompress::Auto },
         threads: numbers.next().map_or(0, usize::from),
         drop_free: !has("keep"),

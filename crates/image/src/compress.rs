@@ -20,7 +20,7 @@ use std::sync::Arc;
 use self::copy::Copier;
 use self::encoder::Encoder;
 use self::feed::Feed;
-pub use self::options::{CompressOptions, Compression, Recompress};
+pub use self::options::{CompressOptions, Compression, Level, Recompress, Window};
 pub use self::report::{CompressReport, Estimate, PartReport};
 use self::unit::Worker;
 use crate::control::{Control, Phase};

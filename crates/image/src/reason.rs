@@ -84,6 +84,8 @@ pub const OUTPUT_NAME: &str = "OUTPUT_NAME";
 pub const OUTPUT_EXISTS: &str = "OUTPUT_EXISTS";
 /// No such compression level.
 pub const COMPRESSION_LEVEL: &str = "COMPRESSION_LEVEL";
+/// The coder has no such window.
+pub const COMPRESSION_WINDOW: &str = "COMPRESSION_WINDOW";
 
 /// Kept: nothing was recognised.
 pub const KEPT_UNKNOWN_CONTENT: &str = "KEPT_UNKNOWN_CONTENT";

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use imageops_image::compress::{CompressOptions, Compression, compress};
+use imageops_image::compress::{CompressOptions, Compression, Level, compress};
 use imageops_image::format::Format;
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::{FileStorage, Fingerprint, Storage};
@@ -107,14 +107,18 @@ fn all_levels_work() {
     let source = directory.join("fs/fat12.raw");
     for compression in [Compression::Zlib, Compression::Zstd] {
         for level in compression.levels() {
-            let options =
-                CompressOptions { compression, level: Some(level), drop_free: false, ..Default::default() };
+            let options = CompressOptions {
+                compression,
+                level: Level::Number(level),
+                drop_free: false,
+                ..Default::default()
+            };
             compress_file(&source, &target, &options).unwrap();
             assert_clean(&target);
             run_ok("qemu-img", &["compare", "-f", "raw", text(&source), text(&target)]);
         }
         for level in [0, compression.levels().end() + 1] {
-            let options = CompressOptions { compression, level: Some(level), ..Default::default() };
+            let options = CompressOptions { compression, level: Level::Number(level), ..Default::default() };
             assert_eq!(
                 compress_file(&source, &target, &options).unwrap_err().reason,
                 reason::COMPRESSION_LEVEL

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::proof::is_zero;
 use super::unit::Unit;
-use super::{CompressOptions, Compression, Recompress};
+use super::{CompressOptions, Compression, Recompress, Window};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::format::qcow2::writer::CLUSTER_BYTES;
@@ -50,7 +50,8 @@ impl<'a> Copier<'a> {
             header.compression == coder && header.cluster_bytes() == CLUSTER_BYTES
         };
         match source.filter(fits) {
-            Some(source) if options.recompress == Recompress::Auto => {
+            // How far back a stream of somebody else's refers is not known.
+            Some(source) if options.recompress == Recompress::Auto && options.window == Window::Full => {
                 Ok(Some(Self { source, reader: StreamReader::new(source.header())? }))
             }
             _ => Ok(None),

@@ -1,5 +1,8 @@
 //! What can be asked of a compression.
 
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -21,20 +24,81 @@ pub enum Compression {
 
 impl Compression {
     /// The levels that can be asked for, lowest and highest.
-    pub fn levels(self) -> std::ops::RangeInclusive<u8> {
+    pub fn levels(self) -> RangeInclusive<u8> {
         match self {
             Self::Zlib => 1..=12,
             Self::Zstd => 1..=22,
         }
     }
 
-    /// The level that is used when none is asked for.
-    pub fn default_level(self) -> u8 {
+    /// The number of a level, which may lie outside of [`Self::levels`] when it was given as a number.
+    pub fn level_number(self, level: Level) -> u8 {
+        let [fast, default, small, smallest] = match self {
+            Self::Zlib => [1, 4, 6, 12],
+            Self::Zstd => [1, 3, 9, 19],
+        };
+        level.choose(fast, default, small, smallest)
+    }
+}
+
+/// Effort of the coder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The least effort.
+    Fast,
+    /// Where more effort starts to win little.
+    #[default]
+    Default,
+    /// Some per cent smaller, at half the speed.
+    Small,
+    /// As small as the coder can, many times slower.
+    Smallest,
+    /// A level of the coder, as the coder counts.
+    Number(u8),
+}
+
+impl Level {
+    fn choose(self, fast: u8, default: u8, small: u8, smallest: u8) -> u8 {
         match self {
-            Self::Zlib => 4,
-            Self::Zstd => 3,
+            Self::Fast => fast,
+            Self::Default => default,
+            Self::Small => small,
+            Self::Smallest => smallest,
+            Self::Number(number) => number,
         }
     }
+}
+
+impl FromStr for Level {
+    type Err = Error;
+
+    /// Takes the names in lower case, and numbers.
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text {
+            "fast" => Self::Fast,
+            "default" => Self::Default,
+            "small" => Self::Small,
+            "smallest" => Self::Smallest,
+            _ => Self::Number(text.parse().map_err(|_| {
+                let message = "a compression level is fast, default, small, smallest or a number";
+                Error::new(ErrorKind::Unsupported, reason::COMPRESSION_LEVEL, message)
+            })?),
+        })
+    }
+}
+
+/// How far back a deflate stream may refer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Window {
+    /// 32 KiB, all that deflate has. qemu reads it, and whoever inflates a cluster in one step.
+    #[default]
+    #[serde(rename = "32k")]
+    Full,
+    /// 4 KiB, as qemu writes: for readers that inflate in steps with a window of that size. Another coder makes it,
+    /// slower and with levels of its own, and nothing is copied.
+    #[serde(rename = "4k")]
+    Narrow,
 }
 
 /// What becomes of clusters that are compressed in the source.
@@ -55,8 +119,10 @@ pub enum Recompress {
 pub struct CompressOptions {
     /// How clusters are compressed.
     pub compression: Compression,
-    /// Effort, within [`Compression::levels`]; `None` takes [`Compression::default_level`].
-    pub level: Option<u8>,
+    /// Effort; a number within [`Self::levels`].
+    pub level: Level,
+    /// How far back deflate may refer.
+    pub window: Window,
     /// What becomes of clusters that are compressed already.
     pub recompress: Recompress,
     /// Threads that compress; 0 takes one for each core. The output does not depend on it.
@@ -73,7 +139,8 @@ impl Default for CompressOptions {
     fn default() -> Self {
         Self {
             compression: Compression::default(),
-            level: None,
+            level: Level::default(),
+            window: Window::default(),
             recompress: Recompress::default(),
             threads: 0,
             drop_free: true,
@@ -84,9 +151,20 @@ impl Default for CompressOptions {
 }
 
 impl CompressOptions {
-    /// The level as the coder counts it.
-    pub(super) fn level_or_default(&self) -> u8 {
-        self.level.unwrap_or_else(|| self.compression.default_level())
+    /// The levels of the coder that the other options choose, lowest and highest.
+    pub fn levels(&self) -> RangeInclusive<u8> {
+        match (self.compression, self.window) {
+            (Compression::Zlib, Window::Narrow) => 1..=9,
+            (compression, _) => compression.levels(),
+        }
+    }
+
+    /// The level as that coder counts.
+    pub(super) fn level_number(&self) -> u8 {
+        match (self.compression, self.window) {
+            (Compression::Zlib, Window::Narrow) => self.level.choose(2, 6, 9, 9),
+            (compression, _) => compression.level_number(self.level),
+        }
     }
 
     /// How many threads to start.
@@ -98,12 +176,60 @@ impl CompressOptions {
 
     /// Refuses what the coder cannot do.
     pub(super) fn check(&self) -> Result<()> {
-        let levels = self.compression.levels();
-        if levels.contains(&self.level_or_default()) {
+        if self.compression == Compression::Zstd && self.window == Window::Narrow {
+            let message = "only zlib has a window that can be narrowed";
+            return Err(Error::new(ErrorKind::Unsupported, reason::COMPRESSION_WINDOW, message));
+        }
+        let levels = self.levels();
+        if levels.contains(&self.level_number()) {
             return Ok(());
         }
         let message =
             format!("the compression level must lie between {} and {}", levels.start(), levels.end());
         Err(Error::new(ErrorKind::Unsupported, reason::COMPRESSION_LEVEL, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn levels_have_names_and_numbers() {
+        for (name, zlib, narrow, zstd) in [
+            ("fast", 1, 2, 1),
+            ("default", 4, 6, 3),
+            ("small", 6, 9, 9),
+            ("smallest", 12, 9, 19),
+            ("7", 7, 7, 7),
+        ] {
+            let level: Level = name.parse().unwrap();
+            let number = |compression, window| {
+                let options = CompressOptions { compression, window, level, ..Default::default() };
+                options.check().unwrap();
+                options.level_number()
+            };
+            assert_eq!(number(Compression::Zlib, Window::Full), zlib);
+            assert_eq!(number(Compression::Zlib, Window::Narrow), narrow);
+            assert_eq!(number(Compression::Zstd, Window::Full), zstd);
+        }
+        for name in ["", "Fast", "-1", "256", "best"] {
+            assert_eq!(name.parse::<Level>().unwrap_err().reason, reason::COMPRESSION_LEVEL);
+        }
+    }
+
+    #[test]
+    fn what_the_coder_cannot_do_is_refused() {
+        let refused = |compression, window, level| {
+            let options =
+                CompressOptions { compression, window, level: Level::Number(level), ..Default::default() };
+            options.check().unwrap_err().reason
+        };
+        assert_eq!(refused(Compression::Zlib, Window::Full, 13), reason::COMPRESSION_LEVEL);
+        assert_eq!(refused(Compression::Zlib, Window::Narrow, 10), reason::COMPRESSION_LEVEL);
+        assert_eq!(refused(Compression::Zstd, Window::Full, 0), reason::COMPRESSION_LEVEL);
+        assert_eq!(refused(Compression::Zstd, Window::Narrow, 3), reason::COMPRESSION_WINDOW);
     }
 }

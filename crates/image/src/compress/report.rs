@@ -98,7 +98,7 @@ pub(super) fn build(
     CompressReport {
         source_format: image.format,
         compression: options.compression,
-        level: options.level_or_default(),
+        level: options.level_number(),
         virtual_size_bytes: written.virtual_size_bytes,
         source_bytes: source.allocated_bytes(),
         output_bytes: written.file_bytes,

@@ -125,6 +125,25 @@ mod tests {
     }
 
     #[test]
+    fn damage_never_goes_unseen_by_one_decoder_alone() {
+        let (mut reader, encode) = readers().into_iter().next().unwrap();
+        let stream = encode(&content(11));
+        let mut other = libdeflater::Decompressor::new();
+        let (mut cluster, mut expected) = (vec![0; CLUSTER_BYTES], vec![0; CLUSTER_BYTES]);
+        let mut taken = 0;
+        for bit in (0..stream.len() * 8).step_by(7) {
+            let mut damaged = stream.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            if reader.read(&damaged, 0, damaged.len() as u64, &mut cluster).unwrap().is_some() {
+                assert_eq!(other.deflate_decompress(&damaged, &mut expected), Ok(CLUSTER_BYTES));
+                assert!(cluster == expected, "bit {bit}");
+                taken += 1;
+            }
+        }
+        assert!(taken > 0);
+    }
+
+    #[test]
     fn what_is_not_exactly_a_cluster_is_not_taken() {
         for (mut reader, encode) in readers() {
             let mut cluster = vec![0; CLUSTER_BYTES];
