@@ -7,6 +7,7 @@
 mod bitmap;
 mod cache;
 mod codec;
+mod counts;
 mod entry;
 mod header;
 mod reader;

@@ -7,18 +7,16 @@
 //! Memory is bounded whatever the size of the disk: only the newest L2 table is open, and finished L2 tables and
 //! refcount blocks that pile up are laid down among the data.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::qcow2::counts::{COUNTS_PER_BLOCK, Counts};
 use crate::reason;
 
 /// Cluster size of what we write: the one that every tool defaults to.
 pub(crate) const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
 const CLUSTER_BITS: u32 = 16;
 const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
-/// 16-bit counts: a cluster may hold the ends of some hundred compressed streams.
-const COUNTS_PER_BLOCK: u64 = CLUSTER_BYTES / 2;
 /// Readers refuse a larger L1 table: 2 PiB of disk.
 const L1_BYTES_MAX: u64 = 32 << 20;
 /// Finished tables that wait for the end of the file: 4 MiB of each kind at most.
@@ -257,7 +255,7 @@ impl Writer {
         self.check_limit(file_bytes)?;
         self.counts.add(table_offset..file_bytes);
         self.counts.write_oldest(blocks as usize, blocks_offset, &mut writes);
-        let mut table: Vec<u8> = self.counts.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        let mut table: Vec<u8> = self.counts.table().iter().flat_map(|entry| entry.to_be_bytes()).collect();
         table.resize((table_clusters * CLUSTER_BYTES) as usize, 0);
         writes.push(Write { offset: table_offset, bytes: table });
         let header = Write { offset: 0, bytes: self.header(table_offset, table_clusters) };
@@ -284,50 +282,5 @@ impl Writer {
         put(104, &[self.compression as u8]);
         // What follows is zero, and eight zero bytes are the end of the header extensions.
         header
-    }
-}
-
-/// Reference counts of the clusters of the file.
-#[derive(Default)]
-struct Counts {
-    /// Blocks from number `table.len()` on, not written yet.
-    blocks: VecDeque<Vec<u16>>,
-    /// Offsets of the blocks that were written.
-    table: Vec<u64>,
-}
-
-impl Counts {
-    fn written(&self) -> usize {
-        self.table.len()
-    }
-
-    /// One more use of each cluster that `bytes` touches.
-    fn add(&mut self, bytes: Range<u64>) {
-        for cluster in bytes.start / CLUSTER_BYTES..bytes.end.div_ceil(CLUSTER_BYTES) {
-            let block = usize::try_from(cluster / COUNTS_PER_BLOCK).expect("bounded by the file's size");
-            let block = block
-                .checked_sub(self.table.len())
-                .expect("written blocks lie below everything that is placed");
-            while self.blocks.len() <= block {
-                self.blocks.push_back(vec![0; COUNTS_PER_BLOCK as usize]);
-            }
-            // A cluster of 64 KiB holds a part of 16 Ki streams at the very most: the count cannot overflow.
-            self.blocks[block][(cluster % COUNTS_PER_BLOCK) as usize] += 1;
-        }
-    }
-
-    /// How many blocks cover nothing at or behind `floor`.
-    fn settled(&self, floor: u64) -> usize {
-        let blocks =
-            usize::try_from(floor / CLUSTER_BYTES / COUNTS_PER_BLOCK).expect("bounded by the file's size");
-        blocks.saturating_sub(self.table.len())
-    }
-
-    fn write_oldest(&mut self, count: usize, offset: u64, writes: &mut Vec<Write>) {
-        for (block, offset) in self.blocks.drain(..count).zip((offset..).step_by(CLUSTER_BYTES as usize)) {
-            self.table.push(offset);
-            writes
-                .push(Write { offset, bytes: block.iter().flat_map(|count| count.to_be_bytes()).collect() });
-        }
     }
 }
