@@ -195,6 +195,10 @@ pub(crate) struct CompressArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) recompress: RecompressName,
 
+    /// Store equal clusters once. Local files only.
+    #[arg(long)]
+    pub(crate) share_identical: bool,
+
     /// Threads that compress; without it one for each core. Local files only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
@@ -229,6 +233,7 @@ impl CompressArgs {
                 RecompressName::Auto => Recompress::Auto,
                 RecompressName::Always => Recompress::Always,
             },
+            share_identical: self.share_identical,
             threads: self.threads.unwrap_or(0).into(),
             drop_free: !self.keep_free_space,
             verify: !self.no_verify,

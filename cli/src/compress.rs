@@ -70,6 +70,7 @@ fn compress_file(
 async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
     for (set, flag) in [
         (arguments.window != WindowName::default(), "--window"),
+        (arguments.share_identical, "--share-identical"),
         (arguments.recompress != RecompressName::default(), "--recompress"),
         (arguments.threads.is_some(), "--threads"),
         (arguments.no_verify, "--no-verify"),
@@ -154,6 +155,9 @@ pub(crate) fn text(result: &Compressed) -> String {
     facts.add("data", size(result.data_bytes));
     if let Some(copied) = result.copied_bytes.filter(|copied| *copied > 0) {
         facts.add("copied as packed", size(copied));
+    }
+    if let Some(shared) = result.shared_bytes.filter(|shared| *shared > 0) {
+        facts.add("shared", size(shared));
     }
     facts.add("zeros left out", size(result.zero_bytes));
     facts.add("freed, dropped", size(result.dropped_bytes));

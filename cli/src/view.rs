@@ -291,6 +291,9 @@ pub(crate) struct Compressed {
     /// Of these, what was compressed in the source already and was copied; a server does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) copied_bytes: Option<u64>,
+    /// Of these, what shares the bytes of an earlier cluster; a server does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_bytes: Option<u64>,
     pub(crate) zero_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) parts: Vec<Part>,

@@ -165,6 +165,7 @@ impl From<CompressReport> for Compressed {
             output_bytes: report.output_bytes,
             data_bytes: report.data_bytes,
             copied_bytes: Some(report.copied_bytes),
+            shared_bytes: Some(report.shared_bytes),
             zero_bytes: report.zero_bytes,
             dropped_bytes: report.dropped_bytes,
             parts: parts.collect(),

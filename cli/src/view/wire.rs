@@ -175,6 +175,7 @@ impl From<v1::CompressResult> for Compressed {
             output_bytes: result.output_bytes,
             data_bytes: result.data_bytes,
             copied_bytes: None,
+            shared_bytes: None,
             zero_bytes: result.zero_bytes,
             dropped_bytes: result.dropped_bytes,
             parts: result.parts.into_iter().map(Part::from).collect(),

@@ -1,4 +1,4 @@
-//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k]`.
+//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k] [share]`.
 //!
 //! For measuring; the command line tool does this with progress and all options.
 
@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [source, target, rest @ ..] = words.as_slice() else {
         return Err(
-            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k]".into()
+            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k] [share]"
+                .into(),
         );
     };
     let has = |word: &str| rest.iter().any(|other| other == word);
@@ -26,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         level: numbers.next().map_or(Level::Default, Level::Number),
         window: if has("4k") { Window::Narrow } else { Window::Full },
         recompress: if has("always") { Recompress::Always } else { Recompress::Auto },
+        share_identical: has("share"),
         threads: numbers.next().map_or(0, usize::from),
         drop_free: !has("keep"),
         verify: !has("unverified"),

@@ -11,6 +11,7 @@ mod options;
 mod pipeline;
 mod proof;
 mod report;
+mod share;
 mod unit;
 mod verify;
 
@@ -130,15 +131,17 @@ fn write(
     let workers = (0..options.thread_count())
         .map(|_| {
             let copier = Copier::new(image.qcow2.as_deref(), options)?;
-            Ok(Worker::new(disk, layout, control, Encoder::new(options)?, copier))
+            let worker = Worker::new(disk, layout, control, Encoder::new(options)?, copier);
+            Ok(worker.sharing(options.share_identical))
         })
         .collect::<Result<Vec<_>>>()?;
 
     output.set_len(0)?;
     let end = if options.verify { COMPRESSED } else { 1.0 };
     let meter = Meter::new(control, Phase::Compressing, estimate.stored_bytes, PLANNED, end);
-    let pipeline::Outcome { writer, figures, proof, mut tables } =
-        pipeline::run(Feed::new(disk), workers, writer, output, &meter)?;
+    let share = options.share_identical.then(share::Index::new);
+    let pipeline::Outcome { writer, figures, proof, mut tables, .. } =
+        pipeline::run(Feed::new(disk), workers, writer, share, output, &meter)?;
     let Finished { writes, header, file_bytes } = writer.finish()?;
     for write in &writes {
         control.check_cancelled()?;

@@ -125,6 +125,8 @@ pub struct CompressOptions {
     pub window: Window,
     /// What becomes of clusters that are compressed already.
     pub recompress: Recompress,
+    /// Store equal clusters once. Wins where guests hold copies on cluster boundaries; others see a little more work.
+    pub share_identical: bool,
     /// Threads that compress; 0 takes one for each core. The output does not depend on it.
     pub threads: usize,
     /// Leave out what the guest's file systems have freed.
@@ -142,6 +144,7 @@ impl Default for CompressOptions {
             level: Level::default(),
             window: Window::default(),
             recompress: Recompress::default(),
+            share_identical: false,
             threads: 0,
             drop_free: true,
             verify: true,

@@ -13,9 +13,10 @@ use std::thread;
 
 use super::feed::Feed;
 use super::proof::{Proof, is_zero};
-use super::unit::{Figures, Packed, Unit, Worker};
+use super::share::Index;
+use super::unit::{Figures, Packed, PackedCluster, Unit, Worker};
 use crate::error::{ErrorKind, Result};
-use crate::format::qcow2::writer::{CLUSTER_BYTES, Write, Writer};
+use crate::format::qcow2::writer::{CLUSTER_BYTES, Place, Write, Writer};
 use crate::guest::ranges;
 use crate::progress::Meter;
 use crate::reason;
@@ -29,6 +30,8 @@ pub(crate) struct Outcome {
     pub(crate) figures: Figures,
     pub(crate) proof: Proof,
     pub(crate) tables: Tables,
+    /// What is in the output already, when equal clusters are to be shared.
+    index: Option<Index>,
 }
 
 /// Where tables went in the output, and the proof of what they hold.
@@ -95,11 +98,12 @@ pub(crate) fn run<'a>(
     feed: Feed<'a>,
     workers: Vec<Worker<'a>>,
     writer: Writer,
+    index: Option<Index>,
     output: &'a File,
     meter: &'a Meter<'a>,
 ) -> Result<Outcome> {
-    let outcome =
-        Outcome { writer, figures: Figures::default(), proof: Proof::default(), tables: Tables::default() };
+    let (figures, proof, tables) = (Figures::default(), Proof::default(), Tables::default());
+    let outcome = Outcome { writer, figures, proof, tables, index };
     let pipeline = Pipeline {
         feed: Mutex::new(feed),
         order: Mutex::new(Order {
@@ -195,7 +199,7 @@ impl Pipeline<'_> {
         order.waiting.insert(sequence, packed);
         let (mut placed, mut tables) = (Vec::new(), Vec::new());
         while let Some(packed) = order.waiting.remove(&order.next) {
-            let pieces = place(&mut order.outcome.writer, &packed, &mut tables)?;
+            let pieces = order.outcome.place(&packed, &mut tables)?;
             order.outcome.figures.add(packed.figures);
             order.outcome.proof.merge(packed.proof);
             order.next += 1;
@@ -209,22 +213,45 @@ impl Pipeline<'_> {
     }
 }
 
-/// Gives each cluster its place; neighbours become one piece.
-fn place(writer: &mut Writer, packed: &Packed, tables: &mut Vec<Write>) -> Result<Vec<(u64, Range<usize>)>> {
-    let mut pieces: Vec<(u64, Range<usize>)> = Vec::new();
-    let mut start = 0;
-    for cluster in &packed.clusters {
-        let offset = if cluster.plain {
-            writer.place_plain(cluster.index, tables)?
-        } else {
-            writer.place_stream(cluster.index, cluster.length, tables)?
-        };
-        let end = start + cluster.length;
-        match pieces.last_mut() {
-            Some((at, piece)) if *at + piece.len() as u64 == offset => piece.end = end,
-            _ => pieces.push((offset, start..end)),
+impl Outcome {
+    /// Gives each cluster its place; neighbours become one piece.
+    fn place(&mut self, packed: &Packed, tables: &mut Vec<Write>) -> Result<Vec<(u64, Range<usize>)>> {
+        let mut pieces: Vec<(u64, Range<usize>)> = Vec::new();
+        let mut start = 0;
+        for cluster in &packed.clusters {
+            let bytes = start..start + cluster.length;
+            start = bytes.end;
+            if self.share(cluster, tables)? {
+                continue;
+            }
+            let offset = if cluster.plain {
+                self.writer.place_plain(cluster.index, tables)?
+            } else {
+                self.writer.place_stream(cluster.index, cluster.length, tables)?
+            };
+            if let (Some(index), Some(digest)) = (&mut self.index, cluster.digest) {
+                let stream_length = (!cluster.plain).then_some(cluster.length);
+                index.insert(digest, Place::new(cluster.index, offset, stream_length));
+            }
+            match pieces.last_mut() {
+                Some((at, piece)) if piece.end == bytes.start && *at + piece.len() as u64 == offset => {
+                    piece.end = bytes.end;
+                }
+                _ => pieces.push((offset, bytes)),
+            }
         }
-        start = end;
+        Ok(pieces)
     }
-    Ok(pieces)
+
+    /// Whether a cluster got the place of an equal one.
+    fn share(&mut self, cluster: &PackedCluster, tables: &mut Vec<Write>) -> Result<bool> {
+        let (Some(index), Some(digest)) = (&mut self.index, &cluster.digest) else { return Ok(false) };
+        let Some(place) = index.find(digest) else { return Ok(false) };
+        let shared = self.writer.share(cluster.index, place, tables)?;
+        if shared {
+            let inside = self.writer.virtual_size_bytes() - cluster.index * CLUSTER_BYTES;
+            self.figures.shared_bytes += inside.min(CLUSTER_BYTES);
+        }
+        Ok(shared)
+    }
 }

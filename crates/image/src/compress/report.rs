@@ -69,6 +69,9 @@ pub struct CompressReport {
     /// Of these, what was compressed in the source and was copied as it is.
     #[serde(default)]
     pub copied_bytes: u64,
+    /// Of these, what shares the bytes of an earlier cluster of the output.
+    #[serde(default)]
+    pub shared_bytes: u64,
     /// Bytes that the source stores in clusters in which all that the guest keeps is zero.
     pub zero_bytes: u64,
     /// Bytes that the source stores and the guest has freed.
@@ -104,6 +107,7 @@ pub(super) fn build(
         output_bytes: written.file_bytes,
         data_bytes: written.figures.data_bytes,
         copied_bytes: written.figures.copied_bytes,
+        shared_bytes: written.figures.shared_bytes,
         zero_bytes: written.figures.zero_bytes,
         dropped_bytes: written.figures.dropped_bytes,
         table: layout.and_then(Layout::table),

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::qcow2::writer::Place;
 
 /// Text, noise and zeros by turns.
 fn content(clusters: usize) -> Vec<u8> {
@@ -132,6 +133,71 @@ fn a_disk_too_large_is_refused() {
         Writer::new(u64::MAX, CompressionType::Zlib, u64::MAX).err().unwrap().kind,
         ErrorKind::Unsupported
     );
+}
+
+/// The stored reference count of each cluster of a file, and its L2 tables, from all that was written of it.
+fn counts_and_entries(writes: &[crate::format::qcow2::writer::Write]) -> (Vec<u16>, Vec<u64>) {
+    let words = |offset: u64| {
+        let write = writes.iter().find(|write| write.offset == offset).unwrap();
+        write.bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect::<Vec<_>>()
+    };
+    let header = words(0);
+    let blocks = words(header[6]).into_iter().filter(|offset| *offset != 0);
+    let counts = blocks.flat_map(|block| {
+        words(block).into_iter().flat_map(|word| [48, 32, 16, 0].map(|shift| (word >> shift) as u16))
+    });
+    let tables = words(header[5]).into_iter().filter(|entry| *entry != 0);
+    (counts.collect(), tables.flat_map(|entry| words(entry & !(1 << 63))).collect())
+}
+
+#[test]
+fn shared_places_count_each_use_and_stop_in_time() {
+    let mut writer = Writer::new(1 << 40, CompressionType::Zlib, u64::MAX).unwrap();
+    let mut writes = Vec::new();
+    let mut streams: Vec<Place> = (0..20)
+        .map(|cluster| {
+            let offset = writer.place_stream(cluster, 700, &mut writes).unwrap();
+            Place::new(cluster, offset, Some(700))
+        })
+        .collect();
+    let mut uses = 20;
+    for cluster in 20..60_000 {
+        let place = &mut streams[(cluster % 20) as usize];
+        uses += u64::from(writer.share(cluster, place, &mut writes).unwrap());
+    }
+    // All twenty lie in one cluster of the file.
+    assert_eq!(uses, 32_768);
+    let finished = writer.finish().unwrap();
+    writes.extend(finished.writes);
+    writes.push(finished.header);
+    let (counts, entries) = counts_and_entries(&writes);
+    assert_eq!(counts.iter().filter(|count| **count == 32_768).count(), 1);
+    assert_eq!(entries.iter().filter(|entry| **entry != 0).count() as u64, uses);
+}
+
+#[test]
+fn shared_plain_clusters_lose_the_mark_of_a_single_user() {
+    let mut writer = Writer::new(1 << 50, CompressionType::Zlib, u64::MAX).unwrap();
+    let mut writes = Vec::new();
+    let [mut first, alone] = [3, 9].map(|cluster| {
+        let offset = writer.place_plain(cluster, &mut writes).unwrap();
+        Place::new(cluster, offset, None)
+    });
+    assert!(writer.share(10, &mut first, &mut writes).unwrap());
+    // A hundred tables on, the first one has been written: what has the mark in there keeps it.
+    for table in 1..100 {
+        writer.place_stream(table * 8192, 100, &mut writes).unwrap();
+    }
+    assert!(!writer.share(100 * 8192, &mut { alone }, &mut writes).unwrap());
+    assert!(writer.share(100 * 8192, &mut first, &mut writes).unwrap());
+    let finished = writer.finish().unwrap();
+    writes.extend(finished.writes);
+    writes.push(finished.header);
+    let (counts, entries) = counts_and_entries(&writes);
+    let marked = |entry: u64| entry >> 63 == 1;
+    assert_eq!(entries[3], entries[10]);
+    assert!(!marked(entries[3]) && marked(entries[9]));
+    assert_eq!(counts[(entries[3] >> 16) as usize], 3);
 }
 
 proptest! {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::copy::{Candidate, Copier};
 use super::encoder::Encoder;
 use super::proof::{Proof, is_zero};
+use super::share::{Digest, digest_of};
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::error::Result;
@@ -45,6 +46,8 @@ pub(crate) struct PackedCluster {
     pub(crate) length: usize,
     /// Stored as it is, since compression does not make it shorter.
     pub(crate) plain: bool,
+    /// Of its bytes, when equal ones are to be shared.
+    pub(crate) digest: Option<Digest>,
 }
 
 /// A unit ready to be placed in the output.
@@ -79,6 +82,8 @@ pub(crate) struct Figures {
     pub(crate) data_bytes: u64,
     /// Of these, what was compressed in the source and was copied as it is.
     pub(crate) copied_bytes: u64,
+    /// Of these, what shares the bytes of an earlier cluster.
+    pub(crate) shared_bytes: u64,
     /// Stored bytes in clusters left out because all that the guest keeps there is zero.
     pub(crate) zero_bytes: u64,
     /// Stored bytes that the guest has freed.
@@ -90,6 +95,7 @@ impl Figures {
     pub(crate) fn add(&mut self, other: Self) {
         self.data_bytes += other.data_bytes;
         self.copied_bytes += other.copied_bytes;
+        self.shared_bytes += other.shared_bytes;
         self.zero_bytes += other.zero_bytes;
         self.dropped_bytes += other.dropped_bytes;
     }
@@ -102,6 +108,7 @@ pub(crate) struct Worker<'a> {
     control: &'a Control,
     encoder: Encoder,
     copier: Option<Copier<'a>>,
+    share: bool,
     input: Vec<u8>,
     free: Vec<Range<u64>>,
     kept: Vec<Range<u64>>,
@@ -125,12 +132,19 @@ impl<'a> Worker<'a> {
             control,
             encoder,
             copier,
+            share: false,
             input: vec![0; UNIT_BYTES as usize],
             free: Vec::new(),
             kept: Vec::new(),
             candidates: Vec::new(),
             wanted: Vec::new(),
         }
+    }
+
+    /// Takes digests of what it packs, so that equal clusters can be shared.
+    pub(crate) fn sharing(mut self, share: bool) -> Self {
+        self.share = share;
+        self
     }
 
     /// Tells the medium what will be read soon.
@@ -244,7 +258,8 @@ impl<'a> Worker<'a> {
             room.copy_from_slice(cluster);
         }
         let length = stream.unwrap_or(cluster.len());
-        packed.clusters.push(PackedCluster { index, length, plain: stream.is_none() });
+        let digest = self.share.then(|| digest_of(&room[..length]));
+        packed.clusters.push(PackedCluster { index, length, plain: stream.is_none(), digest });
         Ok(length)
     }
 }

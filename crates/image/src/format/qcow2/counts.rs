@@ -7,6 +7,9 @@ use crate::format::qcow2::writer::{CLUSTER_BYTES, Write};
 
 /// 16-bit counts: a cluster may hold the ends of some hundred compressed streams.
 pub(super) const COUNTS_PER_BLOCK: u64 = CLUSTER_BYTES / 2;
+/// Sharing takes a count no further, so that there is room left for all the streams that may still come to lie in the
+/// cluster.
+const SHARED_COUNT_MAX: u16 = 32_768;
 
 /// Reference counts of the clusters of the file.
 #[derive(Default)]
@@ -38,9 +41,21 @@ impl Counts {
             while self.blocks.len() <= block {
                 self.blocks.push_back(vec![0; COUNTS_PER_BLOCK as usize]);
             }
-            // A cluster of 64 KiB holds a part of 16 Ki streams at the very most: the count cannot overflow.
+            // A cluster of 64 KiB holds a part of 16 Ki streams at the very most, and sharing stops in time: the count
+            // cannot overflow.
             self.blocks[block][(cluster % COUNTS_PER_BLOCK) as usize] += 1;
         }
+    }
+
+    /// Whether each cluster that `bytes` touches can be counted once more on behalf of somebody who shares it: not when
+    /// its count was written, and not above [`SHARED_COUNT_MAX`].
+    pub(super) fn can_share(&self, bytes: Range<u64>) -> bool {
+        let mut clusters = bytes.start / CLUSTER_BYTES..bytes.end.div_ceil(CLUSTER_BYTES);
+        clusters.all(|cluster| {
+            let block = usize::try_from(cluster / COUNTS_PER_BLOCK).expect("bounded by the file's size");
+            let block = block.checked_sub(self.table.len()).and_then(|block| self.blocks.get(block));
+            block.is_some_and(|block| block[(cluster % COUNTS_PER_BLOCK) as usize] < SHARED_COUNT_MAX)
+        })
     }
 
     /// How many blocks cover nothing at or behind `floor`.

@@ -60,6 +60,52 @@ pub(crate) struct Finished {
     pub(crate) file_bytes: u64,
 }
 
+/// Where the bytes of a guest cluster lie, for others that hold the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The guest cluster that they were placed for.
+    cluster: u64,
+    offset: u64,
+    /// Of the stream; `None` for a cluster that is stored as it is.
+    stream_length: Option<u64>,
+    /// Whether others use them already.
+    shared: bool,
+}
+
+impl Place {
+    /// What [`Writer::place_stream`] (with the stream's length) or [`Writer::place_plain`] gave to `cluster`.
+    pub(crate) fn new(cluster: u64, offset: u64, stream_length: Option<usize>) -> Self {
+        Self { cluster, offset, stream_length: stream_length.map(|length| length as u64), shared: false }
+    }
+
+    /// The entry of those that share it. A cluster of its own would have the mark of being the only one.
+    fn entry(&self) -> u64 {
+        match self.stream_length {
+            Some(length) => stream_entry(self.offset, length),
+            None => self.offset,
+        }
+    }
+
+    /// The bytes of the file that count one use.
+    fn counted(&self) -> Range<u64> {
+        match self.stream_length {
+            Some(length) => whole_sectors(self.offset, length),
+            None => self.offset..self.offset + CLUSTER_BYTES,
+        }
+    }
+}
+
+/// The entry of a compressed cluster: where its stream starts, and how many sectors follow the first.
+fn stream_entry(offset: u64, length: u64) -> u64 {
+    let sectors = (offset + length - 1) / 512 - offset / 512;
+    COMPRESSED | sectors << SECTOR_SHIFT | offset
+}
+
+/// Readers take whole sectors, so every cluster that a sector of the stream lies in counts one use.
+fn whole_sectors(offset: u64, length: u64) -> Range<u64> {
+    offset / 512 * 512..((offset + length - 1) / 512 + 1) * 512
+}
+
 /// One table that is complete but has no place yet.
 struct PendingL2 {
     l1_index: usize,
@@ -139,10 +185,8 @@ impl Writer {
             self.tail += length;
             self.tail - length
         };
-        let sectors = (offset + length - 1) / 512 - offset / 512;
-        // Readers take whole sectors, so every cluster that a sector of the stream lies in counts one use.
-        self.counts.add(offset / 512 * 512..(offset / 512 + sectors + 1) * 512);
-        self.record(cluster, COMPRESSED | sectors << SECTOR_SHIFT | offset, writes)?;
+        self.counts.add(whole_sectors(offset, length));
+        self.record(cluster, stream_entry(offset, length), writes)?;
         Ok(offset)
     }
 
@@ -154,6 +198,30 @@ impl Writer {
         let offset = self.take_from_run();
         self.record(cluster, COPIED | offset, writes)?;
         Ok(offset)
+    }
+
+    /// Lets a guest cluster use the bytes at `place`. `false`, with nothing done, when they have too many users or when
+    /// what would have to change for it has been written.
+    pub(crate) fn share(&mut self, cluster: u64, place: &mut Place, writes: &mut Vec<Write>) -> Result<bool> {
+        if !self.counts.can_share(place.counted()) {
+            return Ok(false);
+        }
+        if place.stream_length.is_none() && !place.shared && !self.clear_copied(place.cluster) {
+            return Ok(false);
+        }
+        place.shared = true;
+        self.counts.add(place.counted());
+        self.record(cluster, place.entry(), writes)?;
+        Ok(true)
+    }
+
+    /// Takes the mark of being the only user from a guest cluster, when its L2 table has no place yet.
+    fn clear_copied(&mut self, cluster: u64) -> bool {
+        let l1_index = usize::try_from(cluster / L2_ENTRIES).expect("bounded by the length of the L1 table");
+        let mut tables = self.open.iter_mut().chain(&mut self.pending);
+        let Some(table) = tables.find(|table| table.l1_index == l1_index) else { return false };
+        table.entries[(cluster % L2_ENTRIES) as usize] &= !COPIED;
+        true
     }
 
     /// Reserves a run for plain clusters, larger each time: one stray cluster costs no more than itself, and many
