@@ -119,7 +119,7 @@ pub const KEPT_CHECKSUM: &str = "KEPT_CHECKSUM";
 pub const KEPT_GEOMETRY: &str = "KEPT_GEOMETRY";
 /// Kept: figures of the file system's free space contradict each other.
 pub const KEPT_FREE_COUNT: &str = "KEPT_FREE_COUNT";
-/// Kept: a part of the file system lies on another device.
+/// Kept: a part of the file system, or of the logical volume, lies on another device.
 pub const KEPT_OTHER_DEVICE: &str = "KEPT_OTHER_DEVICE";
 /// Kept: the structures of the file system are too scattered for the memory they may take.
 pub const KEPT_LIMIT: &str = "KEPT_LIMIT";
@@ -129,3 +129,23 @@ pub const KEPT_SHADOW_COPIES: &str = "KEPT_SHADOW_COPIES";
 pub const KEPT_CHANGE_UNDER_WAY: &str = "KEPT_CHANGE_UNDER_WAY";
 /// Kept: a block of a tree is not the one that the tree names, or contradicts itself.
 pub const KEPT_TREE: &str = "KEPT_TREE";
+/// Kept: the description of a volume group cannot be read, or contradicts itself.
+pub const KEPT_METADATA_INVALID: &str = "KEPT_METADATA_INVALID";
+/// Kept: two descriptions of a volume group contradict each other.
+pub const KEPT_METADATA_CONFLICT: &str = "KEPT_METADATA_CONFLICT";
+/// Kept: a physical volume without a volume group.
+pub const KEPT_NO_VOLUME_GROUP: &str = "KEPT_NO_VOLUME_GROUP";
+/// Kept: the volume group is exported.
+pub const KEPT_EXPORTED: &str = "KEPT_EXPORTED";
+/// Kept: the volume group is shared with other hosts.
+pub const KEPT_SHARED: &str = "KEPT_SHARED";
+/// Kept: the volume group misses a physical volume.
+pub const KEPT_MISSING_VOLUME: &str = "KEPT_MISSING_VOLUME";
+/// Kept: a logical volume of a type that is not looked into.
+pub const KEPT_VOLUME_TYPE: &str = "KEPT_VOLUME_TYPE";
+/// Kept: a logical volume that has a snapshot, or is one.
+pub const KEPT_SNAPSHOT: &str = "KEPT_SNAPSHOT";
+/// Kept: a logical volume that another one is made of.
+pub const KEPT_COMPONENT: &str = "KEPT_COMPONENT";
+/// Kept: a partition table or a physical volume inside a logical volume.
+pub const KEPT_NESTED: &str = "KEPT_NESTED";

@@ -19,6 +19,16 @@ impl<'a> Device<'a> {
         Self { disk, start_bytes, length_bytes }
     }
 
+    /// The disk that it is a part of.
+    pub(crate) fn disk(&self) -> &'a dyn Disk {
+        self.disk
+    }
+
+    /// First byte on the disk.
+    pub(crate) fn start_bytes(&self) -> u64 {
+        self.start_bytes
+    }
+
     /// Length in bytes.
     pub(crate) fn length_bytes(&self) -> u64 {
         self.length_bytes

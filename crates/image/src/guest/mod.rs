@@ -11,6 +11,7 @@ mod exfat;
 mod ext;
 mod fat;
 mod gpt;
+mod lvm;
 mod mbr;
 mod ntfs;
 pub(crate) mod ranges;
@@ -80,6 +81,26 @@ pub struct PartSummary {
     pub free_bytes: u64,
     /// Why it, or groups of it, were left alone.
     pub kept: Vec<Kept>,
+    /// The logical volumes, when it is a physical volume of LVM2. A volume that lies on several parts is listed with each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeSummary>,
+}
+
+/// A logical volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSummary {
+    /// `group/volume`.
+    pub name: String,
+    /// Length in bytes, wherever they lie.
+    pub length_bytes: u64,
+    /// What is in it, as in [`PartSummary::content`].
+    pub content: String,
+    /// Label of the file system, when it was read.
+    pub label: Option<String>,
+    /// Bytes that the guest has freed, of those that lie in this part.
+    pub free_bytes: u64,
+    /// Why it, or groups of it, were left alone.
+    pub kept: Vec<Kept>,
 }
 
 /// What a file system says of its free space. It was checked as a whole before; each answer checks again what it
@@ -87,6 +108,15 @@ pub struct PartSummary {
 pub(crate) trait FreeSpace: Send + Sync + fmt::Debug {
     /// Adds to `free`, ascending, what is free in `range`. Both count from the start of `device`.
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()>;
+
+    /// The volumes that the device is divided into.
+    fn volumes(&self) -> &[VolumeSummary] {
+        &[]
+    }
+
+    /// Adds which pieces of `range` belong to which of the volumes, ascending; those in which nothing is free may be
+    /// left out.
+    fn volumes_within(&self, _range: Range<u64>, _found: &mut Vec<(usize, Range<u64>)>) {}
 }
 
 /// A part of the disk, and what its file system says of its free space.
@@ -116,6 +146,22 @@ impl Part {
         space.free_within(&device, inside.start - start..inside.end - start, &mut found)?;
         free.extend(found.into_iter().map(|range| range.start + start..range.end + start));
         Ok(())
+    }
+
+    /// Adds which pieces of `range` belong to which volume, as its number in [`PartSummary::volumes`]; counted from the
+    /// start of the disk. Pieces in which nothing is free may be left out.
+    pub fn volumes_within(&self, range: Range<u64>, found: &mut Vec<(usize, Range<u64>)>) {
+        let Some(space) = &self.free else { return };
+        let start = self.summary.start_bytes;
+        let inside = range.start.max(start)..range.end.min(self.end());
+        if inside.is_empty() {
+            return;
+        }
+        let first = found.len();
+        space.volumes_within(inside.start - start..inside.end - start, found);
+        for (_, range) in &mut found[first..] {
+            *range = range.start + start..range.end + start;
+        }
     }
 }
 
@@ -189,16 +235,24 @@ pub fn scan(disk: &dyn Disk, control: &Control) -> Result<Layout> {
 /// of which bear no mark of that on the disk (Btrfs), and swap space beside the one that it lies in. So nothing of the
 /// disk is dropped.
 fn keep_for_hibernated(parts: &mut [Part]) {
-    let hibernated =
-        |part: &Part| part.summary.kept.iter().any(|kept| kept.reason == reason::KEPT_HIBERNATED);
+    let says = |kept: &[Kept]| kept.iter().any(|kept| kept.reason == reason::KEPT_HIBERNATED);
+    let hibernated = |part: &Part| {
+        let summary = &part.summary;
+        says(&summary.kept) || summary.volumes.iter().any(|volume| says(&volume.kept))
+    };
     if !parts.iter().any(hibernated) {
         return;
     }
+    let message = "a hibernated system lies on the same disk, and may have this in use";
     for part in parts.iter_mut().filter(|part| part.free.is_some()) {
-        let message = "a hibernated system lies on the same disk, and may have this in use";
         part.free = None;
         part.summary.free_bytes = 0;
         part.summary.kept = vec![Kept::whole(reason::KEPT_HIBERNATED, message)];
+        let read = |volume: &&mut VolumeSummary| !volume.kept.iter().any(|kept| kept.groups == 0);
+        for volume in part.summary.volumes.iter_mut().filter(read) {
+            volume.free_bytes = 0;
+            volume.kept = vec![Kept::whole(reason::KEPT_HIBERNATED, message)];
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::device::Device;
 use super::signature::{self, Signature};
-use super::table::Partition;
-use super::{FreeSpace, Kept, Part, PartSummary, btrfs, exfat, ext, fat, ntfs, swap, xfs};
+use super::table::{self, Partition};
+use super::{FreeSpace, Kept, Part, PartSummary, btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs};
 use crate::control::Control;
 use crate::error::Result;
 use crate::reason;
@@ -36,10 +36,14 @@ pub(crate) const READERS: &[Reader] = &[
     Reader { signature: "exfat", open: exfat::open },
     Reader { signature: "ext", open: ext::open },
     Reader { signature: "fat", open: fat::open },
+    Reader { signature: VOLUME_MANAGER, open: lvm::open },
     Reader { signature: "ntfs", open: ntfs::open },
     Reader { signature: "swap", open: swap::open },
     Reader { signature: "xfs", open: xfs::open },
 ];
+
+/// The one content that is divided into volumes.
+const VOLUME_MANAGER: &str = "lvm2";
 
 /// A part that is not looked into at all.
 pub(crate) fn closed_part(partition: Partition) -> Part {
@@ -49,19 +53,42 @@ pub(crate) fn closed_part(partition: Partition) -> Part {
 /// Looks into a part.
 pub(crate) fn scan_part(device: &Device<'_>, partition: Partition, control: &Control) -> Result<Part> {
     let found = signature::find(device)?;
-    let system = match (&partition.closed, found.as_slice()) {
-        (Some(kept), _) => nothing(found.first().map_or("unknown", |first| first.name), vec![kept.clone()]),
-        (None, []) => {
+    let system = match &partition.closed {
+        Some(kept) => nothing(found.first().map_or("unknown", |first| first.name), vec![kept.clone()]),
+        None => open_only(device, &found, control)?,
+    };
+    Ok(part(partition, system))
+}
+
+/// Looks into a logical volume: into file systems, but not into what would divide it once more.
+pub(crate) fn look_into_volume(device: &Device<'_>, control: &Control) -> Result<FileSystem> {
+    let table = table::read(device)?;
+    if table.table.is_some() {
+        let message = "a partition table inside a volume is not looked into";
+        return Ok(nothing("unknown", vec![Kept::whole(reason::KEPT_NESTED, message)]));
+    }
+    match signature::find(device)?.as_slice() {
+        [one] if one.name == VOLUME_MANAGER => {
+            let message = "a physical volume inside a volume is not looked into";
+            Ok(nothing(one.name, vec![Kept::whole(reason::KEPT_NESTED, message)]))
+        }
+        found => open_only(device, found, control),
+    }
+}
+
+/// Opens what is there when it is one thing and no more.
+fn open_only(device: &Device<'_>, found: &[Signature], control: &Control) -> Result<FileSystem> {
+    Ok(match found {
+        [] => {
             let kept = Kept::whole(reason::KEPT_UNKNOWN_CONTENT, "no file system was recognised");
             nothing("unknown", vec![kept])
         }
-        (None, [one]) => open(device, one, control)?,
-        (None, [first, second, ..]) => {
+        [one] => open(device, one, control)?,
+        [first, second, ..] => {
             let message = format!("the signatures of {} and {} in one place", first.name, second.name);
             nothing("unknown", vec![Kept::whole(reason::KEPT_TWO_SIGNATURES, message)])
         }
-    };
-    Ok(part(partition, system))
+    })
 }
 
 fn open(device: &Device<'_>, signature: &Signature, control: &Control) -> Result<FileSystem> {
@@ -94,6 +121,7 @@ fn part(partition: Partition, system: FileSystem) -> Part {
         label: system.label,
         free_bytes: system.free_bytes,
         kept: system.kept,
+        volumes: system.free.as_ref().map(|free| free.volumes().to_vec()).unwrap_or_default(),
     };
     Part { summary, free: system.free }
 }
