@@ -22,7 +22,7 @@ use self::copy::Copier;
 use self::encoder::Encoder;
 use self::feed::Feed;
 pub use self::options::{CompressOptions, Compression, Level, Recompress, Window};
-pub use self::report::{CompressReport, Estimate, PartReport};
+pub use self::report::{CompressReport, Estimate, PartReport, VolumeReport};
 use self::unit::Worker;
 use crate::control::{Control, Phase};
 use crate::disk::Disk;
@@ -48,16 +48,22 @@ pub fn estimate(image: &Image, drop_free: bool, control: &Control) -> Result<Est
 fn plan(disk: &dyn Disk, layout: Option<&Layout>, control: &Control) -> Result<Estimate> {
     let mut estimate = Estimate::new(disk.virtual_size_bytes(), layout);
     let mut feed = Feed::new(disk);
-    let mut free = Vec::new();
+    let (mut free, mut dropped, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(unit) = feed.next()? {
         control.check_cancelled()?;
         estimate.stored_bytes += ranges::total_bytes(&unit.stored);
-        for (index, part) in layout.map_or(&[][..], Layout::parts).iter().enumerate() {
+        for (part, report) in layout.map_or(&[][..], Layout::parts).iter().zip(&mut estimate.parts) {
             free.clear();
             part.free_within(disk, unit.range.clone(), &mut free)?;
-            let dropped: u64 = free.iter().map(|range| ranges::overlap_bytes(&unit.stored, range)).sum();
-            estimate.parts[index].dropped_bytes += dropped;
-            estimate.dropped_bytes += dropped;
+            ranges::intersect(&free, &unit.stored, &mut dropped);
+            let bytes = ranges::total_bytes(&dropped);
+            report.dropped_bytes += bytes;
+            estimate.dropped_bytes += bytes;
+            volumes.clear();
+            part.volumes_within(unit.range.clone(), &mut volumes);
+            for (volume, piece) in &volumes {
+                report.volumes[*volume].dropped_bytes += ranges::overlap_bytes(&dropped, piece);
+            }
         }
     }
     Ok(estimate)

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CompressOptions, Compression, Written};
 use crate::format::{Format, Image};
-use crate::guest::{Kept, Layout, PartSummary, TableKind};
+use crate::guest::{Kept, Layout, Part, PartSummary, TableKind, VolumeSummary};
 use crate::storage::Storage;
 
 /// What a compression would read and leave out.
@@ -27,11 +27,33 @@ pub struct Estimate {
 /// One part of the disk and what was left out of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartReport {
-    /// The part, what is in it, and the reasons for what was left alone.
+    /// The part, what is in it, and the reasons for what was left alone; without its volumes, which are below.
     #[serde(flatten)]
     pub part: PartSummary,
     /// Bytes that the source stores there and the guest has freed.
     pub dropped_bytes: u64,
+    /// The logical volumes, when it is a physical volume of LVM2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeReport>,
+}
+
+/// One logical volume and what was left out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// The volume, what is in it, and the reasons for what was left alone.
+    #[serde(flatten)]
+    pub volume: VolumeSummary,
+    /// Bytes that the source stores there, in this part, and the guest has freed.
+    pub dropped_bytes: u64,
+}
+
+impl PartReport {
+    fn new(part: &Part) -> Self {
+        let mut part = part.summary().clone();
+        let volumes = std::mem::take(&mut part.volumes).into_iter();
+        let volumes = volumes.map(|volume| VolumeReport { volume, dropped_bytes: 0 }).collect();
+        Self { part, dropped_bytes: 0, volumes }
+    }
 }
 
 impl Estimate {
@@ -43,7 +65,7 @@ impl Estimate {
             dropped_bytes: 0,
             table: layout.and_then(Layout::table),
             kept: layout.map(|layout| layout.kept().to_vec()).unwrap_or_default(),
-            parts: parts.map(|part| PartReport { part: part.summary().clone(), dropped_bytes: 0 }).collect(),
+            parts: parts.map(PartReport::new).collect(),
         }
     }
 }

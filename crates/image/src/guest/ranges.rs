@@ -26,6 +26,24 @@ pub(crate) fn subtract(from: &[Range<u64>], taken: &[Range<u64>], result: &mut V
     }
 }
 
+/// `result` = what is in both; all ascending and disjoint.
+pub(crate) fn intersect(left: &[Range<u64>], right: &[Range<u64>], result: &mut Vec<Range<u64>>) {
+    result.clear();
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    while let (Some(one), Some(other)) = (left.peek(), right.peek()) {
+        let both = one.start.max(other.start)..one.end.min(other.end);
+        let left_ends_first = one.end <= other.end;
+        if !both.is_empty() {
+            result.push(both);
+        }
+        if left_ends_first {
+            left.next();
+        } else {
+            right.next();
+        }
+    }
+}
+
 /// Bytes of `range` that lie in one of `list`.
 pub(crate) fn overlap_bytes(list: &[Range<u64>], range: &Range<u64>) -> u64 {
     let first = list.partition_point(|other| other.end <= range.start);
@@ -68,6 +86,9 @@ mod tests {
             let mut result = Vec::new();
             subtract(&list(&a), &list(&b), &mut result);
             prop_assert_eq!(&result, &list(&difference));
+            let both: Vec<bool> = pairs.iter().map(|(a, b)| *a && *b).collect();
+            intersect(&list(&a), &list(&b), &mut result);
+            prop_assert_eq!(&result, &list(&both));
             let expected = (from..from + length).filter(|at| a.get(*at as usize) == Some(&true)).count() as u64;
             prop_assert_eq!(overlap_bytes(&list(&a), &(from..from + length)), expected);
         }
