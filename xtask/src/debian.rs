@@ -15,6 +15,7 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
     ("dumpe2fs", "e2fsprogs"),
+    ("pvck", "lvm2"),
     ("mkfs.xfs", "xfsprogs"),
     ("grub-fstest", "grub-common"),
     ("mkfs.btrfs", "btrfs-progs"),

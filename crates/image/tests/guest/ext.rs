@@ -11,7 +11,7 @@ use crate::peers::{compress_file, files, images, open, run, run_ok, text};
 use crate::proofs::{Numbers, Patched, extract, flipped, free_ranges, outside, reasons, scan, total};
 
 /// What the file system's own tool says is free.
-fn peer_free(file_system: &Path) -> Vec<Range<u64>> {
+pub(crate) fn peer_free(file_system: &Path) -> Vec<Range<u64>> {
     let text = run_ok("dumpe2fs", &[text(file_system)]);
     let number = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap();
@@ -58,7 +58,7 @@ fn sound(directory: &Path, scratch: &Path) -> Vec<PathBuf> {
 }
 
 /// Every file with its content, by an independent reader.
-fn tree(file_system: &Path) -> Option<Vec<(PathBuf, Vec<u8>)>> {
+pub(crate) fn tree(file_system: &Path) -> Option<Vec<(PathBuf, Vec<u8>)>> {
     let ext4 = Ext4::load_from_path(file_system).ok()?;
     let mut files = Vec::new();
     let mut pending = vec![PathBuf::from("/")];

@@ -8,6 +8,7 @@ mod exfat;
 mod exfat_maker;
 mod ext;
 mod fat;
+mod lvm;
 mod ntfs;
 #[path = "../peers/mod.rs"]
 mod peers;
