@@ -479,6 +479,23 @@ async fn levels_and_coders_out_of_range_are_refused() {
     assert_status(&refused, Code::InvalidArgument, "INVALID_ARGUMENT");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_result_names_what_was_dropped_from_each_volume() {
+    let Some(debian) = image("debian-lvm.qcow2") else { return };
+    let service = Service::start();
+    let client = service.client();
+    service.place(&debian, "lvm.img");
+    let job = client.compress(compress_file("lvm.img", "small.img")).await.unwrap();
+    let job = wait_for(&client, &job.name, JobState::Succeeded).await;
+    let result = compressed(&job);
+    let part = result.parts.iter().find(|part| !part.volumes.is_empty()).unwrap();
+    assert!(part.part.as_ref().is_some_and(|part| part.volumes.is_empty()), "they are listed once");
+    let volumes = part.volumes.iter().map(|volume| volume.volume.as_ref().unwrap().volume_name.as_str());
+    assert_eq!(volumes.collect::<Vec<_>>(), ["vg0/root", "vg0/swap"]);
+    let dropped: u64 = part.volumes.iter().map(|volume| volume.dropped_bytes).sum();
+    assert!(part.volumes[0].dropped_bytes > 0 && dropped <= part.dropped_bytes, "{part:?}");
+}
+
 #[tokio::test]
 async fn inspect_answers_a_verdict_at_once() {
     let Some(images) = images() else { return };
@@ -486,6 +503,7 @@ async fn inspect_answers_a_verdict_at_once() {
     let client = service.client();
     for (name, format, verdict) in [
         ("debian-ext4.qcow2", ImageFormat::Qcow2, Verdict::Valid),
+        ("debian-lvm.qcow2", ImageFormat::Qcow2, Verdict::Valid),
         ("formats/disc.iso", ImageFormat::Iso, Verdict::Valid),
         ("variants/backing-top.qcow2", ImageFormat::Qcow2, Verdict::Unsafe),
         ("corrupt/corrupt-bit.qcow2", ImageFormat::Qcow2, Verdict::Corrupt),
@@ -501,6 +519,12 @@ async fn inspect_answers_a_verdict_at_once() {
             let systems: Vec<_> = found.parts.iter().map(|part| part.file_system.as_str()).collect();
             assert!(systems.contains(&"ext4"), "{systems:?}");
             assert!(found.parts.iter().any(|part| part.free_bytes.is_some_and(|free| free > 0)));
+        }
+        if name == "debian-lvm.qcow2" {
+            let volumes = found.parts.iter().flat_map(|part| &part.volumes);
+            let root = volumes.into_iter().find(|volume| volume.volume_name == "vg0/root").unwrap();
+            assert_eq!((root.file_system.as_str(), root.label.as_str()), ("ext4", "root"));
+            assert!(root.free_bytes.is_some_and(|free| free > 0) && root.kept.is_none(), "{root:?}");
         }
     }
     assert_eq!(client.list_jobs(ListJobsRequest::default()).await.unwrap().jobs.len(), 0);

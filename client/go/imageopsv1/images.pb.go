@@ -686,6 +686,9 @@ type GuestPart struct {
 	Label string `protobuf:"bytes,8,opt,name=label,proto3" json:"label,omitempty"`
 	// Name in the partition table (GPT). Empty: none.
 	PartitionName string `protobuf:"bytes,9,opt,name=partition_name,json=partitionName,proto3" json:"partition_name,omitempty"`
+	// Of a physical volume of LVM2: its logical volumes, those that `lvs` lists; at most 256. A volume that lies on several
+	// parts is listed with each. In a CompressedPart: empty, its own `volumes` has them.
+	Volumes       []*GuestVolume `protobuf:"bytes,10,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -783,6 +786,104 @@ func (x *GuestPart) GetPartitionName() string {
 	return ""
 }
 
+func (x *GuestPart) GetVolumes() []*GuestVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// A logical volume of LVM2.
+type GuestVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `group/volume`, as the guest names it.
+	VolumeName string `protobuf:"bytes,1,opt,name=volume_name,json=volumeName,proto3" json:"volume_name,omitempty"`
+	// Size in bytes, wherever they lie.
+	LengthBytes uint64 `protobuf:"varint,2,opt,name=length_bytes,json=lengthBytes,proto3" json:"length_bytes,omitempty"`
+	// What is inside, as in GuestPart.
+	FileSystem string `protobuf:"bytes,3,opt,name=file_system,json=fileSystem,proto3" json:"file_system,omitempty"`
+	// Bytes that the file system says are free, of those that lie in the part. Absent: it was not read; `kept` says why.
+	FreeBytes *uint64 `protobuf:"varint,4,opt,name=free_bytes,json=freeBytes,proto3,oneof" json:"free_bytes,omitempty"`
+	// Why the volume is kept whole. Absent: its free space is known.
+	Kept *Reason `protobuf:"bytes,5,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Label of the file system. Empty: none, or not read.
+	Label         string `protobuf:"bytes,6,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestVolume) Reset() {
+	*x = GuestVolume{}
+	mi := &file_imageops_v1_images_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestVolume) ProtoMessage() {}
+
+func (x *GuestVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_images_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestVolume.ProtoReflect.Descriptor instead.
+func (*GuestVolume) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GuestVolume) GetVolumeName() string {
+	if x != nil {
+		return x.VolumeName
+	}
+	return ""
+}
+
+func (x *GuestVolume) GetLengthBytes() uint64 {
+	if x != nil {
+		return x.LengthBytes
+	}
+	return 0
+}
+
+func (x *GuestVolume) GetFileSystem() string {
+	if x != nil {
+		return x.FileSystem
+	}
+	return ""
+}
+
+func (x *GuestVolume) GetFreeBytes() uint64 {
+	if x != nil && x.FreeBytes != nil {
+		return *x.FreeBytes
+	}
+	return 0
+}
+
+func (x *GuestVolume) GetKept() *Reason {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *GuestVolume) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
 // All that is known of an image without reading its data.
 type Inspection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -812,7 +913,7 @@ type Inspection struct {
 
 func (x *Inspection) Reset() {
 	*x = Inspection{}
-	mi := &file_imageops_v1_images_proto_msgTypes[6]
+	mi := &file_imageops_v1_images_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +925,7 @@ func (x *Inspection) String() string {
 func (*Inspection) ProtoMessage() {}
 
 func (x *Inspection) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[6]
+	mi := &file_imageops_v1_images_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +938,7 @@ func (x *Inspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inspection.ProtoReflect.Descriptor instead.
 func (*Inspection) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{6}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Inspection) GetVerdict() Verdict {
@@ -941,7 +1042,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_imageops_v1_images_proto_msgTypes[7]
+	mi := &file_imageops_v1_images_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1054,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[7]
+	mi := &file_imageops_v1_images_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1067,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{7}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Image) GetName() string {
@@ -1059,7 +1160,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_imageops_v1_images_proto_msgTypes[8]
+	mi := &file_imageops_v1_images_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1172,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[8]
+	mi := &file_imageops_v1_images_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1185,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{8}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InspectRequest) GetSource() *Source {
@@ -1112,7 +1213,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_imageops_v1_images_proto_msgTypes[9]
+	mi := &file_imageops_v1_images_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1225,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[9]
+	mi := &file_imageops_v1_images_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1238,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InspectResponse) GetInspection() *Inspection {
@@ -1162,7 +1263,7 @@ type DownloadImageRequest struct {
 
 func (x *DownloadImageRequest) Reset() {
 	*x = DownloadImageRequest{}
-	mi := &file_imageops_v1_images_proto_msgTypes[10]
+	mi := &file_imageops_v1_images_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1275,7 @@ func (x *DownloadImageRequest) String() string {
 func (*DownloadImageRequest) ProtoMessage() {}
 
 func (x *DownloadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[10]
+	mi := &file_imageops_v1_images_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1288,7 @@ func (x *DownloadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadImageRequest.ProtoReflect.Descriptor instead.
 func (*DownloadImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{10}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DownloadImageRequest) GetImage() string {
@@ -1227,7 +1328,7 @@ type DownloadImageResponse struct {
 
 func (x *DownloadImageResponse) Reset() {
 	*x = DownloadImageResponse{}
-	mi := &file_imageops_v1_images_proto_msgTypes[11]
+	mi := &file_imageops_v1_images_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1340,7 @@ func (x *DownloadImageResponse) String() string {
 func (*DownloadImageResponse) ProtoMessage() {}
 
 func (x *DownloadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[11]
+	mi := &file_imageops_v1_images_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1353,7 @@ func (x *DownloadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadImageResponse.ProtoReflect.Descriptor instead.
 func (*DownloadImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DownloadImageResponse) GetMessage() isDownloadImageResponse_Message {
@@ -1313,7 +1414,7 @@ type DownloadHeader struct {
 
 func (x *DownloadHeader) Reset() {
 	*x = DownloadHeader{}
-	mi := &file_imageops_v1_images_proto_msgTypes[12]
+	mi := &file_imageops_v1_images_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1426,7 @@ func (x *DownloadHeader) String() string {
 func (*DownloadHeader) ProtoMessage() {}
 
 func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[12]
+	mi := &file_imageops_v1_images_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1439,7 @@ func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadHeader.ProtoReflect.Descriptor instead.
 func (*DownloadHeader) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{12}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DownloadHeader) GetImage() *Image {
@@ -1377,7 +1478,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_imageops_v1_images_proto_msgTypes[13]
+	mi := &file_imageops_v1_images_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1490,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[13]
+	mi := &file_imageops_v1_images_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1503,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{13}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Chunk) GetOffsetBytes() uint64 {
@@ -1463,7 +1564,7 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"encryption\x123\n" +
 	"\tsnapshots\x18\n" +
 	" \x03(\v2\x15.imageops.v1.SnapshotR\tsnapshots\x12%\n" +
-	"\x0esnapshot_count\x18\v \x01(\rR\rsnapshotCount\"\xc8\x02\n" +
+	"\x0esnapshot_count\x18\v \x01(\rR\rsnapshotCount\"\xfc\x02\n" +
 	"\tGuestPart\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12!\n" +
 	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12!\n" +
@@ -1475,7 +1576,20 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"free_bytes\x18\x06 \x01(\x04H\x00R\tfreeBytes\x88\x01\x01\x12'\n" +
 	"\x04kept\x18\a \x01(\v2\x13.imageops.v1.ReasonR\x04kept\x12\x14\n" +
 	"\x05label\x18\b \x01(\tR\x05label\x12%\n" +
-	"\x0epartition_name\x18\t \x01(\tR\rpartitionNameB\r\n" +
+	"\x0epartition_name\x18\t \x01(\tR\rpartitionName\x122\n" +
+	"\avolumes\x18\n" +
+	" \x03(\v2\x18.imageops.v1.GuestVolumeR\avolumesB\r\n" +
+	"\v_free_bytes\"\xe4\x01\n" +
+	"\vGuestVolume\x12\x1f\n" +
+	"\vvolume_name\x18\x01 \x01(\tR\n" +
+	"volumeName\x12!\n" +
+	"\flength_bytes\x18\x02 \x01(\x04R\vlengthBytes\x12\x1f\n" +
+	"\vfile_system\x18\x03 \x01(\tR\n" +
+	"fileSystem\x12\"\n" +
+	"\n" +
+	"free_bytes\x18\x04 \x01(\x04H\x00R\tfreeBytes\x88\x01\x01\x12'\n" +
+	"\x04kept\x18\x05 \x01(\v2\x13.imageops.v1.ReasonR\x04kept\x12\x14\n" +
+	"\x05label\x18\x06 \x01(\tR\x05labelB\r\n" +
 	"\v_free_bytes\"\xe9\x03\n" +
 	"\n" +
 	"Inspection\x12.\n" +
@@ -1578,7 +1692,7 @@ func file_imageops_v1_images_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_images_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_imageops_v1_images_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_imageops_v1_images_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_imageops_v1_images_proto_goTypes = []any{
 	(ImageFormat)(0),              // 0: imageops.v1.ImageFormat
 	(Verdict)(0),                  // 1: imageops.v1.Verdict
@@ -1589,41 +1703,44 @@ var file_imageops_v1_images_proto_goTypes = []any{
 	(*Snapshot)(nil),              // 6: imageops.v1.Snapshot
 	(*Qcow2Summary)(nil),          // 7: imageops.v1.Qcow2Summary
 	(*GuestPart)(nil),             // 8: imageops.v1.GuestPart
-	(*Inspection)(nil),            // 9: imageops.v1.Inspection
-	(*Image)(nil),                 // 10: imageops.v1.Image
-	(*InspectRequest)(nil),        // 11: imageops.v1.InspectRequest
-	(*InspectResponse)(nil),       // 12: imageops.v1.InspectResponse
-	(*DownloadImageRequest)(nil),  // 13: imageops.v1.DownloadImageRequest
-	(*DownloadImageResponse)(nil), // 14: imageops.v1.DownloadImageResponse
-	(*DownloadHeader)(nil),        // 15: imageops.v1.DownloadHeader
-	(*Chunk)(nil),                 // 16: imageops.v1.Chunk
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*GuestVolume)(nil),           // 9: imageops.v1.GuestVolume
+	(*Inspection)(nil),            // 10: imageops.v1.Inspection
+	(*Image)(nil),                 // 11: imageops.v1.Image
+	(*InspectRequest)(nil),        // 12: imageops.v1.InspectRequest
+	(*InspectResponse)(nil),       // 13: imageops.v1.InspectResponse
+	(*DownloadImageRequest)(nil),  // 14: imageops.v1.DownloadImageRequest
+	(*DownloadImageResponse)(nil), // 15: imageops.v1.DownloadImageResponse
+	(*DownloadHeader)(nil),        // 16: imageops.v1.DownloadHeader
+	(*Chunk)(nil),                 // 17: imageops.v1.Chunk
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_imageops_v1_images_proto_depIdxs = []int32{
 	6,  // 0: imageops.v1.Qcow2Summary.snapshots:type_name -> imageops.v1.Snapshot
 	5,  // 1: imageops.v1.GuestPart.kept:type_name -> imageops.v1.Reason
-	1,  // 2: imageops.v1.Inspection.verdict:type_name -> imageops.v1.Verdict
-	5,  // 3: imageops.v1.Inspection.reasons:type_name -> imageops.v1.Reason
-	0,  // 4: imageops.v1.Inspection.format:type_name -> imageops.v1.ImageFormat
-	7,  // 5: imageops.v1.Inspection.qcow2:type_name -> imageops.v1.Qcow2Summary
-	8,  // 6: imageops.v1.Inspection.parts:type_name -> imageops.v1.GuestPart
-	5,  // 7: imageops.v1.Inspection.kept:type_name -> imageops.v1.Reason
-	2,  // 8: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
-	0,  // 9: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
-	4,  // 10: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
-	17, // 11: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
-	17, // 12: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 13: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
-	0,  // 14: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
-	9,  // 15: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
-	15, // 16: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
-	16, // 17: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
-	10, // 18: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	9,  // 2: imageops.v1.GuestPart.volumes:type_name -> imageops.v1.GuestVolume
+	5,  // 3: imageops.v1.GuestVolume.kept:type_name -> imageops.v1.Reason
+	1,  // 4: imageops.v1.Inspection.verdict:type_name -> imageops.v1.Verdict
+	5,  // 5: imageops.v1.Inspection.reasons:type_name -> imageops.v1.Reason
+	0,  // 6: imageops.v1.Inspection.format:type_name -> imageops.v1.ImageFormat
+	7,  // 7: imageops.v1.Inspection.qcow2:type_name -> imageops.v1.Qcow2Summary
+	8,  // 8: imageops.v1.Inspection.parts:type_name -> imageops.v1.GuestPart
+	5,  // 9: imageops.v1.Inspection.kept:type_name -> imageops.v1.Reason
+	2,  // 10: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
+	0,  // 11: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
+	4,  // 12: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
+	18, // 13: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
+	18, // 14: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 15: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
+	0,  // 16: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
+	10, // 17: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
+	16, // 18: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
+	17, // 19: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
+	11, // 20: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_images_proto_init() }
@@ -1639,19 +1756,20 @@ func file_imageops_v1_images_proto_init() {
 	file_imageops_v1_images_proto_msgTypes[5].OneofWrappers = []any{}
 	file_imageops_v1_images_proto_msgTypes[6].OneofWrappers = []any{}
 	file_imageops_v1_images_proto_msgTypes[7].OneofWrappers = []any{}
-	file_imageops_v1_images_proto_msgTypes[10].OneofWrappers = []any{}
-	file_imageops_v1_images_proto_msgTypes[11].OneofWrappers = []any{
+	file_imageops_v1_images_proto_msgTypes[8].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[11].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[12].OneofWrappers = []any{
 		(*DownloadImageResponse_Header)(nil),
 		(*DownloadImageResponse_Chunk)(nil),
 	}
-	file_imageops_v1_images_proto_msgTypes[13].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_images_proto_rawDesc), len(file_imageops_v1_images_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1391,8 +1391,11 @@ type CompressedPart struct {
 	KeptPieces []*Reason `protobuf:"bytes,3,rep,name=kept_pieces,json=keptPieces,proto3" json:"kept_pieces,omitempty"`
 	// Number of such pieces.
 	KeptPieceCount uint64 `protobuf:"varint,4,opt,name=kept_piece_count,json=keptPieceCount,proto3" json:"kept_piece_count,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of a physical volume of LVM2: its logical volumes, at most 256. `free_bytes` and `dropped_bytes` of the part count
+	// them in, beside the extents that belong to no volume.
+	Volumes       []*CompressedVolume `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompressedPart) Reset() {
@@ -1453,6 +1456,86 @@ func (x *CompressedPart) GetKeptPieceCount() uint64 {
 	return 0
 }
 
+func (x *CompressedPart) GetVolumes() []*CompressedVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// What compress did with a logical volume.
+type CompressedVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume; `kept` says why its free space was left alone.
+	Volume *GuestVolume `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	// Bytes dropped from it because the guest has freed them, of those that lie in the part.
+	DroppedBytes uint64 `protobuf:"varint,2,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
+	// As in CompressedPart.
+	KeptPieces []*Reason `protobuf:"bytes,3,rep,name=kept_pieces,json=keptPieces,proto3" json:"kept_pieces,omitempty"`
+	// As in CompressedPart.
+	KeptPieceCount uint64 `protobuf:"varint,4,opt,name=kept_piece_count,json=keptPieceCount,proto3" json:"kept_piece_count,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CompressedVolume) Reset() {
+	*x = CompressedVolume{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompressedVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompressedVolume) ProtoMessage() {}
+
+func (x *CompressedVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompressedVolume.ProtoReflect.Descriptor instead.
+func (*CompressedVolume) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CompressedVolume) GetVolume() *GuestVolume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *CompressedVolume) GetDroppedBytes() uint64 {
+	if x != nil {
+		return x.DroppedBytes
+	}
+	return 0
+}
+
+func (x *CompressedVolume) GetKeptPieces() []*Reason {
+	if x != nil {
+		return x.KeptPieces
+	}
+	return nil
+}
+
+func (x *CompressedVolume) GetKeptPieceCount() uint64 {
+	if x != nil {
+		return x.KeptPieceCount
+	}
+	return 0
+}
+
 // Result of a COMPRESS job.
 type CompressResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1493,7 +1576,7 @@ type CompressResult struct {
 
 func (x *CompressResult) Reset() {
 	*x = CompressResult{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1588,7 @@ func (x *CompressResult) String() string {
 func (*CompressResult) ProtoMessage() {}
 
 func (x *CompressResult) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1601,7 @@ func (x *CompressResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressResult.ProtoReflect.Descriptor instead.
 func (*CompressResult) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CompressResult) GetOutputFile() string {
@@ -1637,7 +1720,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1732,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1745,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{12}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -1683,7 +1766,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1778,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1791,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{13}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1735,7 +1818,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1830,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1843,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{14}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListJobsRequest) GetPageSize() uint32 {
@@ -1804,7 +1887,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1899,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1912,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{15}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1859,7 +1942,7 @@ type WaitJobRequest struct {
 
 func (x *WaitJobRequest) Reset() {
 	*x = WaitJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1954,7 @@ func (x *WaitJobRequest) String() string {
 func (*WaitJobRequest) ProtoMessage() {}
 
 func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1967,7 @@ func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobRequest.ProtoReflect.Descriptor instead.
 func (*WaitJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{16}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitJobRequest) GetName() string {
@@ -1912,7 +1995,7 @@ type WaitJobResponse struct {
 
 func (x *WaitJobResponse) Reset() {
 	*x = WaitJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2007,7 @@ func (x *WaitJobResponse) String() string {
 func (*WaitJobResponse) ProtoMessage() {}
 
 func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2020,7 @@ func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobResponse.ProtoReflect.Descriptor instead.
 func (*WaitJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{17}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitJobResponse) GetJob() *Job {
@@ -1958,7 +2041,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2053,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2066,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{18}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -2004,7 +2087,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2099,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2112,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -2050,7 +2133,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2145,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2158,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -2094,7 +2177,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2189,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2202,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 // Request of WatchStatus.
@@ -2135,7 +2218,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2230,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2243,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchStatusRequest) GetJob() string {
@@ -2193,7 +2276,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2288,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2301,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchStatusResponse) GetEvent() WatchEvent {
@@ -2333,9 +2416,16 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnlyB\b\n" +
 	"\x06_level\"6\n" +
 	"\x10CompressResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xc1\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xfa\x01\n" +
 	"\x0eCompressedPart\x12*\n" +
 	"\x04part\x18\x01 \x01(\v2\x16.imageops.v1.GuestPartR\x04part\x12#\n" +
+	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\x124\n" +
+	"\vkept_pieces\x18\x03 \x03(\v2\x13.imageops.v1.ReasonR\n" +
+	"keptPieces\x12(\n" +
+	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\x127\n" +
+	"\avolumes\x18\x05 \x03(\v2\x1d.imageops.v1.CompressedVolumeR\avolumes\"\xc9\x01\n" +
+	"\x10CompressedVolume\x120\n" +
+	"\x06volume\x18\x01 \x01(\v2\x18.imageops.v1.GuestVolumeR\x06volume\x12#\n" +
 	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\x124\n" +
 	"\vkept_pieces\x18\x03 \x03(\v2\x13.imageops.v1.ReasonR\n" +
 	"keptPieces\x12(\n" +
@@ -2445,7 +2535,7 @@ func file_imageops_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_imageops_v1_jobs_proto_goTypes = []any{
 	(JobKind)(0),                  // 0: imageops.v1.JobKind
 	(JobState)(0),                 // 1: imageops.v1.JobState
@@ -2465,74 +2555,79 @@ var file_imageops_v1_jobs_proto_goTypes = []any{
 	(*CompressRequest)(nil),       // 15: imageops.v1.CompressRequest
 	(*CompressResponse)(nil),      // 16: imageops.v1.CompressResponse
 	(*CompressedPart)(nil),        // 17: imageops.v1.CompressedPart
-	(*CompressResult)(nil),        // 18: imageops.v1.CompressResult
-	(*GetJobRequest)(nil),         // 19: imageops.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 20: imageops.v1.GetJobResponse
-	(*ListJobsRequest)(nil),       // 21: imageops.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 22: imageops.v1.ListJobsResponse
-	(*WaitJobRequest)(nil),        // 23: imageops.v1.WaitJobRequest
-	(*WaitJobResponse)(nil),       // 24: imageops.v1.WaitJobResponse
-	(*CancelJobRequest)(nil),      // 25: imageops.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 26: imageops.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),      // 27: imageops.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),     // 28: imageops.v1.DeleteJobResponse
-	(*WatchStatusRequest)(nil),    // 29: imageops.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),   // 30: imageops.v1.WatchStatusResponse
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*Source)(nil),                // 32: imageops.v1.Source
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
-	(*Reason)(nil),                // 34: imageops.v1.Reason
-	(*Digests)(nil),               // 35: imageops.v1.Digests
-	(*Inspection)(nil),            // 36: imageops.v1.Inspection
-	(*GuestPart)(nil),             // 37: imageops.v1.GuestPart
-	(ImageFormat)(0),              // 38: imageops.v1.ImageFormat
+	(*CompressedVolume)(nil),      // 18: imageops.v1.CompressedVolume
+	(*CompressResult)(nil),        // 19: imageops.v1.CompressResult
+	(*GetJobRequest)(nil),         // 20: imageops.v1.GetJobRequest
+	(*GetJobResponse)(nil),        // 21: imageops.v1.GetJobResponse
+	(*ListJobsRequest)(nil),       // 22: imageops.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 23: imageops.v1.ListJobsResponse
+	(*WaitJobRequest)(nil),        // 24: imageops.v1.WaitJobRequest
+	(*WaitJobResponse)(nil),       // 25: imageops.v1.WaitJobResponse
+	(*CancelJobRequest)(nil),      // 26: imageops.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 27: imageops.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),      // 28: imageops.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),     // 29: imageops.v1.DeleteJobResponse
+	(*WatchStatusRequest)(nil),    // 30: imageops.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),   // 31: imageops.v1.WatchStatusResponse
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*Source)(nil),                // 33: imageops.v1.Source
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*Reason)(nil),                // 35: imageops.v1.Reason
+	(*Digests)(nil),               // 36: imageops.v1.Digests
+	(*Inspection)(nil),            // 37: imageops.v1.Inspection
+	(*GuestPart)(nil),             // 38: imageops.v1.GuestPart
+	(*GuestVolume)(nil),           // 39: imageops.v1.GuestVolume
+	(ImageFormat)(0),              // 40: imageops.v1.ImageFormat
 }
 var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	2,  // 0: imageops.v1.Progress.phase:type_name -> imageops.v1.JobPhase
-	31, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	32, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
 	0,  // 2: imageops.v1.Job.kind:type_name -> imageops.v1.JobKind
 	1,  // 3: imageops.v1.Job.state:type_name -> imageops.v1.JobState
 	7,  // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
-	32, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
+	33, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
 	8,  // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
 	14, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
-	18, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
-	33, // 9: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	33, // 10: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	33, // 11: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	33, // 12: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	32, // 13: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
+	19, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
+	34, // 9: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	34, // 10: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	34, // 11: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	34, // 12: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	33, // 13: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
 	3,  // 14: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
 	9,  // 15: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
 	4,  // 16: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
 	12, // 17: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
-	34, // 18: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
+	35, // 18: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
 	13, // 19: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
-	35, // 20: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
-	36, // 21: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
-	32, // 22: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
+	36, // 20: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
+	37, // 21: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
+	33, // 22: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
 	5,  // 23: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
 	9,  // 24: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
-	37, // 25: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
-	34, // 26: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
-	38, // 27: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
-	17, // 28: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
-	35, // 29: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
-	34, // 30: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
-	9,  // 31: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
-	1,  // 32: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
-	0,  // 33: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
-	9,  // 34: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
-	31, // 35: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
-	9,  // 36: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
-	9,  // 37: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
-	6,  // 38: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
-	9,  // 39: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	38, // 25: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
+	35, // 26: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
+	18, // 27: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
+	39, // 28: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
+	35, // 29: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
+	40, // 30: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
+	17, // 31: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
+	36, // 32: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
+	35, // 33: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
+	9,  // 34: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
+	1,  // 35: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
+	0,  // 36: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
+	9,  // 37: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
+	32, // 38: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
+	9,  // 39: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
+	9,  // 40: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
+	6,  // 41: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
+	9,  // 42: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_jobs_proto_init() }
@@ -2554,7 +2649,7 @@ func file_imageops_v1_jobs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_jobs_proto_rawDesc), len(file_imageops_v1_jobs_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -4,14 +4,14 @@ use imageops::v1;
 use imageops_catalogue::{ImageRow, UploadRow};
 use imageops_image::format::Format;
 use imageops_image::format::qcow2::{Compression, Encryption};
-use imageops_image::guest::{Kept, PartSummary, TableKind};
+use imageops_image::guest::{Kept, PartSummary, TableKind, VolumeSummary};
 use imageops_image::inspect::{Inspection, Qcow2Summary, Reason, Verdict};
 use imageops_model::{ImageState, UploadState};
 
 use super::timestamp;
 
-/// Parts of a guest's disk that an answer lists.
-const PARTS_MAX: usize = 256;
+/// Parts of a guest's disk, and volumes of a part, that an answer lists.
+pub(super) const PARTS_MAX: usize = 256;
 
 pub(crate) fn format(format: Format) -> v1::ImageFormat {
     use v1::ImageFormat;
@@ -133,19 +133,41 @@ pub(super) fn kept(kept: &Kept) -> v1::Reason {
     v1::Reason { code: kept.reason.clone(), message: kept.message.clone(), ..v1::Reason::default() }
 }
 
+/// The reason that is about all of something: one without groups.
+fn whole(kept: &[Kept]) -> Option<&Kept> {
+    kept.iter().find(|kept| kept.groups == 0)
+}
+
+/// What is inside, as the contract says it.
+fn file_system(content: &str) -> String {
+    if content == "unknown" { String::new() } else { content.to_owned() }
+}
+
 pub(super) fn part(part: &PartSummary) -> v1::GuestPart {
-    // A reason without groups is about the whole part.
-    let whole = part.kept.iter().find(|kept| kept.groups == 0);
+    let whole = whole(&part.kept);
     v1::GuestPart {
         index: part.index,
         offset_bytes: part.start_bytes,
         length_bytes: part.length_bytes,
         partition_type: part.type_id.clone().unwrap_or_default(),
-        file_system: if part.content == "unknown" { String::new() } else { part.content.clone() },
+        file_system: file_system(&part.content),
         free_bytes: whole.is_none().then_some(part.free_bytes),
         kept: whole.map(kept),
         label: part.label.clone().unwrap_or_default(),
         partition_name: part.name.clone().unwrap_or_default(),
+        volumes: part.volumes.iter().take(PARTS_MAX).map(volume).collect(),
+    }
+}
+
+pub(super) fn volume(volume: &VolumeSummary) -> v1::GuestVolume {
+    let whole = whole(&volume.kept);
+    v1::GuestVolume {
+        volume_name: volume.name.clone(),
+        length_bytes: volume.length_bytes,
+        file_system: file_system(&volume.content),
+        free_bytes: whole.is_none().then_some(volume.free_bytes),
+        kept: whole.map(kept),
+        label: volume.label.clone().unwrap_or_default(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use imageops::v1;
 use imageops_image::check::{CheckOutcome, CheckReport, Finding, FindingKind};
-use imageops_image::compress::PartReport;
+use imageops_image::compress::{PartReport, VolumeReport};
 use imageops_image::digest::Digests;
+use imageops_image::guest::Kept;
 
 use super::images;
 use crate::worker::CompressOutcome;
@@ -81,11 +82,28 @@ pub(super) fn compress(outcome: CompressOutcome) -> v1::CompressResult {
 }
 
 fn part(report: &PartReport) -> v1::CompressedPart {
-    let pieces = || report.part.kept.iter().filter(|kept| kept.groups > 0);
+    let (kept_pieces, kept_piece_count) = kept_pieces(&report.part.kept);
     v1::CompressedPart {
         part: Some(images::part(&report.part)),
         dropped_bytes: report.dropped_bytes,
-        kept_pieces: pieces().map(images::kept).collect(),
-        kept_piece_count: pieces().map(|kept| kept.groups).sum(),
+        kept_pieces,
+        kept_piece_count,
+        volumes: report.volumes.iter().take(images::PARTS_MAX).map(volume).collect(),
     }
+}
+
+fn volume(report: &VolumeReport) -> v1::CompressedVolume {
+    let (kept_pieces, kept_piece_count) = kept_pieces(&report.volume.kept);
+    v1::CompressedVolume {
+        volume: Some(images::volume(&report.volume)),
+        dropped_bytes: report.dropped_bytes,
+        kept_pieces,
+        kept_piece_count,
+    }
+}
+
+/// Why pieces were kept, and how many.
+fn kept_pieces(kept: &[Kept]) -> (Vec<v1::Reason>, u64) {
+    let pieces = || kept.iter().filter(|kept| kept.groups > 0);
+    (pieces().map(images::kept).collect(), pieces().map(|kept| kept.groups).sum())
 }
