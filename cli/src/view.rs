@@ -137,19 +137,88 @@ pub(crate) struct Part {
     pub(crate) dropped: Option<u64>,
     /// Why all of it, or pieces of it, were left alone.
     pub(crate) kept: Vec<Reason>,
+    /// The logical volumes of a physical volume.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<Volume>,
+}
+
+/// A logical volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Volume {
+    /// `group/volume`.
+    pub(crate) name: String,
+    pub(crate) length: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file_system: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) label: Option<String>,
+    /// As in [`Part`], of what lies in the part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) free: Option<u64>,
+    /// Likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dropped: Option<u64>,
+    /// Why all of it, or pieces of it, were left alone.
+    pub(crate) kept: Vec<Reason>,
+}
+
+/// The first reason, and how many there are.
+fn kept_line(kept: &[Reason]) -> String {
+    let mut line = kept.first().map(Reason::line).unwrap_or_default();
+    if kept.len() > 1 {
+        line += &format!(" (and {} more)", kept.len() - 1);
+    }
+    line
+}
+
+/// A line of the table of parts.
+struct Row<'a> {
+    name: String,
+    offset: String,
+    length: u64,
+    file_system: &'a Option<String>,
+    free: Option<u64>,
+    dropped: Option<u64>,
+    kept: &'a [Reason],
+}
+
+impl Row<'_> {
+    fn cells(&self, compressed: bool) -> Vec<String> {
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size);
+        let file_system = self.file_system.clone().unwrap_or_else(|| "-".to_owned());
+        let mut cells =
+            vec![self.name.clone(), self.offset.clone(), size(self.length), file_system, bytes(self.free)];
+        if compressed {
+            cells.push(bytes(self.dropped));
+        }
+        cells.push(kept_line(self.kept));
+        cells
+    }
 }
 
 impl Part {
-    fn name(&self) -> String {
-        if self.index == 0 { "disk".to_owned() } else { self.index.to_string() }
-    }
-
-    fn kept_line(&self) -> String {
-        let mut line = self.kept.first().map(Reason::line).unwrap_or_default();
-        if self.kept.len() > 1 {
-            line += &format!(" (and {} more)", self.kept.len() - 1);
-        }
-        line
+    /// The part, and under it its volumes.
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let part = Row {
+            name: if self.index == 0 { "disk".to_owned() } else { self.index.to_string() },
+            offset: size(self.offset),
+            length: self.length,
+            file_system: &self.file_system,
+            free: self.free,
+            dropped: self.dropped,
+            kept: &self.kept,
+        };
+        let volumes = self.volumes.iter().map(|volume| Row {
+            name: volume.name.clone(),
+            // It may be in many pieces.
+            offset: "-".to_owned(),
+            length: volume.length,
+            file_system: &volume.file_system,
+            free: volume.free,
+            dropped: volume.dropped,
+            kept: &volume.kept,
+        });
+        std::iter::once(part).chain(volumes)
     }
 }
 
@@ -159,21 +228,12 @@ pub(crate) fn parts_table(parts: &[Part]) -> String {
         return String::new();
     }
     let compressed = parts.iter().any(|part| part.dropped.is_some());
-    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size);
     let mut header = vec!["part", "offset>", "size>", "file system", "free>"];
     if compressed {
         header.push("dropped>");
     }
     header.push("kept because");
-    let rows = parts.iter().map(|part| {
-        let file_system = part.file_system.clone().unwrap_or_else(|| "-".to_owned());
-        let mut row = vec![part.name(), size(part.offset), size(part.length), file_system, bytes(part.free)];
-        if compressed {
-            row.push(bytes(part.dropped));
-        }
-        row.push(part.kept_line());
-        row
-    });
+    let rows = parts.iter().flat_map(Part::rows).map(|row| row.cells(compressed));
     format!("\n{}", output::table(&header, rows))
 }
 
@@ -330,6 +390,25 @@ mod tests {
             r#""allocated-clusters":6,"fragmented-clusters":7,"compressed-clusters":8}"#,
         ];
         assert_eq!(json(&figures), all.concat());
+    }
+
+    #[test]
+    fn volumes_stand_under_their_part() {
+        let reason = Reason { code: "KEPT_X".to_owned(), message: "why".to_owned(), ..Reason::default() };
+        let root =
+            Volume { name: "vg/root".to_owned(), length: 1 << 20, dropped: Some(512), ..Volume::default() };
+        let swap = Volume { name: "vg/swap".to_owned(), kept: vec![reason], ..Volume::default() };
+        let part = Part { index: 2, dropped: Some(1024), volumes: vec![root, swap], ..Part::default() };
+        let table = parts_table(std::slice::from_ref(&part));
+        let lines: Vec<_> =
+            table.trim().lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(lines[1][0], "2");
+        assert_eq!(lines[2], ["vg/root", "-", "1", "MiB", "-", "-", "512", "B"]);
+        assert_eq!((lines[3][0], lines[3].last()), ("vg/swap", Some(&"why")));
+        let json = serde_json::to_value(&part).unwrap();
+        assert_eq!(json["volumes"][0]["dropped"], 512);
+        let bare = serde_json::to_value(Part::default()).unwrap();
+        assert!(bare.get("volumes").is_none());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! From the reports of the engine.
 
 use imageops_image::check::{ByteRange, CheckFigures, CheckOutcome, CheckReport, Finding as EngineFinding};
-use imageops_image::compress::CompressReport;
+use imageops_image::compress::{CompressReport, PartReport, VolumeReport};
 use imageops_image::digest::Digests as EngineDigests;
-use imageops_image::guest::{Kept, PartSummary};
+use imageops_image::guest::{Kept, PartSummary, VolumeSummary};
 use imageops_image::inspect;
 
 use super::{
-    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict,
+    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict, Volume,
 };
 use crate::output::count;
 
@@ -67,20 +67,57 @@ impl From<inspect::Qcow2Summary> for Qcow2 {
     }
 }
 
+/// What is kept whole was not read: its free space is not 0 but not known.
+fn free(bytes: u64, kept: &[Kept]) -> Option<u64> {
+    let read = !kept.iter().any(|kept| kept.groups == 0);
+    read.then_some(bytes)
+}
+
+/// The name of a content that is known.
+fn file_system(content: String) -> Option<String> {
+    Some(content).filter(|content| content != "unknown")
+}
+
 impl From<PartSummary> for Part {
     fn from(part: PartSummary) -> Self {
-        // A part that is kept whole was not read: its free space is not 0 but not known.
-        let read = !part.kept.iter().any(|kept| kept.groups == 0);
         Self {
             index: part.index,
             offset: part.start_bytes,
             length: part.length_bytes,
             partition_type: part.type_id,
-            file_system: Some(part.content).filter(|content| content != "unknown"),
-            free: read.then_some(part.free_bytes),
+            file_system: file_system(part.content),
+            free: free(part.free_bytes, &part.kept),
             dropped: None,
             kept: part.kept.into_iter().map(Reason::from).collect(),
+            volumes: part.volumes.into_iter().map(Volume::from).collect(),
         }
+    }
+}
+
+impl From<VolumeSummary> for Volume {
+    fn from(volume: VolumeSummary) -> Self {
+        Self {
+            name: volume.name,
+            length: volume.length_bytes,
+            file_system: file_system(volume.content),
+            label: volume.label,
+            free: free(volume.free_bytes, &volume.kept),
+            dropped: None,
+            kept: volume.kept.into_iter().map(Reason::from).collect(),
+        }
+    }
+}
+
+impl From<PartReport> for Part {
+    fn from(report: PartReport) -> Self {
+        let volumes = report.volumes.into_iter().map(Volume::from).collect();
+        Self { dropped: Some(report.dropped_bytes), volumes, ..Self::from(report.part) }
+    }
+}
+
+impl From<VolumeReport> for Volume {
+    fn from(report: VolumeReport) -> Self {
+        Self { dropped: Some(report.dropped_bytes), ..Self::from(report.volume) }
     }
 }
 
@@ -156,8 +193,6 @@ impl From<CheckReport> for Check {
 
 impl From<CompressReport> for Compressed {
     fn from(report: CompressReport) -> Self {
-        let parts = report.parts.into_iter();
-        let parts = parts.map(|part| Part { dropped: Some(part.dropped_bytes), ..Part::from(part.part) });
         Self {
             source_format: Some(report.source_format.to_string()),
             virtual_size: report.virtual_size_bytes,
@@ -168,7 +203,7 @@ impl From<CompressReport> for Compressed {
             shared_bytes: Some(report.shared_bytes),
             zero_bytes: report.zero_bytes,
             dropped_bytes: report.dropped_bytes,
-            parts: parts.collect(),
+            parts: report.parts.into_iter().map(Part::from).collect(),
             kept: report.kept.into_iter().map(Reason::from).collect(),
             snapshots_left_out: report.snapshots_left_out,
             verified: report.verified,

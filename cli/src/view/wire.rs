@@ -3,7 +3,7 @@
 use imageops::v1;
 
 use super::{
-    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict,
+    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict, Volume,
 };
 
 /// An empty string of the contract stands for an absent value.
@@ -89,6 +89,21 @@ impl From<v1::GuestPart> for Part {
             free: part.free_bytes,
             dropped: None,
             kept: part.kept.into_iter().map(Reason::from).collect(),
+            volumes: part.volumes.into_iter().map(Volume::from).collect(),
+        }
+    }
+}
+
+impl From<v1::GuestVolume> for Volume {
+    fn from(volume: v1::GuestVolume) -> Self {
+        Self {
+            name: volume.volume_name,
+            length: volume.length_bytes,
+            file_system: text(volume.file_system),
+            label: text(volume.label),
+            free: volume.free_bytes,
+            dropped: None,
+            kept: volume.kept.into_iter().map(Reason::from).collect(),
         }
     }
 }
@@ -98,7 +113,17 @@ impl From<v1::CompressedPart> for Part {
         let mut part = Self::from(compressed.part.unwrap_or_default());
         part.dropped = Some(compressed.dropped_bytes);
         part.kept.extend(compressed.kept_pieces.into_iter().map(Reason::from));
+        part.volumes = compressed.volumes.into_iter().map(Volume::from).collect();
         part
+    }
+}
+
+impl From<v1::CompressedVolume> for Volume {
+    fn from(compressed: v1::CompressedVolume) -> Self {
+        let mut volume = Self::from(compressed.volume.unwrap_or_default());
+        volume.dropped = Some(compressed.dropped_bytes);
+        volume.kept.extend(compressed.kept_pieces.into_iter().map(Reason::from));
+        volume
     }
 }
 
