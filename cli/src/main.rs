@@ -13,7 +13,9 @@ mod inspect;
 mod interrupt;
 mod job;
 mod local;
+mod map;
 mod output;
+mod picture;
 mod progress;
 mod server;
 mod target;
@@ -65,6 +67,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Inspect(arguments) => inspect::run(global, arguments).await,
         Command::Check(arguments) => check::run(global, arguments).await,
         Command::Compress(arguments) => compress::run(global, arguments).await,
+        Command::Map(arguments) => map::run(global, arguments).await,
         Command::Upload(arguments) => upload::run(global, arguments).await,
         Command::Download(arguments) => download::run(global, arguments).await,
         Command::Job(command) => job::run(global, command).await,
