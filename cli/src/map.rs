@@ -254,9 +254,6 @@ fn text(source: &Path, format: Format, summary: &MapSummary) -> String {
     for kept in &summary.kept {
         facts.add("kept because", Reason::from(kept.clone()).line());
     }
-    let parts = summary
-        .parts
-        .iter()
-        .map(|part| Part { dropped: Some(part.totals.dropped_bytes), ..Part::from(part.part.clone()) });
+    let parts = summary.parts.iter().map(|part| Part::from(part.report.clone()));
     format!("\n{}{}", facts.render(), parts_table(&parts.collect::<Vec<_>>()))
 }

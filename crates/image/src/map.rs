@@ -98,7 +98,7 @@ impl<'a> DiskMap<'a> {
         while let Some(end) = walk.step(cursor)? {
             control.check_cancelled()?;
             for piece in walk.pieces.drain(..) {
-                summary.add(&piece);
+                summary.add(&piece, &self.layout);
                 if pending.as_mut().is_some_and(|pending| pending.join(&piece)) {
                     continue;
                 }

@@ -1,5 +1,7 @@
 //! What a compression came to.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{CompressOptions, Compression, Written};
@@ -48,11 +50,24 @@ pub struct VolumeReport {
 }
 
 impl PartReport {
-    fn new(part: &Part) -> Self {
+    pub(crate) fn new(part: &Part) -> Self {
         let mut part = part.summary().clone();
         let volumes = std::mem::take(&mut part.volumes).into_iter();
         let volumes = volumes.map(|volume| VolumeReport { volume, dropped_bytes: 0 }).collect();
         Self { part, dropped_bytes: 0, volumes }
+    }
+
+    /// Counts a stored range of `part` that is left out, here and with the volumes that it lies in.
+    pub(crate) fn count_dropped(&mut self, part: &Part, range: Range<u64>) {
+        self.dropped_bytes += range.end - range.start;
+        if self.volumes.is_empty() {
+            return;
+        }
+        let mut pieces = Vec::new();
+        part.volumes_within(range, &mut pieces);
+        for (volume, piece) in pieces {
+            self.volumes[volume].dropped_bytes += piece.end - piece.start;
+        }
     }
 }
 

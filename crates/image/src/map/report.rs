@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::MapExtent;
+use crate::compress::PartReport;
 use crate::disk::ExtentKind;
-use crate::guest::{Kept, Layout, PartSummary, TableKind};
+use crate::guest::{Kept, Layout, TableKind};
 
 /// Guest bytes by what the image says of them and what the guest does with them; together the length of what they are
 /// about.
@@ -66,11 +67,10 @@ pub struct MapSummary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PartMap {
-    /// The part, what is in it, and the reasons for what was left alone.
+    /// The part, what is in it, what compress would leave out, and the reasons for what was left alone.
     #[serde(flatten)]
-    pub part: PartSummary,
+    pub report: PartReport,
     /// What the image holds of it.
-    #[serde(flatten)]
     pub totals: MapTotals,
 }
 
@@ -83,15 +83,17 @@ impl MapSummary {
             table: layout.table(),
             kept: layout.kept().to_vec(),
             parts: parts
-                .map(|part| PartMap { part: part.summary().clone(), totals: MapTotals::default() })
+                .map(|part| PartMap { report: PartReport::new(part), totals: MapTotals::default() })
                 .collect(),
         }
     }
 
-    pub(super) fn add(&mut self, extent: &MapExtent) {
+    pub(super) fn add(&mut self, extent: &MapExtent, layout: &Layout) {
         self.totals.add(extent);
-        if let Some(part) = extent.part.and_then(|part| self.parts.get_mut(part)) {
-            part.totals.add(extent);
+        let Some(index) = extent.part else { return };
+        self.parts[index].totals.add(extent);
+        if extent.is_free {
+            self.parts[index].report.count_dropped(&layout.parts()[index], extent.range.clone());
         }
     }
 }
