@@ -205,6 +205,10 @@ pub(crate) struct CompressArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 
+    /// Write nothing: tell what would be dropped and kept, and about how long the output would be. Local files only.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
     /// Keep what the guest has freed: the output then compares equal byte for byte.
     #[arg(long)]
     pub(crate) keep_free_space: bool,

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, count, print, print_json, rate, size, size_exact, span};
 use crate::target::Target;
 use crate::view::{Compressed, parts_table};
-use crate::{local, server};
+use crate::{dry_run, local, server};
 
 /// The JSON form.
 #[derive(Serialize)]
@@ -28,6 +28,9 @@ struct Document<'a> {
 /// Compresses an image and prints what it came to.
 pub(crate) async fn run(global: &Global, arguments: &CompressArgs) -> Result<Exit, Failure> {
     arguments.check_coder()?;
+    if arguments.dry_run {
+        return dry_run::run(global, arguments).await;
+    }
     let start = Instant::now();
     let (output, result) = match global.server() {
         Some(address) => through_server(address, arguments).await?,

@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod compress;
 mod download;
+mod dry_run;
 mod exit;
 mod inspect;
 mod interrupt;

@@ -36,6 +36,16 @@ fn the_list_covers_the_disk_and_has_what_compress_drops() {
     assert_eq!(document["virtual_size"], end);
     assert_eq!(document["dropped_bytes"], free);
     assert!(free > 0 && in_ext4);
+
+    let told = run(&["compress", "--dry-run", "--output", "json", source]);
+    assert_eq!(status(&told), 0, "{told:?}");
+    let told = json(&told);
+    for member in ["source_format", "virtual_size", "dropped_bytes", "parts", "kept"] {
+        assert_eq!(told[member], document[member], "{member}");
+    }
+    assert_eq!(told["kept_bytes"].as_u64().unwrap() + free, told["stored_bytes"].as_u64().unwrap());
+    let text = String::from_utf8(run(&["compress", "--dry-run", source]).stdout).unwrap();
+    assert!(text.contains("output, about") && text.contains("freed, dropped"), "{text}");
 }
 
 #[test]
