@@ -172,7 +172,7 @@ fn parse_level(text: &str) -> Result<Level, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompressArgs {
-    /// The image, raw or qcow2; it is never changed. With --server as in check.
+    /// The image, raw or qcow2; it is never changed but with --in-place. With --server as in check.
     #[arg(value_name = "IN", value_hint = ValueHint::FilePath)]
     pub(crate) source: PathBuf,
 
@@ -204,6 +204,17 @@ pub(crate) struct CompressArgs {
     /// Threads that compress; without it one for each core. Local files only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
+
+    /// Change IN itself: what the guest has freed is given back to the file system it lies on, all else stays as it is.
+    /// Never for an image that others have as a backing file. Local files only.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "target", "compression", "level", "window", "recompress", "share_identical", "threads",
+            "keep_free_space", "no_verify", "dry_run",
+        ]
+    )]
+    pub(crate) in_place: bool,
 
     /// Write nothing: tell what would be dropped and kept, and about how long the output would be. Local files only.
     #[arg(long)]

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, count, print, print_json, rate, size, size_exact, span};
 use crate::target::Target;
 use crate::view::{Compressed, parts_table};
-use crate::{dry_run, local, server};
+use crate::{dry_run, in_place, local, server};
 
 /// The JSON form.
 #[derive(Serialize)]
@@ -28,6 +28,9 @@ struct Document<'a> {
 /// Compresses an image and prints what it came to.
 pub(crate) async fn run(global: &Global, arguments: &CompressArgs) -> Result<Exit, Failure> {
     arguments.check_coder()?;
+    if arguments.in_place {
+        return in_place::run(global, arguments).await;
+    }
     if arguments.dry_run {
         return dry_run::run(global, arguments).await;
     }

@@ -120,6 +120,7 @@ impl From<EngineError> for Failure {
             ErrorKind::Changed => {
                 failure.advise("try again when nothing writes to it, or work on a snapshot of it")
             }
+            ErrorKind::InUse => failure.advise("stop what uses it, then try again"),
             ErrorKind::Verification => {
                 failure.advise("no output was made; check memory and storage of this machine")
             }

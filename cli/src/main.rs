@@ -10,6 +10,7 @@ mod compress;
 mod download;
 mod dry_run;
 mod exit;
+mod in_place;
 mod inspect;
 mod interrupt;
 mod job;

@@ -16,6 +16,8 @@ pub enum Phase {
     Checking,
     /// Reading the source, compressing and writing the output.
     Compressing,
+    /// Giving back the room of what the guest has freed.
+    Punching,
     /// Reading the written output back.
     Verifying,
 }

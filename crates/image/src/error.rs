@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Changed,
     /// The caller cancelled the operation.
     Cancelled,
+    /// Another program uses the image.
+    InUse,
     /// The output's name is taken.
     Exists,
     /// No room left on the target's file system.

@@ -87,6 +87,19 @@ pub const COMPRESSION_LEVEL: &str = "COMPRESSION_LEVEL";
 /// The coder has no such window.
 pub const COMPRESSION_WINDOW: &str = "COMPRESSION_WINDOW";
 
+/// In place: another program uses the image.
+pub const IN_PLACE_IN_USE: &str = "IN_PLACE_IN_USE";
+/// In place: the image has internal snapshots.
+pub const IN_PLACE_SNAPSHOTS: &str = "IN_PLACE_SNAPSHOTS";
+/// In place: the image has bitmaps of what changed.
+pub const IN_PLACE_BITMAPS: &str = "IN_PLACE_BITMAPS";
+/// In place: the image has a feature that a change by someone who does not know it switches off.
+pub const IN_PLACE_UNKNOWN_FEATURE: &str = "IN_PLACE_UNKNOWN_FEATURE";
+/// In place: the check of the image is not clean.
+pub const IN_PLACE_NOT_CLEAN: &str = "IN_PLACE_NOT_CLEAN";
+/// In place: the file system cannot give back the room of a piece of a file.
+pub const IN_PLACE_NO_HOLES: &str = "IN_PLACE_NO_HOLES";
+
 /// Kept: nothing was recognised.
 pub const KEPT_UNKNOWN_CONTENT: &str = "KEPT_UNKNOWN_CONTENT";
 /// Kept: recognised, but its free space is not read.

@@ -62,6 +62,11 @@ impl FileStorage {
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         Ok(Self { size_bytes: metadata.len(), allocated_bytes: metadata.blocks().saturating_mul(512), file })
     }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Storage for FileStorage {
