@@ -8,6 +8,7 @@ mod finding;
 mod qcow2;
 mod refcounts;
 mod references;
+mod table;
 mod walk;
 
 use std::sync::Arc;

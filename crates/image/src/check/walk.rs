@@ -1,4 +1,4 @@
-//! Walks L1 and L2 tables and counts what they refer to.
+//! Walks L1 tables and hands out the L2 tables below them; [`crate::check::table`] goes through each.
 //!
 //! L2 tables are independent of each other but for sums, so each is read once, by any thread, however many L1 entries
 //! share it (snapshots share nearly all of theirs): its figures are taken that many times.
@@ -11,11 +11,10 @@ use crate::check::finding::{ByteRange, Finding, FindingKind, Findings};
 use crate::check::qcow2::Figures;
 use crate::check::refcounts::{OFFSET_MAX, Refcounts};
 use crate::check::references::References;
+use crate::check::table::TableWalk;
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::qcow2::{
-    COPIED, Header, L1_OFFSET_MASK, L1_RESERVED_MASK, L2Entry, STANDARD_RESERVED_MASK,
-};
+use crate::format::qcow2::{COPIED, Header, L1_OFFSET_MASK, L1_RESERVED_MASK};
 use crate::progress::Meter;
 use crate::reason;
 use crate::storage::{Storage, read_zero_filled};
@@ -53,12 +52,12 @@ pub(crate) struct L1Table {
 
 /// An L2 table, and how often L1 entries point at it.
 #[derive(Clone, Copy)]
-struct L2Table {
-    offset: u64,
+pub(crate) struct L2Table {
+    pub(crate) offset: u64,
     /// The first L1 index that points here.
-    index: u32,
-    active: u32,
-    snapshots: u32,
+    pub(crate) index: u32,
+    pub(crate) active: u32,
+    pub(crate) snapshots: u32,
 }
 
 impl Walk<'_> {
@@ -240,7 +239,7 @@ impl Walk<'_> {
             if !hole {
                 self.spend(table.offset)?;
                 read_zero_filled(&**self.storage, &mut bytes, table.offset)?;
-                self.walk_l2(&mut figures, table, &bytes)?;
+                TableWalk::new(self, table).take_all(&mut figures, &bytes)?;
             }
             self.tell(1);
         }
@@ -258,32 +257,8 @@ impl Walk<'_> {
         }
     }
 
-    fn walk_l2(&self, figures: &mut Figures, table: &L2Table, bytes: &[u8]) -> Result<()> {
-        let header = self.header;
-        let weight = u64::from(table.active) + u64::from(table.snapshots);
-        let mut entries = TableWalk { walk: self, table, weight, expected: 0 };
-        if header.has_subclusters() {
-            let (entry_bytes, _) = bytes.as_chunks::<16>();
-            for (entry, index) in entry_bytes.iter().zip(0u64..) {
-                let value = u128::from_be_bytes(*entry);
-                if value != 0 {
-                    entries.take(figures, index, (value >> 64) as u64, value as u64)?;
-                }
-            }
-        } else {
-            let (entry_bytes, _) = bytes.as_chunks::<8>();
-            for (entry, index) in entry_bytes.iter().zip(0u64..) {
-                let word = u64::from_be_bytes(*entry);
-                if word != 0 {
-                    entries.take(figures, index, word, 0)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// A range of the guest's disk, cut at its end.
-    fn guest(&self, start_bytes: u64, length_bytes: u64) -> Option<ByteRange> {
+    pub(crate) fn guest(&self, start_bytes: u64, length_bytes: u64) -> Option<ByteRange> {
         let left = self.header.virtual_size_bytes().saturating_sub(start_bytes);
         (left > 0).then(|| ByteRange { start_bytes, length_bytes: length_bytes.min(left) })
     }
@@ -294,134 +269,4 @@ impl Walk<'_> {
 pub(crate) enum Counted {
     Inside,
     PastEnd,
-}
-
-/// The walk through one L2 table.
-struct TableWalk<'a> {
-    walk: &'a Walk<'a>,
-    table: &'a L2Table,
-    /// How often the table is referred to.
-    weight: u64,
-    /// Where the next cluster would lie, were the guest's data in one piece.
-    expected: u64,
-}
-
-impl TableWalk<'_> {
-    fn take(&mut self, figures: &mut Figures, index: u64, word: u64, bitmap: u64) -> Result<()> {
-        let entry = L2Entry::decode(word, self.walk.header);
-        if !matches!(entry, L2Entry::Compressed { .. }) && word & STANDARD_RESERVED_MASK != 0 {
-            self.report(figures, index, FindingKind::ReservedBits, "an L2 entry has reserved bits set");
-        }
-        match entry {
-            L2Entry::Normal { host_offset } | L2Entry::ZeroAllocated { host_offset } => {
-                self.take_allocated(figures, index, word, bitmap, host_offset)
-            }
-            L2Entry::Compressed { host_offset, length_bytes } => {
-                self.take_compressed(figures, index, word, bitmap, (host_offset, length_bytes));
-                Ok(())
-            }
-            L2Entry::Unallocated => {
-                if bitmap & 0xffff_ffff != 0 {
-                    let message = "subclusters of a cluster that is not allocated are marked as allocated";
-                    self.report(figures, index, FindingKind::Subclusters, message);
-                }
-                Ok(())
-            }
-            L2Entry::ZeroPlain => Ok(()),
-        }
-    }
-
-    fn take_allocated(
-        &mut self,
-        figures: &mut Figures,
-        index: u64,
-        word: u64,
-        bitmap: u64,
-        host_offset: u64,
-    ) -> Result<()> {
-        let walk = self.walk;
-        let header = walk.header;
-        let cluster = host_offset >> header.cluster_bits;
-        let aligned = header.is_cluster_aligned(host_offset);
-        if bitmap & (bitmap >> 32) != 0 {
-            let message = "subclusters are marked as allocated and as zero";
-            self.report(figures, index, FindingKind::Subclusters, message);
-        }
-        if !aligned {
-            self.report(figures, index, FindingKind::Misaligned, "an L2 entry does not point at a cluster");
-        }
-        let active = u64::from(self.table.active);
-        figures.allocated_clusters += active;
-        if self.expected != 0 && host_offset != self.expected {
-            figures.fragmented_clusters += active;
-        }
-        self.expected = host_offset + header.cluster_bytes();
-        let past_end = if header.has_data_file() {
-            false
-        } else if aligned && cluster < walk.references.file_clusters() {
-            walk.references.add(cluster, self.weight);
-            false
-        } else {
-            walk.count(figures, host_offset, header.cluster_bytes(), self.weight) == Counted::PastEnd
-        };
-        if past_end {
-            self.find(index, FindingKind::PastEnd, "a cluster of data lies past the end of the file");
-        }
-        // The active table's first entry of 0 stands for the header, whose marks nobody looks at.
-        if active == 0 || self.table.offset == 0 {
-            return Ok(());
-        }
-        let one = if header.has_data_file() { Some(true) } else { walk.refcounts.is_one(cluster)? };
-        if one.is_some_and(|one| one != (word & COPIED != 0)) {
-            figures.corruptions += active;
-            self.find(
-                index,
-                FindingKind::CopiedMark,
-                "the mark of an L2 entry contradicts the refcount of its cluster",
-            );
-        }
-        Ok(())
-    }
-
-    fn take_compressed(&self, figures: &mut Figures, index: u64, word: u64, bitmap: u64, place: (u64, u64)) {
-        let kind = FindingKind::CompressedEntry;
-        if word & COPIED != 0 {
-            self.report(figures, index, kind, "a compressed cluster is marked as used exactly once");
-        }
-        if self.walk.header.has_data_file() {
-            self.report(figures, index, kind, "a compressed cluster in an image with an external data file");
-            return;
-        }
-        if bitmap != 0 {
-            self.report(figures, index, kind, "a compressed cluster has subclusters");
-            return;
-        }
-        let (host_offset, length_bytes) = place;
-        if self.walk.count(figures, host_offset, length_bytes, self.weight) == Counted::PastEnd {
-            self.find(index, FindingKind::PastEnd, "a compressed cluster lies past the end of the file");
-        }
-        let active = u64::from(self.table.active);
-        figures.allocated_clusters += active;
-        figures.compressed_clusters += active;
-        // A stream shares its sectors with its neighbours, so compressed clusters count as fragmented by nature.
-        figures.fragmented_clusters += active;
-    }
-
-    /// Counts and lists a corruption.
-    fn report(&self, figures: &mut Figures, index: u64, kind: FindingKind, message: &str) {
-        figures.corruptions += self.weight;
-        self.find(index, kind, message);
-    }
-
-    fn find(&self, index: u64, kind: FindingKind, message: &str) {
-        let header = self.walk.header;
-        let table = self.table;
-        self.walk.findings.add((2, u64::from(table.index), index), || {
-            let first = u64::from(table.index) * header.l2_entries();
-            let guest = (first + index).checked_mul(header.cluster_bytes()).filter(|_| table.active > 0);
-            let guest = guest.and_then(|start| self.walk.guest(start, header.cluster_bytes()));
-            let entry_at = table.offset + index * header.l2_entry_bytes();
-            Finding::new(kind, message).host(entry_at, header.l2_entry_bytes()).guest(guest)
-        });
-    }
 }
