@@ -6,8 +6,11 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use common::{TestImage, check_storage, has_peer, images, members, peer_members};
+use imageops_image::Control;
+use imageops_image::check::{CheckOptions, FINDINGS_MAX, check};
 use imageops_image::format::qcow2::Header;
 use serde_json::Value;
 
@@ -166,4 +169,37 @@ fn peer(path: &Path) -> (u64, Option<serde_json::Map<String, Value>>, String) {
     let figures = serde_json::from_slice::<Value>(&output.stdout).ok().and_then(|facts| peer_members(&facts));
     let text = String::from_utf8_lossy(&output.stderr).lines().take(4).collect::<Vec<_>>().join(" | ");
     (status, figures, text)
+}
+
+#[test]
+fn reports_do_not_depend_on_the_number_of_threads() {
+    const TEST: &str = "reports_do_not_depend_on_the_number_of_threads";
+    let Some(images) = images(TEST) else { return };
+    let mut with_many_findings = 0;
+    for (variant, name) in (0u64..).zip(VARIANTS) {
+        let image = images.iter().find(|image| image.name == name).unwrap();
+        let whole = std::fs::read(&image.path).unwrap();
+        let regions = regions(&whole);
+        for round in 0..ROUNDS {
+            let mut bytes = whole.clone();
+            let mut random = Random(variant << 32 | round);
+            // Enough for more findings than are listed: which of them are must not be a matter of chance either.
+            for _ in 0..1 << (round / 2) {
+                damage(&mut bytes, &regions, &mut random);
+            }
+            // The header as it was: nearly all is refused else.
+            bytes[..104].copy_from_slice(&whole[..104]);
+            let storage = Arc::new(bytes);
+            let report = |threads| {
+                let options = CheckOptions { md5: false, sha256: false, threads, ..Default::default() };
+                check(Arc::clone(&storage) as _, &options, &Control::default()).unwrap()
+            };
+            let alone = report(1);
+            with_many_findings += u32::from(alone.findings_total > FINDINGS_MAX as u64);
+            for threads in [2, 3, 8] {
+                assert_eq!(report(threads), alone, "{name}, round {round}, {threads} threads");
+            }
+        }
+    }
+    assert!(with_many_findings > 10, "{with_many_findings} are too few");
 }

@@ -153,9 +153,10 @@ impl<'a> TableWalk<'a> {
     fn find(&self, index: u64, kind: FindingKind, message: &str) {
         let header = self.walk.header;
         let table = self.table;
-        self.walk.findings.add((2, u64::from(table.index), index), || {
-            let first = u64::from(table.index) * header.l2_entries();
-            let guest = (first + index).checked_mul(header.cluster_bytes()).filter(|_| table.active > 0);
+        // By the guest's cluster; tables of snapshots may map the same ones.
+        let cluster = u64::from(table.index) * header.l2_entries() + index;
+        self.walk.findings.add((2, cluster, table.offset), || {
+            let guest = cluster.checked_mul(header.cluster_bytes()).filter(|_| table.active > 0);
             let guest = guest.and_then(|start| self.walk.guest(start, header.cluster_bytes()));
             let entry_at = table.offset + index * header.l2_entry_bytes();
             Finding::new(kind, message).host(entry_at, header.l2_entry_bytes()).guest(guest)

@@ -237,7 +237,7 @@ impl Walk<'_> {
             let end = table.offset + self.header.cluster_bytes();
             let hole = sparse && self.storage.next_data(table.offset)?.is_none_or(|data| data.start >= end);
             if !hole {
-                self.spend(table.offset)?;
+                self.spend()?;
                 read_zero_filled(&**self.storage, &mut bytes, table.offset)?;
                 TableWalk::new(self, table).take_all(&mut figures, &bytes)?;
             }
@@ -245,14 +245,14 @@ impl Walk<'_> {
         }
     }
 
-    fn spend(&self, offset: u64) -> Result<()> {
+    fn spend(&self) -> Result<()> {
         let spent = self.header.cluster_bytes();
         let take = |left: u64| left.checked_sub(spent);
         match self.budget_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(_) => Ok(()),
             Err(_) => {
                 let message = "the L2 tables overlap so much that walking them would take too long";
-                Err(Error::new(ErrorKind::Unsafe, reason::UNSAFE_LIMIT, message).at(offset))
+                Err(Error::new(ErrorKind::Unsafe, reason::UNSAFE_LIMIT, message))
             }
         }
     }
