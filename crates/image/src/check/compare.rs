@@ -1,18 +1,16 @@
 //! Stored refcounts against counted references.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::check::finding::{Finding, FindingKind, Findings};
 use crate::check::qcow2::Figures;
-use crate::check::refcounts::{Refcounts, entry_at};
-use crate::check::references::{CHUNK_CLUSTERS, References};
+use crate::check::refcounts::{Refcounts, Stored};
+use crate::check::references::{References, WORD_CLUSTERS};
 use crate::control::Control;
 use crate::error::Result;
 use crate::format::qcow2::Header;
-
-/// Clusters that are compared at once; divides both a block of refcounts and a chunk of references.
-const STRIDE: u64 = 64;
 
 /// What is wrong with a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,15 +57,14 @@ impl<'a> Compare<'a> {
         self.add_overflows(figures);
         let clusters = self.references.clusters();
         let per_block = self.header.refcount_block_entries();
-        let mut block = Vec::new();
+        let mut buffer = Vec::new();
         let mut start = 0;
         while start < clusters {
             self.control.check_cancelled()?;
             let end = (start + per_block).min(clusters);
-            let read = self.refcounts.read_block(start / per_block, &mut block)?;
-            match read {
+            match self.refcounts.stored(start / per_block, &mut buffer)? {
                 None => self.take_unreadable(figures, start, end),
-                Some(stored) => self.compare_block(figures, start, end, stored.then_some(&block)),
+                Some(stored) => self.compare_block(figures, start, end, stored),
             }
             start = end;
         }
@@ -79,22 +76,38 @@ impl<'a> Compare<'a> {
     /// Each reference beyond what a refcount can hold is a corruption of its own.
     fn add_overflows(&mut self, figures: &mut Figures) {
         let max = self.largest();
-        if max >= 255 {
+        if max >= 256 {
             for (cluster, references) in &self.large {
                 self.add_overflow(figures, *cluster, *references, max);
             }
             return;
         }
-        for chunk in 0..self.references.clusters().div_ceil(CHUNK_CLUSTERS) {
-            let Some(counters) = self.references.chunk(chunk) else { continue };
-            for (low, cluster) in counters.iter().zip(chunk * CHUNK_CLUSTERS..) {
-                let references = match self.large.get(&cluster) {
-                    Some(references) => *references,
-                    None => u64::from(low.load(Ordering::Relaxed)),
-                };
+        for word in 0..self.references.clusters().div_ceil(WORD_CLUSTERS) {
+            // Without further references there is one at most, which every width holds.
+            if self.references.more(word).is_none() {
+                continue;
+            }
+            let counted = self.counted(word);
+            for (low, cluster) in counted.iter().zip(word * WORD_CLUSTERS..) {
+                let references = self.large.get(&cluster).copied().unwrap_or(u64::from(*low));
                 self.add_overflow(figures, cluster, references, max);
             }
         }
+    }
+
+    /// The references to the clusters of a word; those in `large` are cut.
+    fn counted(&self, word: u64) -> [u16; WORD_CLUSTERS as usize] {
+        let used = self.references.used(word);
+        let mut counted = [0u16; WORD_CLUSTERS as usize];
+        for (count, bit) in counted.iter_mut().zip(0..) {
+            *count = (used >> bit & 1) as u16;
+        }
+        if let Some(more) = self.references.more(word) {
+            for (count, more) in counted.iter_mut().zip(more) {
+                *count += u16::from(more.load(Ordering::Relaxed));
+            }
+        }
+        counted
     }
 
     fn add_overflow(&self, figures: &mut Figures, cluster: u64, references: u64, max: u64) {
@@ -120,59 +133,53 @@ impl<'a> Compare<'a> {
         self.close_run();
     }
 
-    fn compare_block(&mut self, figures: &mut Figures, start: u64, end: u64, block: Option<&Vec<u8>>) {
+    fn compare_block(&mut self, figures: &mut Figures, start: u64, end: u64, stored: Stored<'_>) {
         let mut at = start;
         while at < end {
-            let next = (at + STRIDE).min(end);
-            let counters = self.references.chunk(at / CHUNK_CLUSTERS);
-            let mut counted = [0u8; STRIDE as usize];
-            if let Some(counters) = counters {
-                let first = (at % CHUNK_CLUSTERS) as usize;
-                for (low, counter) in counted.iter_mut().zip(&counters[first..]) {
-                    *low = counter.load(Ordering::Relaxed);
-                }
-            }
-            let counted = &counted[..(next - at) as usize];
-            if !self.is_equal(block, at - start, counted) || self.large.range(at..next).next().is_some() {
-                self.compare_each(figures, at, counted, block, start);
-            }
-            if self.end < next {
-                let used = |index: usize| {
-                    counted[index] > 0 || stored_at(block, self.header, at - start + index as u64) > 0
-                };
-                if let Some(last) = (0..counted.len()).rev().find(|index| used(*index)) {
-                    self.end = at + last as u64 + 1;
-                }
+            let next = (at + WORD_CLUSTERS).min(end);
+            let used = self.references.used(at / WORD_CLUSTERS);
+            if !self.is_equal(at, next, at - start, stored) {
+                self.compare_each(figures, at..next, at - start, stored);
+            } else if used != 0 {
+                self.end = at + u64::from(u64::BITS - used.leading_zeros());
             }
             at = next;
         }
     }
 
-    /// The fast way: most strides are equal, in images with the usual width of refcounts.
-    fn is_equal(&self, block: Option<&Vec<u8>>, first: u64, counted: &[u8]) -> bool {
-        let Some(block) = block else { return counted.iter().all(|count| *count == 0) };
-        if self.header.refcount_order != 4 {
+    /// The fast way: most words are equal, in images with the usual width of refcounts.
+    fn is_equal(&self, at: u64, next: u64, first: u64, stored: Stored<'_>) -> bool {
+        let word = at / WORD_CLUSTERS;
+        if self.large.range(at..next).next().is_some() {
             return false;
         }
-        let (stored, _) = block[first as usize * 2..].as_chunks::<2>();
-        let differs = |stored: &[u8; 2], counted: &u8| u16::from_be_bytes(*stored) ^ u16::from(*counted);
-        stored.iter().zip(counted).fold(0, |all, (stored, counted)| all | differs(stored, counted)) == 0
+        match (stored, self.references.more(word)) {
+            (Stored::Zeros, _) => self.references.used(word) == 0,
+            (Stored::Bits(bits), more) => {
+                let inside = u64::MAX >> (WORD_CLUSTERS - (next - at));
+                let alone = more.is_none_or(|more| more.iter().all(|more| more.load(Ordering::Relaxed) == 0));
+                alone && bits[(first / WORD_CLUSTERS) as usize] & inside == self.references.used(word)
+            }
+            (Stored::Entries(block), _) if self.header.refcount_order == 4 => {
+                let (stored, _) = block[first as usize * 2..].as_chunks::<2>();
+                let differs = |stored: &[u8; 2], counted: &u16| u16::from_be_bytes(*stored) ^ counted;
+                let counted = self.counted(word);
+                let counted = &counted[..(next - at) as usize];
+                stored.iter().zip(counted).fold(0, |all, (stored, counted)| all | differs(stored, counted))
+                    == 0
+            }
+            (Stored::Entries(_), _) => false,
+        }
     }
 
-    fn compare_each(
-        &mut self,
-        figures: &mut Figures,
-        at: u64,
-        counted: &[u8],
-        block: Option<&Vec<u8>>,
-        start: u64,
-    ) {
+    fn compare_each(&mut self, figures: &mut Figures, clusters: Range<u64>, first: u64, stored: Stored<'_>) {
         let max = self.largest();
-        for (low, cluster) in counted.iter().zip(at..) {
-            let stored = stored_at(block, self.header, cluster - start);
+        let counted = self.counted(clusters.start / WORD_CLUSTERS);
+        for ((low, cluster), entry) in counted.iter().zip(clusters).zip(first..) {
+            let stored = stored.get(self.header.refcount_order, entry);
             let references = self.large.get(&cluster).copied().unwrap_or(u64::from(*low)).min(max);
-            if references > 0 {
-                self.end = self.end.max(cluster + 1);
+            if stored > 0 || references > 0 {
+                self.end = cluster + 1;
             }
             match stored.cmp(&references) {
                 std::cmp::Ordering::Equal => {}
@@ -218,8 +225,4 @@ impl<'a> Compare<'a> {
         Finding::new(kind, message)
             .host(cluster << self.header.cluster_bits, count << self.header.cluster_bits)
     }
-}
-
-fn stored_at(block: Option<&Vec<u8>>, header: &Header, entry: u64) -> u64 {
-    block.map_or(0, |block| entry_at(block, header.refcount_order, entry))
 }

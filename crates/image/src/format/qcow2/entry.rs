@@ -7,13 +7,35 @@ pub(crate) const L1_OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits of an L1 entry that must be zero.
 pub(crate) const L1_RESERVED_MASK: u64 = 0x7f00_0000_0000_01ff;
 /// Host offset in a standard L2 entry.
-const L2_OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+pub(crate) const L2_OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits of a standard L2 entry that must be zero.
 pub(crate) const STANDARD_RESERVED_MASK: u64 = 0x3f00_0000_0000_01fe;
 /// The cluster's refcount is exactly one.
 pub(crate) const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
+
+/// How many entries of an L2 table, from the first one on, say the same but for host clusters that follow each other;
+/// `most` at most. With subclusters `N` is 16, else 8; their bitmaps are not looked at.
+pub(crate) fn run_length<const N: usize>(entries: &[[u8; N]], cluster_bits: u32, most: u64) -> u64 {
+    let Some(first) = entries.first() else { return 0 };
+    let first = word_of(first);
+    let follows =
+        |(entry, step): &(&[u8; N], u64)| word_of(entry) == first.wrapping_add(*step << cluster_bits);
+    entries.iter().zip(0..most).take_while(follows).count() as u64
+}
+
+/// The word of an entry of an L2 table that says where its cluster is.
+pub(crate) fn word_of<const N: usize>(entry: &[u8; N]) -> u64 {
+    let (words, _) = entry.as_chunks::<8>();
+    u64::from_be_bytes(words[0])
+}
+
+/// What the bitmaps of subclusters say, where an entry has them.
+pub(crate) fn bitmap_of<const N: usize>(entry: &[u8; N]) -> u64 {
+    let (words, _) = entry.as_chunks::<8>();
+    words.get(1).map_or(0, |word| u64::from_be_bytes(*word))
+}
 
 /// What an L2 entry says of its cluster. Subclusters are in a word of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

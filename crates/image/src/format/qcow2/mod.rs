@@ -17,7 +17,10 @@ pub(crate) mod writer;
 
 pub(crate) use self::bitmap::BitmapTable;
 pub(crate) use self::bitmap::read_directory as read_bitmap_directory;
-pub(crate) use self::entry::{COPIED, L1_OFFSET_MASK, L1_RESERVED_MASK, L2Entry, STANDARD_RESERVED_MASK};
+pub(crate) use self::entry::{
+    COPIED, L1_OFFSET_MASK, L1_RESERVED_MASK, L2_OFFSET_MASK, L2Entry, STANDARD_RESERVED_MASK, bitmap_of,
+    run_length, word_of,
+};
 pub use self::header::{Autoclear, Compression, Encryption, Extensions, Header, Incompatible, Region};
 pub(crate) use self::header::{COMPATIBLE_LAZY_REFCOUNTS, field_at};
 pub use self::reader::{Mapping, Qcow2};
