@@ -1,10 +1,11 @@
 //! A look at the tables of a qcow2 image: do they, and the data they promise, lie in the file and apart?
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Qcow2;
-use crate::format::qcow2::{Header, L1_OFFSET_MASK, L2Entry};
+use crate::format::qcow2::{Header, L1_OFFSET_MASK, L2Entry, bitmap_of, run_length, word_of};
 use crate::inspect::report::{Inspection, Verdict};
 use crate::reason;
 use crate::storage::{Storage, read_zero_filled};
@@ -13,6 +14,8 @@ use crate::storage::{Storage, read_zero_filled};
 pub const TABLE_BYTES_MAX: u64 = 32 << 20;
 /// Most tables whose places are compared.
 const TABLES_MAX: usize = 100_000;
+/// Tables of which the medium is told before they are read.
+const READ_AHEAD_TABLES: usize = 16;
 /// Bytes of a table read at once.
 const PIECE_BYTES: u64 = 64 << 10;
 
@@ -40,7 +43,10 @@ pub(crate) fn look(storage: &Arc<dyn Storage>, header: &Header, inspection: &mut
         return Ok(());
     }
     let mut left_bytes = TABLE_BYTES_MAX;
-    for (index, offset) in l2_tables {
+    for (number, (index, offset)) in l2_tables.iter().copied().enumerate() {
+        if let Some((_, ahead)) = l2_tables.get(number + READ_AHEAD_TABLES) {
+            storage.will_need(*ahead..*ahead + header.cluster_bytes());
+        }
         match left_bytes.checked_sub(header.cluster_bytes()) {
             Some(left) => left_bytes = left,
             None => break,
@@ -111,19 +117,52 @@ impl Places<'_> {
         let header = self.header;
         let mut bytes = vec![0u8; header.cluster_bytes() as usize];
         read_zero_filled(&**self.storage, &mut bytes, table)?;
-        let entry_bytes = header.l2_entry_bytes() as usize;
-        for (entry, index) in bytes.chunks_exact(entry_bytes).zip(0u64..) {
-            let (words, _) = entry.as_chunks::<8>();
-            let word = u64::from_be_bytes(words[0]);
-            if word == 0 {
-                continue;
+        if header.has_subclusters() {
+            self.look_at_entries(l1_index, table, bytes.as_chunks::<16>().0)
+        } else {
+            self.look_at_entries(l1_index, table, bytes.as_chunks::<8>().0)
+        }
+    }
+
+    fn look_at_entries<const N: usize>(&self, l1_index: u64, table: u64, entries: &[[u8; N]]) -> Result<()> {
+        let header = self.header;
+        let mut free = 0..0;
+        let mut index = 0;
+        while let Some(first) = entries.get(index) {
+            let word = word_of(first);
+            let entry = L2Entry::decode(word, header);
+            if let L2Entry::Normal { host_offset } = entry
+                && header.is_cluster_aligned(host_offset)
+            {
+                // Clusters that lie apart from all tables and in the file need no further look, however many.
+                let cluster = host_offset >> header.cluster_bits;
+                if !free.contains(&cluster) {
+                    free = self.free_around(cluster);
+                }
+                let run =
+                    run_length(&entries[index..], header.cluster_bits, free.end.saturating_sub(cluster));
+                if run > 0 {
+                    index += run as usize;
+                    continue;
+                }
             }
-            let bitmap = words.get(1).map_or(0, |word| u64::from_be_bytes(*word));
-            let guest = (l1_index * header.l2_entries() + index).saturating_mul(header.cluster_bytes());
-            let at = table + index * header.l2_entry_bytes();
-            self.look_at_entry(L2Entry::decode(word, header), bitmap, guest, at)?;
+            if word != 0 {
+                let guest =
+                    (l1_index * header.l2_entries() + index as u64).saturating_mul(header.cluster_bytes());
+                let at = table + index as u64 * header.l2_entry_bytes();
+                self.look_at_entry(entry, bitmap_of(first), guest, at)?;
+            }
+            index += 1;
         }
         Ok(())
+    }
+
+    /// The clusters of the file around this one, up to the next tables; empty when it is a table's.
+    fn free_around(&self, cluster: u64) -> Range<u64> {
+        let next = self.clusters.partition_point(|table| *table < cluster);
+        let start = next.checked_sub(1).map_or(0, |last| self.clusters[last] + 1);
+        let end = self.clusters.get(next).copied().unwrap_or(u64::MAX);
+        start..end.min(self.storage.size_bytes() >> self.header.cluster_bits)
     }
 
     fn look_at_entry(&self, entry: L2Entry, bitmap: u64, guest: u64, at: u64) -> Result<()> {
