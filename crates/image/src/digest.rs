@@ -24,6 +24,10 @@ const QUEUE_BUFFERS: usize = 2;
 /// Buffers in all: those in the queue, the one being digested and the one being filled.
 const RING_BUFFERS: usize = QUEUE_BUFFERS + 2;
 
+/// Bytes of which the medium is told before they are read: what the system reads ahead by itself is too little for a
+/// medium that answers late.
+const READ_AHEAD_BYTES: u64 = 8 << 20;
+
 /// Which digests to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selection {
@@ -134,6 +138,9 @@ fn read_buffers(storage: &dyn Storage, senders: &[Sender<Arc<Vec<u8>>>], control
             break;
         }
         control.check_cancelled()?;
+        // A piece at a time, except at the start.
+        let ahead = if offset == 0 { 0 } else { offset + READ_AHEAD_BYTES - BUFFER_BYTES as u64 };
+        storage.will_need(ahead.min(size)..(offset + READ_AHEAD_BYTES).min(size));
         let wanted = (size - offset).min(BUFFER_BYTES as u64) as usize;
         // Free again by now: a queue took the buffers since, so its digest is past this one. A copy costs nothing
         // but time, should that ever be wrong.
