@@ -121,6 +121,10 @@ pub(crate) struct CheckArgs {
     /// Format of the image; without it the content decides. Local files only.
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatName>,
+
+    /// Threads that walk tables; without it one for each core. Local files only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
 }
 
 impl CheckArgs {

@@ -42,6 +42,9 @@ pub(crate) async fn run(global: &Global, arguments: &CheckArgs) -> Result<Exit, 
     if global.server().is_some() && arguments.format.is_some() {
         return Err(Failure::new("--format is for local files: the server decides by content"));
     }
+    if global.server().is_some() && arguments.threads.is_some() {
+        return Err(Failure::new("--threads is for local files: the server has its own setting"));
+    }
     let start = Instant::now();
     let checked = match global.server() {
         Some(address) => through_server(address, arguments, digests).await,
@@ -96,8 +99,12 @@ fn not_checked(failure: Reason) -> Check {
 
 async fn here(arguments: &CheckArgs, (md5, sha256): (bool, bool)) -> Result<Check, Failure> {
     let path = arguments.source.clone();
-    let options =
-        CheckOptions { md5, sha256, format: arguments.format.map(Format::from), ..CheckOptions::default() };
+    let options = CheckOptions {
+        md5,
+        sha256,
+        threads: arguments.threads.unwrap_or(0).into(),
+        format: arguments.format.map(Format::from),
+    };
     local::run(move |control| check_file(&path, &options, control)).await
 }
 

@@ -11,7 +11,7 @@ use support::{imageops, run, status};
 
 #[test]
 fn wrong_usage_is_status_1_and_never_2() {
-    let wrong: [&[&str]; 14] = [
+    let wrong: [&[&str]; 15] = [
         &[],
         &["frobnicate"],
         &["check"],
@@ -19,6 +19,7 @@ fn wrong_usage_is_status_1_and_never_2() {
         &["check", "a", "--digest", "sha1"],
         &["check", "a", "--digest", "none,md5"],
         &["check", "a", "--output", "xml"],
+        &["check", "a", "--threads", "0"],
         &["inspect"],
         &["inspect", "a", "--format", "vmdk"],
         &["compress", "a"],

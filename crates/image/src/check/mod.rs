@@ -28,6 +28,9 @@ use crate::progress::Meter;
 use crate::reason;
 use crate::storage::Storage;
 
+/// More threads than this only wait for the same memory.
+const THREADS_MAX: usize = 16;
+
 /// What to check and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckOptions {
@@ -35,16 +38,24 @@ pub struct CheckOptions {
     pub md5: bool,
     /// Take the SHA-256 of the file.
     pub sha256: bool,
-    /// Threads that walk tables; the digests have their own.
+    /// Threads that walk tables; 0 takes one for each core. The digests have their own. The report does not depend on it.
     pub threads: usize,
     /// The format, when it was decided before; else the content decides.
     pub format: Option<Format>,
 }
 
 impl Default for CheckOptions {
-    /// Both digests, two threads, format by content.
+    /// Both digests, a thread for each core, format by content.
     fn default() -> Self {
-        Self { md5: true, sha256: true, threads: 2, format: None }
+        Self { md5: true, sha256: true, threads: 0, format: None }
+    }
+}
+
+impl CheckOptions {
+    fn thread_count(&self) -> usize {
+        let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if self.threads == 0 { cores() } else { self.threads };
+        threads.min(THREADS_MAX)
     }
 }
 
@@ -168,11 +179,12 @@ pub fn check(storage: Arc<dyn Storage>, options: &CheckOptions, control: &Contro
     };
     let selection = digest::Selection { md5: options.md5, sha256: options.sha256 };
     let (digests, report) = thread::scope(|scope| {
-        let digests = scope.spawn(|| digest::digest_storage(&*storage, selection, control));
+        let digests = (!selection.is_empty())
+            .then(|| scope.spawn(|| digest::digest_storage(&*storage, selection, control)));
         let report = check_structure(&storage, format, options, control);
-        let digests = digests
-            .join()
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, reason::IO, "the digest thread failed")));
+        let failed = |_| Err(Error::new(ErrorKind::Io, reason::IO, "the digest thread failed"));
+        let digests =
+            digests.map_or_else(|| Ok(Digests::default()), |thread| thread.join().unwrap_or_else(failed));
         (digests, report)
     });
     let mut report = report?;
@@ -231,7 +243,7 @@ fn check_qcow2(
     let checked = Header::parse(&**storage).and_then(|header| {
         report.virtual_size_bytes = Some(header.virtual_size_bytes());
         let reports = !options.md5 && !options.sha256;
-        let manner = qcow2::Manner { threads: options.threads.max(1), control, reports };
+        let manner = qcow2::Manner { threads: options.thread_count(), control, reports };
         qcow2::check(storage, &header, manner, &findings).map(|sums| (header, sums))
     });
     (report.findings, report.findings_total) = findings.into_list();

@@ -23,6 +23,8 @@ use crate::storage::{Storage, read_zero_filled};
 const L1_PIECE_BYTES: u64 = 64 << 10;
 /// L2 tables gathered before they are walked; 24 bytes each.
 const BATCH_TABLES: usize = 1 << 20;
+/// Tables that are worth a thread: fewer are walked before it has started.
+const THREAD_TABLES: usize = 4;
 /// Tables of which the medium is told before they are read.
 const READ_AHEAD_TABLES: usize = 16;
 
@@ -201,9 +203,12 @@ impl Walk<'_> {
         // Past the end of the file all entries are zero, and a table of zeros refers to nothing.
         batch.retain(|table| table.offset < self.storage.size_bytes());
         self.tell(gathered - batch.len());
+        for table in batch.iter().take(READ_AHEAD_TABLES) {
+            self.will_need(table);
+        }
         let next = AtomicUsize::new(0);
         let tables = &**batch;
-        let threads = self.threads.clamp(1, tables.len().max(1));
+        let threads = self.threads.min(tables.len() / THREAD_TABLES).max(1);
         let results: Vec<Result<Figures>> = thread::scope(|scope| {
             let others: Vec<_> =
                 (1..threads).map(|_| scope.spawn(|| self.walk_tables(tables, &next))).collect();
@@ -232,7 +237,7 @@ impl Walk<'_> {
             self.control.check_cancelled()?;
             self.check_memory()?;
             if let Some(ahead) = tables.get(index + READ_AHEAD_TABLES) {
-                self.storage.will_need(ahead.offset..ahead.offset + self.header.cluster_bytes());
+                self.will_need(ahead);
             }
             let end = table.offset + self.header.cluster_bytes();
             let hole = sparse && self.storage.next_data(table.offset)?.is_none_or(|data| data.start >= end);
@@ -243,6 +248,11 @@ impl Walk<'_> {
             }
             self.tell(1);
         }
+    }
+
+    /// Tells the medium of a table that will be read soon.
+    fn will_need(&self, table: &L2Table) {
+        self.storage.will_need(table.offset..table.offset + self.header.cluster_bytes());
     }
 
     fn spend(&self) -> Result<()> {
