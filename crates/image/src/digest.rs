@@ -17,8 +17,9 @@ use crate::progress::Meter;
 use crate::reason;
 use crate::storage::Storage;
 
-/// Bytes read at once: small enough to still be in the processor's cache when the digests get to them.
-const BUFFER_BYTES: usize = 512 << 10;
+/// Bytes read at once: small enough that all buffers are still in the processor's last cache when the digests get to
+/// them, large enough that waking the reader for each costs nothing.
+const BUFFER_BYTES: usize = 1 << 20;
 /// Buffers that wait for one digest.
 const QUEUE_BUFFERS: usize = 2;
 /// Buffers in all: those in the queue, the one being digested and the one being filled.
