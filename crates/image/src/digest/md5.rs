@@ -7,6 +7,10 @@
 //!   the other, and only the half with `x`, which the step before has just made, waits;
 //! - the constants come from memory that the compiler cannot see through. It would add a constant that it knows last,
 //!   behind everything that waits; a word that it must load is added to the message word ahead of time.
+//!
+//! That makes 4.5 operations in a row for a step, the same as the best assembly. AVX-512 has the function of a step in
+//! one instruction, but a rotation takes two cycles on AMD's processors: a step takes 5, and was measured at 0.82 times
+//! the speed of this code, at the price of `unsafe` and a choice at run time.
 
 use std::hint::black_box;
 
