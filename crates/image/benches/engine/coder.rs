@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput};
 use imageops_image::Control;
-use imageops_image::compress::{CompressOptions, Compression, compress};
+use imageops_image::compress::{CompressOptions, Compression, Level, compress};
 use imageops_image::format::Format;
 use imageops_image::storage::Storage;
 
@@ -28,7 +28,7 @@ pub(crate) fn benchmarks(criterion: &mut Criterion) {
         ] {
             let options = CompressOptions {
                 compression,
-                level: Some(level),
+                level: Level::Number(level),
                 threads: 1,
                 verify: false,
                 ..CompressOptions::default()

@@ -21,9 +21,10 @@ use crate::proofs::{extract, free_ranges, outside, scan};
 const CHECKERS: [&str; 7] = ["qemu-img", "e2fsck", "debugfs", "diff", "fsck.fat", "fsck.exfat", "btrfs"];
 
 /// Guests of the set in all the manners that matter, and some of which nothing can be given back.
-const GUESTS: [&str; 24] = [
+const GUESTS: [&str; 25] = [
     "debian-ext4.qcow2",
     "debian-btrfs.qcow2",
+    "debian-lvm.qcow2",
     "debian-xfs.qcow2",
     "data-ntfs.qcow2",
     "fs/ext2-1k.raw",
