@@ -7,6 +7,7 @@
 mod copy;
 mod encoder;
 mod feed;
+mod flush;
 mod options;
 mod pipeline;
 mod proof;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use self::copy::Copier;
 use self::encoder::Encoder;
 use self::feed::Feed;
+use self::flush::Flush;
 pub use self::options::{CompressOptions, Compression, Level, Recompress, Window};
 pub use self::report::{CompressReport, Estimate, PartReport, VolumeReport};
 pub use self::sample::{DryRun, dry_run};
@@ -106,7 +108,9 @@ pub fn compress(
             file_bytes: written.file_bytes,
             virtual_size_bytes: written.virtual_size_bytes,
         };
+        let flush = Flush::start(output)?;
         verify::verify(output, &expected, options.thread_count(), &meter, control)?;
+        flush.finish()?;
     }
     Ok(report::build(&image, &*source, layout.as_ref(), estimate, &written, options))
 }
