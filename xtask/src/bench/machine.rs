@@ -1,7 +1,7 @@
 //! What the figures were taken on.
 
 use std::path::Path;
-use std::{fs, thread};
+use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result};
 
@@ -16,7 +16,9 @@ pub(crate) fn describe() -> String {
     };
     let memory_kib: u64 = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let kvm = if Path::new("/dev/kvm").exists() { "with KVM" } else { "without KVM" };
+    // The variable is libguestfs' own: it keeps away from a KVM that is there and does not work.
+    let without = env::var("LIBGUESTFS_BACKEND_SETTINGS").is_ok_and(|value| value.contains("force_tcg"));
+    let kvm = if !without && Path::new("/dev/kvm").exists() { "with KVM" } else { "without KVM" };
     format!(
         "{cores} cores ({}), {} GiB of memory, {}, {kvm}",
         field("/proc/cpuinfo", "model name"),

@@ -58,7 +58,9 @@ fn write_table(text: &mut String, table: &Table) {
         };
         let peak_kib = row.runs.iter().map(|run| run.peak_kib).max().unwrap_or(0);
         let peak = mib(peak_kib << 10);
-        let _ = write!(text, "| `{}` | {wall:.2} | {cpu:.2} | {ratio:.2} | {peak:.0} |", row.name);
+        // Some take milliseconds.
+        let digits = if wall < 1.0 { 3 } else { 2 };
+        let _ = write!(text, "| `{}` | {wall:.digits$} | {cpu:.2} | {ratio:.2} | {peak:.0} |", row.name);
         if let (true, Some(bytes), Some(base)) = (sizes, size(row), table.rows.first().and_then(size)) {
             let _ =
                 write!(text, " {:.1} ({:+.1} %) |", mib(bytes), (bytes as f64 / base as f64 - 1.0) * 100.0);
