@@ -400,11 +400,13 @@ async fn a_second_stream_takes_the_upload_over() {
     first.chunks(0, &data[..CHUNK_BYTES]).await;
     eventually("an open upload", || async { client.get_upload(&name).await.ok() }).await;
     let second = eventually("the right offset", || async {
-        let stream = Stream::resume(&client, &name, CHUNK_BYTES as u64).await;
-        stream.chunks(CHUNK_BYTES as u64, &data).await;
+        // Whoever takes over cuts the first stream short: it goes on where the server is, as every client does.
+        let offset = client.get_upload(&name).await.unwrap().durable_bytes;
+        let stream = Stream::resume(&client, &name, offset).await;
+        stream.chunks(offset, &data).await;
         match stream.commit(commit_of(&data)).await {
             Ok(answer) => Some(answer),
-            // The first stream's bytes were still on their way.
+            // The first stream's bytes became durable in between.
             Err(status) => {
                 assert_eq!(reason(&status), "WRONG_OFFSET");
                 None
