@@ -5,7 +5,7 @@ use super::signature::{self, Signature};
 use super::table::{self, Partition};
 use super::{FreeSpace, Kept, Part, PartSummary, btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs};
 use crate::control::Control;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::reason;
 
 /// What a reader found.
@@ -21,6 +21,27 @@ pub(crate) struct FileSystem {
     pub(crate) kept: Vec<Kept>,
     /// Answers for the free space; `None` when all is kept.
     pub(crate) free: Option<Box<dyn FreeSpace>>,
+}
+
+/// Why a reader ends early: what its steps return, so that `?` serves for both.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Something is not as it should be: all is kept, for this reason.
+    Kept(Kept),
+    /// The image cannot be read, or the caller cancelled.
+    Failed(Error),
+}
+
+impl From<Kept> for Stop {
+    fn from(kept: Kept) -> Self {
+        Self::Kept(kept)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// Reads the free space of one kind of file system.

@@ -30,37 +30,16 @@ use self::roots::Roots;
 use self::superblock::{PLACE_BYTES, PLACES, Root, Superblock};
 use self::walk::Walk;
 use super::device::Device;
-use super::reader::{FileSystem, nothing};
+use super::reader::{FileSystem, Stop, nothing};
 use super::{FreeSpace, Kept, ranges};
 use crate::control::Control;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::reason;
 
 /// The file system leaves the first MiB to boot code.
 const HEAD_BYTES: u64 = 1 << 20;
 /// Block groups whose free ranges are remembered: units come in order, so threads work on two neighbours at most.
 const GROUPS_REMEMBERED: usize = 2;
-
-/// Why reading stops.
-#[derive(Debug)]
-enum Stop {
-    /// The reason to keep all.
-    Kept(Kept),
-    /// The image cannot be read, or the caller cancelled.
-    Failed(Error),
-}
-
-impl From<Kept> for Stop {
-    fn from(kept: Kept) -> Self {
-        Self::Kept(kept)
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
 
 type Checked<T> = Result<T, Stop>;
 

@@ -11,6 +11,7 @@ use crate::control::Control;
 use crate::error::Result;
 use crate::guest::Kept;
 use crate::guest::device::Device;
+use crate::guest::reader::Stop;
 use crate::reason;
 
 /// Bytes of all directories together: some ten million files.
@@ -44,24 +45,6 @@ struct Walk<'a> {
     directories_bytes: u64,
 }
 
-/// Something is in the way: an error, or a reason to keep all.
-enum Stop {
-    Error(crate::error::Error),
-    Kept(Kept),
-}
-
-impl From<crate::error::Error> for Stop {
-    fn from(error: crate::error::Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<Kept> for Stop {
-    fn from(kept: Kept) -> Self {
-        Self::Kept(kept)
-    }
-}
-
 fn geometry(message: &str) -> Kept {
     Kept::whole(reason::KEPT_GEOMETRY, message)
 }
@@ -75,7 +58,7 @@ pub(crate) fn walk(device: &Device<'_>, boot: BootRegion, control: &Control) -> 
     match Walk::run(device, boot, control) {
         Ok(tree) => Ok(Ok(tree)),
         Err(Stop::Kept(kept)) => Ok(Err(kept)),
-        Err(Stop::Error(error)) => Err(error),
+        Err(Stop::Failed(error)) => Err(error),
     }
 }
 

@@ -25,28 +25,13 @@ use self::bitmap::{Bitmap, PAGE_CLUSTERS};
 use self::names::Candidates;
 use self::volume::Volume;
 use super::device::Device;
-use super::reader::{FileSystem, nothing};
+use super::reader::{FileSystem, Stop, nothing};
 use super::{FreeSpace, Kept, ranges};
 use crate::control::Control;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::reason;
 
 const NAME: &str = "ntfs";
-
-/// Why reading ended early.
-#[derive(Debug)]
-enum Stop {
-    /// The file system is kept.
-    Kept(Kept),
-    /// The image cannot be read, or the caller cancelled.
-    Failed(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
 
 /// The reason to keep all when sizes or places contradict each other.
 fn geometry(message: &'static str) -> Stop {

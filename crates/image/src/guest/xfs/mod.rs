@@ -19,32 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::superblock::Superblock;
 use self::tree::Leaf;
 use super::device::Device;
-use super::reader::{FileSystem, nothing};
+use super::reader::{FileSystem, Stop, nothing};
 use super::{FreeSpace, Kept, ranges};
 use crate::control::Control;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::reason;
-
-/// Ends the reading of a file system.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// The image cannot be read, or the caller cancelled.
-    Failed(Error),
-    /// Something is not as it should be: all is kept, for this reason.
-    Kept(Kept),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Kept> for Stop {
-    fn from(kept: Kept) -> Self {
-        Self::Kept(kept)
-    }
-}
 
 /// What was read, or why reading ended.
 pub(crate) type Found<T> = std::result::Result<T, Stop>;
