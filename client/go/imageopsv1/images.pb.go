@@ -676,7 +676,7 @@ type GuestPart struct {
 	LengthBytes uint64 `protobuf:"varint,3,opt,name=length_bytes,json=lengthBytes,proto3" json:"length_bytes,omitempty"`
 	// Type in the partition table: a GUID (GPT) or two hexadecimal digits (MBR). Empty: none.
 	PartitionType string `protobuf:"bytes,4,opt,name=partition_type,json=partitionType,proto3" json:"partition_type,omitempty"`
-	// What is inside: `ext4`, `xfs`, `fat`, `lvm2`, `swap`, … Empty: nothing known.
+	// What is inside: `ext4`, `xfs`, `fat32`, `lvm2`, `swap`, … Empty: nothing known.
 	FileSystem string `protobuf:"bytes,5,opt,name=file_system,json=fileSystem,proto3" json:"file_system,omitempty"`
 	// Bytes that the file system says are free. Absent: it was not read; `kept` says why.
 	FreeBytes *uint64 `protobuf:"varint,6,opt,name=free_bytes,json=freeBytes,proto3,oneof" json:"free_bytes,omitempty"`
