@@ -14,7 +14,7 @@ use crate::storage::read_zero_filled;
 /// cluster size.
 const STEPS_MAX: usize = 16 << 10;
 /// Tables are read and written in pieces of this size, or of a cluster when that is smaller.
-const PIECE_BYTES: u64 = 4096;
+pub(super) const PIECE_BYTES: u64 = 4096;
 
 /// An L2 entry to be cleared.
 struct Entry {

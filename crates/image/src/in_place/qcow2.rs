@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::batch::Batch;
+use super::batch::{Batch, PIECE_BYTES};
 use super::counts::Counts;
 use super::medium::Medium;
 use super::plan::Plan;
@@ -14,9 +14,6 @@ use crate::format::qcow2::{COPIED, Header, L1_OFFSET_MASK, L2Entry};
 use crate::guest::ranges;
 use crate::progress::Meter;
 use crate::storage::read_zero_filled;
-
-/// Tables are read in pieces of this size, or of a cluster when that is smaller.
-const PIECE_BYTES: u64 = 4096;
 
 /// Releases all that can be.
 pub(super) fn punch(
