@@ -162,8 +162,8 @@ impl CompressOptions {
         }
     }
 
-    /// The level as that coder counts.
-    pub(super) fn level_number(&self) -> u8 {
+    /// The level as that coder counts, which may lie outside of [`Self::levels`] when it was given as a number.
+    pub fn level_number(&self) -> u8 {
         match (self.compression, self.window) {
             (Compression::Zlib, Window::Narrow) => self.level.choose(2, 6, 9, 9),
             (compression, _) => compression.level_number(self.level),
@@ -177,8 +177,12 @@ impl CompressOptions {
         threads.min(THREADS_MAX)
     }
 
-    /// Refuses what the coder cannot do.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses what the coder cannot do; [`super::compress`] asks here first.
+    ///
+    /// # Errors
+    ///
+    /// [`reason::COMPRESSION_LEVEL`] and [`reason::COMPRESSION_WINDOW`].
+    pub fn check(&self) -> Result<()> {
         if self.compression == Compression::Zstd && self.window == Window::Narrow {
             let message = "only zlib has a window that can be narrowed";
             return Err(Error::new(ErrorKind::Unsupported, reason::COMPRESSION_WINDOW, message));
