@@ -10,8 +10,9 @@ use std::process::Command;
 use imageops::v1::upload_image_request::Message as UploadMessage;
 use imageops::v1::{
     AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest,
-    DownloadImageRequest, GetJobRequest, GetUploadRequest, InspectRequest, JobState, ListJobsRequest,
-    ListUploadsRequest, UploadImageRequest, UploadResume, WaitJobRequest, WatchStatusRequest,
+    DownloadImageRequest, EstimateCompressionRequest, GetJobRequest, GetUploadRequest, InspectRequest,
+    JobState, ListJobsRequest, ListUploadsRequest, UploadImageRequest, UploadResume, WaitJobRequest,
+    WatchStatusRequest,
 };
 use imageops_client::{Client, ConnectOptions, Connection, Token};
 use prost_reflect::prost::Message as _;
@@ -113,7 +114,7 @@ async fn no_rpc_answers_without_a_known_key() {
 async fn each_scope_opens_what_the_contract_says() {
     let service = start();
     let methods = methods();
-    assert_eq!(methods.len(), 14, "{methods:?}");
+    assert_eq!(methods.len(), 15, "{methods:?}");
     let scopes: BTreeSet<_> = methods.values().map(String::as_str).collect();
     assert_eq!(scopes, BTreeSet::from(["read", "write", "delete"]));
     for key_scope in ["read", "write", "delete", "admin"] {
@@ -168,6 +169,15 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
         (
             "Compress",
             stub.compress(CompressRequest { source: source.clone(), ..Default::default() }).await.map(drop),
+        ),
+        (
+            "EstimateCompression",
+            stub.estimate_compression(EstimateCompressionRequest {
+                source: source.clone(),
+                ..Default::default()
+            })
+            .await
+            .map(drop),
         ),
         ("Inspect", stub.inspect(InspectRequest { source, declared_format: 0 }).await.map(drop)),
         ("WatchStatus", stub.watch_status(watch).await.map(drop)),

@@ -6,10 +6,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use imageops::v1::{CheckRequest, CompressRequest, JobState};
+use imageops::v1::{CheckRequest, CompressRequest, Compression, EstimateCompressionRequest, JobState};
 use tonic::Code;
 
-use support::jobs::{check_file, compress_file, ended, image, slow_compress_file, write_busy_disk};
+use support::jobs::{check_file, compress_file, ended, file, image, slow_compress_file, write_busy_disk};
 use support::random::Random;
 use support::status::eventually;
 use support::upload::{Stream, metadata};
@@ -32,6 +32,24 @@ async fn a_queued_job_is_cancelled_at_once() {
     client.cancel_job(&busy.name).await.unwrap();
     assert_eq!(ended(&client, &busy.name).await.state(), JobState::Cancelled);
     assert_eq!(service.image_names(), ["busy.raw"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_estimate_is_cancelled_while_it_packs() {
+    let service = Service::start();
+    let client = service.client();
+    write_busy_disk(&service.image_path().join("busy.raw"), BUSY_DISK_BYTES);
+    let request = EstimateCompressionRequest {
+        source: file("busy.raw"),
+        compression: Compression::Zstd.into(),
+        level: Some(22),
+        ..EstimateCompressionRequest::default()
+    };
+    let job = client.estimate_compression(request).await.unwrap();
+    wait_for(&client, &job.name, JobState::Running).await;
+    client.cancel_job(&job.name).await.unwrap();
+    let job = ended(&client, &job.name).await;
+    assert_eq!((job.state(), job.result), (JobState::Cancelled, None));
 }
 
 /// rel_44: at whatever moment, a running job is gone in two seconds, and its bytes with it.

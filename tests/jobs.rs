@@ -30,7 +30,7 @@ const BUSY_DISK_BYTES: u64 = 32 << 20;
 fn compressed(job: &Job) -> &CompressResult {
     match job.result.as_ref().unwrap() {
         JobResult::Compress(result) => result,
-        JobResult::Check(_) => panic!("{job:?}"),
+        _ => panic!("{job:?}"),
     }
 }
 

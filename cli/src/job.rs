@@ -109,7 +109,7 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
             facts.add("output", output);
             crate::compress::text(&Compressed::from(result.clone()))
         }
-        None => String::new(),
+        Some(imageops::v1::job::Result::Estimate(_)) | None => String::new(),
     };
     print(&(facts.render() + &result))
 }
@@ -130,6 +130,7 @@ fn kind(job: &Job) -> &'static str {
     match job.kind() {
         JobKind::Check => "check",
         JobKind::Compress => "compress",
+        JobKind::Estimate => "estimate",
         JobKind::Unspecified => "other",
     }
 }

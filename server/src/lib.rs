@@ -7,6 +7,7 @@
 pub mod app;
 pub mod auth;
 pub mod clock;
+mod compression;
 pub mod config;
 pub mod exit;
 pub mod failure;

@@ -33,6 +33,8 @@ const (
 	JobKind_JOB_KIND_CHECK JobKind = 1
 	// Drops what the guest has freed and writes a compressed qcow2 image.
 	JobKind_JOB_KIND_COMPRESS JobKind = 2
+	// Tells what a compression would come to; writes nothing.
+	JobKind_JOB_KIND_ESTIMATE JobKind = 3
 )
 
 // Enum value maps for JobKind.
@@ -41,11 +43,13 @@ var (
 		0: "JOB_KIND_UNSPECIFIED",
 		1: "JOB_KIND_CHECK",
 		2: "JOB_KIND_COMPRESS",
+		3: "JOB_KIND_ESTIMATE",
 	}
 	JobKind_value = map[string]int32{
 		"JOB_KIND_UNSPECIFIED": 0,
 		"JOB_KIND_CHECK":       1,
 		"JOB_KIND_COMPRESS":    2,
+		"JOB_KIND_ESTIMATE":    3,
 	}
 )
 
@@ -377,6 +381,176 @@ func (Compression) EnumDescriptor() ([]byte, []int) {
 	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{5}
 }
 
+// Effort of a coder, by name: each coder has numbers of its own for it.
+type CompressionLevel int32
+
+const (
+	// In a request: `level`, or the default where that is absent too. Never sent.
+	CompressionLevel_COMPRESSION_LEVEL_UNSPECIFIED CompressionLevel = 0
+	// The least effort: 1 with ZLIB (2 with the narrow window), 1 with ZSTD.
+	CompressionLevel_COMPRESSION_LEVEL_FAST CompressionLevel = 1
+	// Where more effort starts to win little: 4 with ZLIB (6 with the narrow window), 3 with ZSTD.
+	CompressionLevel_COMPRESSION_LEVEL_DEFAULT CompressionLevel = 2
+	// Some per cent smaller, at half the speed: 6 with ZLIB (9 with the narrow window), 9 with ZSTD.
+	CompressionLevel_COMPRESSION_LEVEL_SMALL CompressionLevel = 3
+	// As small as the coder can, many times slower: 12 with ZLIB (9 with the narrow window), 19 with ZSTD.
+	CompressionLevel_COMPRESSION_LEVEL_SMALLEST CompressionLevel = 4
+)
+
+// Enum value maps for CompressionLevel.
+var (
+	CompressionLevel_name = map[int32]string{
+		0: "COMPRESSION_LEVEL_UNSPECIFIED",
+		1: "COMPRESSION_LEVEL_FAST",
+		2: "COMPRESSION_LEVEL_DEFAULT",
+		3: "COMPRESSION_LEVEL_SMALL",
+		4: "COMPRESSION_LEVEL_SMALLEST",
+	}
+	CompressionLevel_value = map[string]int32{
+		"COMPRESSION_LEVEL_UNSPECIFIED": 0,
+		"COMPRESSION_LEVEL_FAST":        1,
+		"COMPRESSION_LEVEL_DEFAULT":     2,
+		"COMPRESSION_LEVEL_SMALL":       3,
+		"COMPRESSION_LEVEL_SMALLEST":    4,
+	}
+)
+
+func (x CompressionLevel) Enum() *CompressionLevel {
+	p := new(CompressionLevel)
+	*p = x
+	return p
+}
+
+func (x CompressionLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CompressionLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_jobs_proto_enumTypes[6].Descriptor()
+}
+
+func (CompressionLevel) Type() protoreflect.EnumType {
+	return &file_imageops_v1_jobs_proto_enumTypes[6]
+}
+
+func (x CompressionLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CompressionLevel.Descriptor instead.
+func (CompressionLevel) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{6}
+}
+
+// How far back a deflate stream may refer.
+type CompressionWindow int32
+
+const (
+	// FULL. Never sent.
+	CompressionWindow_COMPRESSION_WINDOW_UNSPECIFIED CompressionWindow = 0
+	// 32 KiB, all that deflate has: smaller and faster. qemu reads it, and whoever inflates a cluster in one step. The only
+	// one with ZSTD, whose frames state their own.
+	CompressionWindow_COMPRESSION_WINDOW_FULL CompressionWindow = 1
+	// 4 KiB, as qemu itself writes: for readers that inflate in steps with a window of that size. Only with ZLIB, with
+	// levels 1 to 9; nothing is copied from the source as it is packed.
+	CompressionWindow_COMPRESSION_WINDOW_NARROW CompressionWindow = 2
+)
+
+// Enum value maps for CompressionWindow.
+var (
+	CompressionWindow_name = map[int32]string{
+		0: "COMPRESSION_WINDOW_UNSPECIFIED",
+		1: "COMPRESSION_WINDOW_FULL",
+		2: "COMPRESSION_WINDOW_NARROW",
+	}
+	CompressionWindow_value = map[string]int32{
+		"COMPRESSION_WINDOW_UNSPECIFIED": 0,
+		"COMPRESSION_WINDOW_FULL":        1,
+		"COMPRESSION_WINDOW_NARROW":      2,
+	}
+)
+
+func (x CompressionWindow) Enum() *CompressionWindow {
+	p := new(CompressionWindow)
+	*p = x
+	return p
+}
+
+func (x CompressionWindow) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CompressionWindow) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_jobs_proto_enumTypes[7].Descriptor()
+}
+
+func (CompressionWindow) Type() protoreflect.EnumType {
+	return &file_imageops_v1_jobs_proto_enumTypes[7]
+}
+
+func (x CompressionWindow) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CompressionWindow.Descriptor instead.
+func (CompressionWindow) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{7}
+}
+
+// What becomes of clusters that are compressed in the source.
+type Recompress int32
+
+const (
+	// AUTO. Never sent.
+	Recompress_RECOMPRESS_UNSPECIFIED Recompress = 0
+	// Those that the guest uses in full are copied as they are when coder and cluster size are those of the output: many
+	// times faster, and as small as whoever made them left them, whatever the level.
+	Recompress_RECOMPRESS_AUTO Recompress = 1
+	// All are packed anew.
+	Recompress_RECOMPRESS_ALWAYS Recompress = 2
+)
+
+// Enum value maps for Recompress.
+var (
+	Recompress_name = map[int32]string{
+		0: "RECOMPRESS_UNSPECIFIED",
+		1: "RECOMPRESS_AUTO",
+		2: "RECOMPRESS_ALWAYS",
+	}
+	Recompress_value = map[string]int32{
+		"RECOMPRESS_UNSPECIFIED": 0,
+		"RECOMPRESS_AUTO":        1,
+		"RECOMPRESS_ALWAYS":      2,
+	}
+)
+
+func (x Recompress) Enum() *Recompress {
+	p := new(Recompress)
+	*p = x
+	return p
+}
+
+func (x Recompress) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Recompress) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_jobs_proto_enumTypes[8].Descriptor()
+}
+
+func (Recompress) Type() protoreflect.EnumType {
+	return &file_imageops_v1_jobs_proto_enumTypes[8]
+}
+
+func (x Recompress) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Recompress.Descriptor instead.
+func (Recompress) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{8}
+}
+
 // Why a WatchStatus message was sent.
 type WatchEvent int32
 
@@ -418,11 +592,11 @@ func (x WatchEvent) String() string {
 }
 
 func (WatchEvent) Descriptor() protoreflect.EnumDescriptor {
-	return file_imageops_v1_jobs_proto_enumTypes[6].Descriptor()
+	return file_imageops_v1_jobs_proto_enumTypes[9].Descriptor()
 }
 
 func (WatchEvent) Type() protoreflect.EnumType {
-	return &file_imageops_v1_jobs_proto_enumTypes[6]
+	return &file_imageops_v1_jobs_proto_enumTypes[9]
 }
 
 func (x WatchEvent) Number() protoreflect.EnumNumber {
@@ -431,7 +605,7 @@ func (x WatchEvent) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchEvent.Descriptor instead.
 func (WatchEvent) EnumDescriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{6}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{9}
 }
 
 // How far a job is.
@@ -611,6 +785,7 @@ type Job struct {
 	//
 	//	*Job_Check
 	//	*Job_Compress
+	//	*Job_Estimate
 	Result isJob_Result `protobuf_oneof:"result"`
 	// Grows with every change that a watcher can see.
 	Revision uint64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -627,7 +802,9 @@ type Job struct {
 	// When it is forgotten, with its result. Absent: it has not ended.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Where the output of a COMPRESS job goes, as asked for. Empty: the output is an image, or the job is another kind.
-	OutputFile    string `protobuf:"bytes,16,opt,name=output_file,json=outputFile,proto3" json:"output_file,omitempty"`
+	OutputFile string `protobuf:"bytes,16,opt,name=output_file,json=outputFile,proto3" json:"output_file,omitempty"`
+	// Of a COMPRESS or ESTIMATE job: how the output is, or would be, compressed. Absent: the job is another kind.
+	Compression   *CompressionSettings `protobuf:"bytes,18,opt,name=compression,proto3" json:"compression,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -729,6 +906,15 @@ func (x *Job) GetCompress() *CompressResult {
 	return nil
 }
 
+func (x *Job) GetEstimate() *CompressionEstimate {
+	if x != nil {
+		if x, ok := x.Result.(*Job_Estimate); ok {
+			return x.Estimate
+		}
+	}
+	return nil
+}
+
 func (x *Job) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -785,6 +971,13 @@ func (x *Job) GetOutputFile() string {
 	return ""
 }
 
+func (x *Job) GetCompression() *CompressionSettings {
+	if x != nil {
+		return x.Compression
+	}
+	return nil
+}
+
 type isJob_Result interface {
 	isJob_Result()
 }
@@ -799,9 +992,16 @@ type Job_Compress struct {
 	Compress *CompressResult `protobuf:"bytes,8,opt,name=compress,proto3,oneof"`
 }
 
+type Job_Estimate struct {
+	// Of an ESTIMATE job.
+	Estimate *CompressionEstimate `protobuf:"bytes,17,opt,name=estimate,proto3,oneof"`
+}
+
 func (*Job_Check) isJob_Result() {}
 
 func (*Job_Compress) isJob_Result() {}
+
+func (*Job_Estimate) isJob_Result() {}
 
 // Request of Check.
 type CheckRequest struct {
@@ -1223,6 +1423,106 @@ func (x *CheckResult) GetInspection() *Inspection {
 	return nil
 }
 
+// How an output is compressed, every choice spelled out.
+type CompressionSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Coder.
+	Compression Compression `protobuf:"varint,1,opt,name=compression,proto3,enum=imageops.v1.Compression" json:"compression,omitempty"`
+	// Effort as the coder counts, also where it was asked for by name.
+	Level uint32 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
+	// Effort by name. Absent: it was asked for by number.
+	NamedLevel *CompressionLevel `protobuf:"varint,3,opt,name=named_level,json=namedLevel,proto3,enum=imageops.v1.CompressionLevel,oneof" json:"named_level,omitempty"`
+	// Window.
+	Window CompressionWindow `protobuf:"varint,4,opt,name=window,proto3,enum=imageops.v1.CompressionWindow" json:"window,omitempty"`
+	// What becomes of clusters that are compressed in the source.
+	Recompress Recompress `protobuf:"varint,5,opt,name=recompress,proto3,enum=imageops.v1.Recompress" json:"recompress,omitempty"`
+	// Whether equal clusters are stored once.
+	ShareIdentical bool `protobuf:"varint,6,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
+	// Whether what the guest has freed is kept.
+	KeepFreeSpace bool `protobuf:"varint,7,opt,name=keep_free_space,json=keepFreeSpace,proto3" json:"keep_free_space,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompressionSettings) Reset() {
+	*x = CompressionSettings{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompressionSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompressionSettings) ProtoMessage() {}
+
+func (x *CompressionSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompressionSettings.ProtoReflect.Descriptor instead.
+func (*CompressionSettings) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CompressionSettings) GetCompression() Compression {
+	if x != nil {
+		return x.Compression
+	}
+	return Compression_COMPRESSION_UNSPECIFIED
+}
+
+func (x *CompressionSettings) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *CompressionSettings) GetNamedLevel() CompressionLevel {
+	if x != nil && x.NamedLevel != nil {
+		return *x.NamedLevel
+	}
+	return CompressionLevel_COMPRESSION_LEVEL_UNSPECIFIED
+}
+
+func (x *CompressionSettings) GetWindow() CompressionWindow {
+	if x != nil {
+		return x.Window
+	}
+	return CompressionWindow_COMPRESSION_WINDOW_UNSPECIFIED
+}
+
+func (x *CompressionSettings) GetRecompress() Recompress {
+	if x != nil {
+		return x.Recompress
+	}
+	return Recompress_RECOMPRESS_UNSPECIFIED
+}
+
+func (x *CompressionSettings) GetShareIdentical() bool {
+	if x != nil {
+		return x.ShareIdentical
+	}
+	return false
+}
+
+func (x *CompressionSettings) GetKeepFreeSpace() bool {
+	if x != nil {
+		return x.KeepFreeSpace
+	}
+	return false
+}
+
 // Request of Compress.
 type CompressRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1236,21 +1536,30 @@ type CompressRequest struct {
 	OutputDisplayName string `protobuf:"bytes,3,opt,name=output_display_name,json=outputDisplayName,proto3" json:"output_display_name,omitempty"`
 	// Coder.
 	Compression Compression `protobuf:"varint,4,opt,name=compression,proto3,enum=imageops.v1.Compression" json:"compression,omitempty"`
-	// Effort: 1 to 12 with ZLIB (default 4), 1 to 22 with ZSTD (default 3). Absent: the default.
+	// Effort: 1 to 12 with ZLIB (default 4), 1 to 9 with ZLIB and the narrow window (default 6), 1 to 22 with ZSTD
+	// (default 3). Absent: `named_level`, or the default.
 	Level *uint32 `protobuf:"varint,5,opt,name=level,proto3,oneof" json:"level,omitempty"`
 	// Keeps what the guest has freed: the output then compares equal byte for byte.
 	KeepFreeSpace bool `protobuf:"varint,6,opt,name=keep_free_space,json=keepFreeSpace,proto3" json:"keep_free_space,omitempty"`
 	// Idempotency key, as in CheckRequest.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// As in CheckRequest.
-	ValidateOnly  bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ValidateOnly bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Effort by name, instead of `level`: both are refused.
+	NamedLevel CompressionLevel `protobuf:"varint,9,opt,name=named_level,json=namedLevel,proto3,enum=imageops.v1.CompressionLevel" json:"named_level,omitempty"`
+	// How far back ZLIB may refer. NARROW with ZSTD is refused with the reason COMPRESSION_WINDOW.
+	Window CompressionWindow `protobuf:"varint,10,opt,name=window,proto3,enum=imageops.v1.CompressionWindow" json:"window,omitempty"`
+	// What becomes of clusters that are compressed in the source.
+	Recompress Recompress `protobuf:"varint,11,opt,name=recompress,proto3,enum=imageops.v1.Recompress" json:"recompress,omitempty"`
+	// Stores equal clusters once: `shared_bytes` of the result tells what that won.
+	ShareIdentical bool `protobuf:"varint,12,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CompressRequest) Reset() {
 	*x = CompressRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[8]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1571,7 @@ func (x *CompressRequest) String() string {
 func (*CompressRequest) ProtoMessage() {}
 
 func (x *CompressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[8]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1584,7 @@ func (x *CompressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressRequest.ProtoReflect.Descriptor instead.
 func (*CompressRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{8}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CompressRequest) GetSource() *Source {
@@ -1334,6 +1643,34 @@ func (x *CompressRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *CompressRequest) GetNamedLevel() CompressionLevel {
+	if x != nil {
+		return x.NamedLevel
+	}
+	return CompressionLevel_COMPRESSION_LEVEL_UNSPECIFIED
+}
+
+func (x *CompressRequest) GetWindow() CompressionWindow {
+	if x != nil {
+		return x.Window
+	}
+	return CompressionWindow_COMPRESSION_WINDOW_UNSPECIFIED
+}
+
+func (x *CompressRequest) GetRecompress() Recompress {
+	if x != nil {
+		return x.Recompress
+	}
+	return Recompress_RECOMPRESS_UNSPECIFIED
+}
+
+func (x *CompressRequest) GetShareIdentical() bool {
+	if x != nil {
+		return x.ShareIdentical
+	}
+	return false
+}
+
 // Answer of Compress.
 type CompressResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1345,7 +1682,7 @@ type CompressResponse struct {
 
 func (x *CompressResponse) Reset() {
 	*x = CompressResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[9]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1694,7 @@ func (x *CompressResponse) String() string {
 func (*CompressResponse) ProtoMessage() {}
 
 func (x *CompressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[9]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1707,7 @@ func (x *CompressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressResponse.ProtoReflect.Descriptor instead.
 func (*CompressResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CompressResponse) GetJob() *Job {
@@ -1400,7 +1737,7 @@ type CompressedPart struct {
 
 func (x *CompressedPart) Reset() {
 	*x = CompressedPart{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[10]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1749,7 @@ func (x *CompressedPart) String() string {
 func (*CompressedPart) ProtoMessage() {}
 
 func (x *CompressedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[10]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1762,7 @@ func (x *CompressedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressedPart.ProtoReflect.Descriptor instead.
 func (*CompressedPart) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{10}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CompressedPart) GetPart() *GuestPart {
@@ -1480,7 +1817,7 @@ type CompressedVolume struct {
 
 func (x *CompressedVolume) Reset() {
 	*x = CompressedVolume{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1829,7 @@ func (x *CompressedVolume) String() string {
 func (*CompressedVolume) ProtoMessage() {}
 
 func (x *CompressedVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[11]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1842,7 @@ func (x *CompressedVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressedVolume.ProtoReflect.Descriptor instead.
 func (*CompressedVolume) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CompressedVolume) GetVolume() *GuestVolume {
@@ -1569,14 +1906,18 @@ type CompressResult struct {
 	// Digests of the output's bytes. Set where the output is an image.
 	Digests *Digests `protobuf:"bytes,14,opt,name=digests,proto3" json:"digests,omitempty"`
 	// Why the guest's disk as a whole was left alone, when it was.
-	Kept          []*Reason `protobuf:"bytes,15,rep,name=kept,proto3" json:"kept,omitempty"`
+	Kept []*Reason `protobuf:"bytes,15,rep,name=kept,proto3" json:"kept,omitempty"`
+	// Of `data_bytes`: guest bytes that were compressed in the source and were copied as they were.
+	CopiedBytes uint64 `protobuf:"varint,16,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	// Of `data_bytes`: guest bytes that share the stored bytes of an earlier cluster; 0 without `share_identical`.
+	SharedBytes   uint64 `protobuf:"varint,17,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompressResult) Reset() {
 	*x = CompressResult{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1929,7 @@ func (x *CompressResult) String() string {
 func (*CompressResult) ProtoMessage() {}
 
 func (x *CompressResult) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1942,7 @@ func (x *CompressResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressResult.ProtoReflect.Descriptor instead.
 func (*CompressResult) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{12}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CompressResult) GetOutputFile() string {
@@ -1709,6 +2050,321 @@ func (x *CompressResult) GetKept() []*Reason {
 	return nil
 }
 
+func (x *CompressResult) GetCopiedBytes() uint64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *CompressResult) GetSharedBytes() uint64 {
+	if x != nil {
+		return x.SharedBytes
+	}
+	return 0
+}
+
+// Request of EstimateCompression: the members of CompressRequest without those that say where the output goes.
+type EstimateCompressionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What would be compressed.
+	Source *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// As in CompressRequest.
+	Compression Compression `protobuf:"varint,4,opt,name=compression,proto3,enum=imageops.v1.Compression" json:"compression,omitempty"`
+	// As in CompressRequest.
+	Level *uint32 `protobuf:"varint,5,opt,name=level,proto3,oneof" json:"level,omitempty"`
+	// As in CompressRequest.
+	KeepFreeSpace bool `protobuf:"varint,6,opt,name=keep_free_space,json=keepFreeSpace,proto3" json:"keep_free_space,omitempty"`
+	// Idempotency key, as in CheckRequest.
+	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// As in CheckRequest.
+	ValidateOnly bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// As in CompressRequest.
+	NamedLevel CompressionLevel `protobuf:"varint,9,opt,name=named_level,json=namedLevel,proto3,enum=imageops.v1.CompressionLevel" json:"named_level,omitempty"`
+	// As in CompressRequest.
+	Window CompressionWindow `protobuf:"varint,10,opt,name=window,proto3,enum=imageops.v1.CompressionWindow" json:"window,omitempty"`
+	// As in CompressRequest.
+	Recompress Recompress `protobuf:"varint,11,opt,name=recompress,proto3,enum=imageops.v1.Recompress" json:"recompress,omitempty"`
+	// As in CompressRequest. What sharing would win is not estimated.
+	ShareIdentical bool `protobuf:"varint,12,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EstimateCompressionRequest) Reset() {
+	*x = EstimateCompressionRequest{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EstimateCompressionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EstimateCompressionRequest) ProtoMessage() {}
+
+func (x *EstimateCompressionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EstimateCompressionRequest.ProtoReflect.Descriptor instead.
+func (*EstimateCompressionRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *EstimateCompressionRequest) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *EstimateCompressionRequest) GetCompression() Compression {
+	if x != nil {
+		return x.Compression
+	}
+	return Compression_COMPRESSION_UNSPECIFIED
+}
+
+func (x *EstimateCompressionRequest) GetLevel() uint32 {
+	if x != nil && x.Level != nil {
+		return *x.Level
+	}
+	return 0
+}
+
+func (x *EstimateCompressionRequest) GetKeepFreeSpace() bool {
+	if x != nil {
+		return x.KeepFreeSpace
+	}
+	return false
+}
+
+func (x *EstimateCompressionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *EstimateCompressionRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *EstimateCompressionRequest) GetNamedLevel() CompressionLevel {
+	if x != nil {
+		return x.NamedLevel
+	}
+	return CompressionLevel_COMPRESSION_LEVEL_UNSPECIFIED
+}
+
+func (x *EstimateCompressionRequest) GetWindow() CompressionWindow {
+	if x != nil {
+		return x.Window
+	}
+	return CompressionWindow_COMPRESSION_WINDOW_UNSPECIFIED
+}
+
+func (x *EstimateCompressionRequest) GetRecompress() Recompress {
+	if x != nil {
+		return x.Recompress
+	}
+	return Recompress_RECOMPRESS_UNSPECIFIED
+}
+
+func (x *EstimateCompressionRequest) GetShareIdentical() bool {
+	if x != nil {
+		return x.ShareIdentical
+	}
+	return false
+}
+
+// Answer of EstimateCompression.
+type EstimateCompressionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, as a rule QUEUED.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EstimateCompressionResponse) Reset() {
+	*x = EstimateCompressionResponse{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EstimateCompressionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EstimateCompressionResponse) ProtoMessage() {}
+
+func (x *EstimateCompressionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EstimateCompressionResponse.ProtoReflect.Descriptor instead.
+func (*EstimateCompressionResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EstimateCompressionResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// Result of an ESTIMATE job.
+type CompressionEstimate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Format of the source.
+	SourceFormat ImageFormat `protobuf:"varint,1,opt,name=source_format,json=sourceFormat,proto3,enum=imageops.v1.ImageFormat" json:"source_format,omitempty"`
+	// Size that the guest sees, in bytes.
+	VirtualSizeBytes uint64 `protobuf:"varint,2,opt,name=virtual_size_bytes,json=virtualSizeBytes,proto3" json:"virtual_size_bytes,omitempty"`
+	// Guest bytes that the source stores, compressed or not.
+	StoredBytes uint64 `protobuf:"varint,3,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// Of these, what would be dropped because the guest has freed it.
+	DroppedBytes uint64 `protobuf:"varint,4,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
+	// About how long the output would be, in bytes, by the clusters that were packed to learn it.
+	EstimatedOutputBytes uint64 `protobuf:"varint,5,opt,name=estimated_output_bytes,json=estimatedOutputBytes,proto3" json:"estimated_output_bytes,omitempty"`
+	// Clusters of 64 KiB in which something would be kept.
+	KeptClusters uint64 `protobuf:"varint,6,opt,name=kept_clusters,json=keptClusters,proto3" json:"kept_clusters,omitempty"`
+	// How many of them were packed, at most 1024, drawn evenly and the same way each time. When it is all of them, the
+	// estimate is nearly exact, but for sharing.
+	SampledClusters uint64 `protobuf:"varint,7,opt,name=sampled_clusters,json=sampledClusters,proto3" json:"sampled_clusters,omitempty"`
+	// By part, what would be dropped and what would be left alone and why.
+	Parts []*CompressedPart `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
+	// Why the guest's disk as a whole would be left alone, when it would.
+	Kept []*Reason `protobuf:"bytes,9,rep,name=kept,proto3" json:"kept,omitempty"`
+	// As in Inspection. Empty also with `keep_free_space`: then nobody looks.
+	PartitionTable string `protobuf:"bytes,10,opt,name=partition_table,json=partitionTable,proto3" json:"partition_table,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CompressionEstimate) Reset() {
+	*x = CompressionEstimate{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompressionEstimate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompressionEstimate) ProtoMessage() {}
+
+func (x *CompressionEstimate) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompressionEstimate.ProtoReflect.Descriptor instead.
+func (*CompressionEstimate) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CompressionEstimate) GetSourceFormat() ImageFormat {
+	if x != nil {
+		return x.SourceFormat
+	}
+	return ImageFormat_IMAGE_FORMAT_UNSPECIFIED
+}
+
+func (x *CompressionEstimate) GetVirtualSizeBytes() uint64 {
+	if x != nil {
+		return x.VirtualSizeBytes
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetStoredBytes() uint64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetDroppedBytes() uint64 {
+	if x != nil {
+		return x.DroppedBytes
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetEstimatedOutputBytes() uint64 {
+	if x != nil {
+		return x.EstimatedOutputBytes
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetKeptClusters() uint64 {
+	if x != nil {
+		return x.KeptClusters
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetSampledClusters() uint64 {
+	if x != nil {
+		return x.SampledClusters
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetParts() []*CompressedPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *CompressionEstimate) GetKept() []*Reason {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *CompressionEstimate) GetPartitionTable() string {
+	if x != nil {
+		return x.PartitionTable
+	}
+	return ""
+}
+
 // Request of GetJob.
 type GetJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1720,7 +2376,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +2388,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +2401,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{13}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -1766,7 +2422,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +2434,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +2447,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{14}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1818,7 +2474,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +2486,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +2499,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{15}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListJobsRequest) GetPageSize() uint32 {
@@ -1887,7 +2543,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2555,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2568,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{16}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1942,7 +2598,7 @@ type WaitJobRequest struct {
 
 func (x *WaitJobRequest) Reset() {
 	*x = WaitJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2610,7 @@ func (x *WaitJobRequest) String() string {
 func (*WaitJobRequest) ProtoMessage() {}
 
 func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2623,7 @@ func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobRequest.ProtoReflect.Descriptor instead.
 func (*WaitJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{17}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WaitJobRequest) GetName() string {
@@ -1995,7 +2651,7 @@ type WaitJobResponse struct {
 
 func (x *WaitJobResponse) Reset() {
 	*x = WaitJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2663,7 @@ func (x *WaitJobResponse) String() string {
 func (*WaitJobResponse) ProtoMessage() {}
 
 func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2676,7 @@ func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobResponse.ProtoReflect.Descriptor instead.
 func (*WaitJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{18}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WaitJobResponse) GetJob() *Job {
@@ -2041,7 +2697,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2709,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2722,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -2087,7 +2743,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2755,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2768,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -2133,7 +2789,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2801,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2814,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -2177,7 +2833,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2845,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2858,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 // Request of WatchStatus.
@@ -2218,7 +2874,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2886,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2899,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchStatusRequest) GetJob() string {
@@ -2276,7 +2932,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2944,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2957,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchStatusResponse) GetEvent() WatchEvent {
@@ -2343,7 +2999,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xe2\x05\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xe6\x06\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x14.imageops.v1.JobKindR\x04kind\x12+\n" +
@@ -2352,7 +3008,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12+\n" +
 	"\x05error\x18\x06 \x01(\v2\x15.imageops.v1.JobErrorR\x05error\x120\n" +
 	"\x05check\x18\a \x01(\v2\x18.imageops.v1.CheckResultH\x00R\x05check\x129\n" +
-	"\bcompress\x18\b \x01(\v2\x1b.imageops.v1.CompressResultH\x00R\bcompress\x12\x1a\n" +
+	"\bcompress\x18\b \x01(\v2\x1b.imageops.v1.CompressResultH\x00R\bcompress\x12>\n" +
+	"\bestimate\x18\x11 \x01(\v2 .imageops.v1.CompressionEstimateH\x00R\bestimate\x12\x1a\n" +
 	"\brevision\x18\t \x01(\x04R\brevision\x12\x18\n" +
 	"\aattempt\x18\n" +
 	" \x01(\rR\aattempt\x12)\n" +
@@ -2365,7 +3022,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\vexpire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x1f\n" +
 	"\voutput_file\x18\x10 \x01(\tR\n" +
-	"outputFileB\b\n" +
+	"outputFile\x12B\n" +
+	"\vcompression\x18\x12 \x01(\v2 .imageops.v1.CompressionSettingsR\vcompressionB\b\n" +
 	"\x06result\"\xda\x01\n" +
 	"\fCheckRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x126\n" +
@@ -2402,7 +3060,19 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\adigests\x18\x06 \x01(\v2\x14.imageops.v1.DigestsR\adigests\x127\n" +
 	"\n" +
 	"inspection\x18\a \x01(\v2\x17.imageops.v1.InspectionR\n" +
-	"inspection\"\xdc\x02\n" +
+	"inspection\"\xfe\x02\n" +
+	"\x13CompressionSettings\x12:\n" +
+	"\vcompression\x18\x01 \x01(\x0e2\x18.imageops.v1.CompressionR\vcompression\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\rR\x05level\x12C\n" +
+	"\vnamed_level\x18\x03 \x01(\x0e2\x1d.imageops.v1.CompressionLevelH\x00R\n" +
+	"namedLevel\x88\x01\x01\x126\n" +
+	"\x06window\x18\x04 \x01(\x0e2\x1e.imageops.v1.CompressionWindowR\x06window\x127\n" +
+	"\n" +
+	"recompress\x18\x05 \x01(\x0e2\x17.imageops.v1.RecompressR\n" +
+	"recompress\x12'\n" +
+	"\x0fshare_identical\x18\x06 \x01(\bR\x0eshareIdentical\x12&\n" +
+	"\x0fkeep_free_space\x18\a \x01(\bR\rkeepFreeSpaceB\x0e\n" +
+	"\f_named_level\"\xb6\x04\n" +
 	"\x0fCompressRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12\x1f\n" +
 	"\voutput_file\x18\x02 \x01(\tR\n" +
@@ -2413,7 +3083,15 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x0fkeep_free_space\x18\x06 \x01(\bR\rkeepFreeSpace\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnlyB\b\n" +
+	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnly\x12>\n" +
+	"\vnamed_level\x18\t \x01(\x0e2\x1d.imageops.v1.CompressionLevelR\n" +
+	"namedLevel\x126\n" +
+	"\x06window\x18\n" +
+	" \x01(\x0e2\x1e.imageops.v1.CompressionWindowR\x06window\x127\n" +
+	"\n" +
+	"recompress\x18\v \x01(\x0e2\x17.imageops.v1.RecompressR\n" +
+	"recompress\x12'\n" +
+	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdenticalB\b\n" +
 	"\x06_level\"6\n" +
 	"\x10CompressResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xfa\x01\n" +
@@ -2429,7 +3107,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\x124\n" +
 	"\vkept_pieces\x18\x03 \x03(\v2\x13.imageops.v1.ReasonR\n" +
 	"keptPieces\x12(\n" +
-	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\"\xe5\x04\n" +
+	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\"\xab\x05\n" +
 	"\x0eCompressResult\x12\x1f\n" +
 	"\voutput_file\x18\x01 \x01(\tR\n" +
 	"outputFile\x12!\n" +
@@ -2449,7 +3127,40 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\bverified\x18\f \x01(\bR\bverified\x12#\n" +
 	"\rcontent_proof\x18\r \x01(\tR\fcontentProof\x12.\n" +
 	"\adigests\x18\x0e \x01(\v2\x14.imageops.v1.DigestsR\adigests\x12'\n" +
-	"\x04kept\x18\x0f \x03(\v2\x13.imageops.v1.ReasonR\x04kept\"#\n" +
+	"\x04kept\x18\x0f \x03(\v2\x13.imageops.v1.ReasonR\x04kept\x12!\n" +
+	"\fcopied_bytes\x18\x10 \x01(\x04R\vcopiedBytes\x12!\n" +
+	"\fshared_bytes\x18\x11 \x01(\x04R\vsharedBytes\"\xf0\x03\n" +
+	"\x1aEstimateCompressionRequest\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12:\n" +
+	"\vcompression\x18\x04 \x01(\x0e2\x18.imageops.v1.CompressionR\vcompression\x12\x19\n" +
+	"\x05level\x18\x05 \x01(\rH\x00R\x05level\x88\x01\x01\x12&\n" +
+	"\x0fkeep_free_space\x18\x06 \x01(\bR\rkeepFreeSpace\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnly\x12>\n" +
+	"\vnamed_level\x18\t \x01(\x0e2\x1d.imageops.v1.CompressionLevelR\n" +
+	"namedLevel\x126\n" +
+	"\x06window\x18\n" +
+	" \x01(\x0e2\x1e.imageops.v1.CompressionWindowR\x06window\x127\n" +
+	"\n" +
+	"recompress\x18\v \x01(\x0e2\x17.imageops.v1.RecompressR\n" +
+	"recompress\x12'\n" +
+	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdenticalB\b\n" +
+	"\x06_level\"A\n" +
+	"\x1bEstimateCompressionResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xd5\x03\n" +
+	"\x13CompressionEstimate\x12=\n" +
+	"\rsource_format\x18\x01 \x01(\x0e2\x18.imageops.v1.ImageFormatR\fsourceFormat\x12,\n" +
+	"\x12virtual_size_bytes\x18\x02 \x01(\x04R\x10virtualSizeBytes\x12!\n" +
+	"\fstored_bytes\x18\x03 \x01(\x04R\vstoredBytes\x12#\n" +
+	"\rdropped_bytes\x18\x04 \x01(\x04R\fdroppedBytes\x124\n" +
+	"\x16estimated_output_bytes\x18\x05 \x01(\x04R\x14estimatedOutputBytes\x12#\n" +
+	"\rkept_clusters\x18\x06 \x01(\x04R\fkeptClusters\x12)\n" +
+	"\x10sampled_clusters\x18\a \x01(\x04R\x0fsampledClusters\x121\n" +
+	"\x05parts\x18\b \x03(\v2\x1b.imageops.v1.CompressedPartR\x05parts\x12'\n" +
+	"\x04kept\x18\t \x03(\v2\x13.imageops.v1.ReasonR\x04kept\x12'\n" +
+	"\x0fpartition_table\x18\n" +
+	" \x01(\tR\x0epartitionTable\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"4\n" +
 	"\x0eGetJobResponse\x12\"\n" +
@@ -2481,11 +3192,12 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x13WatchStatusResponse\x12-\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x17.imageops.v1.WatchEventR\x05event\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\"\n" +
-	"\x03job\x18\x03 \x01(\v2\x10.imageops.v1.JobR\x03job*N\n" +
+	"\x03job\x18\x03 \x01(\v2\x10.imageops.v1.JobR\x03job*e\n" +
 	"\aJobKind\x12\x18\n" +
 	"\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eJOB_KIND_CHECK\x10\x01\x12\x15\n" +
-	"\x11JOB_KIND_COMPRESS\x10\x02*\x9a\x01\n" +
+	"\x11JOB_KIND_COMPRESS\x10\x02\x12\x15\n" +
+	"\x11JOB_KIND_ESTIMATE\x10\x03*\x9a\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n" +
@@ -2514,7 +3226,22 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10COMPRESSION_ZLIB\x10\x01\x12\x14\n" +
-	"\x10COMPRESSION_ZSTD\x10\x02*v\n" +
+	"\x10COMPRESSION_ZSTD\x10\x02*\xad\x01\n" +
+	"\x10CompressionLevel\x12!\n" +
+	"\x1dCOMPRESSION_LEVEL_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16COMPRESSION_LEVEL_FAST\x10\x01\x12\x1d\n" +
+	"\x19COMPRESSION_LEVEL_DEFAULT\x10\x02\x12\x1b\n" +
+	"\x17COMPRESSION_LEVEL_SMALL\x10\x03\x12\x1e\n" +
+	"\x1aCOMPRESSION_LEVEL_SMALLEST\x10\x04*s\n" +
+	"\x11CompressionWindow\x12\"\n" +
+	"\x1eCOMPRESSION_WINDOW_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17COMPRESSION_WINDOW_FULL\x10\x01\x12\x1d\n" +
+	"\x19COMPRESSION_WINDOW_NARROW\x10\x02*T\n" +
+	"\n" +
+	"Recompress\x12\x1a\n" +
+	"\x16RECOMPRESS_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fRECOMPRESS_AUTO\x10\x01\x12\x15\n" +
+	"\x11RECOMPRESS_ALWAYS\x10\x02*v\n" +
 	"\n" +
 	"WatchEvent\x12\x1b\n" +
 	"\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -2534,100 +3261,125 @@ func file_imageops_v1_jobs_proto_rawDescGZIP() []byte {
 	return file_imageops_v1_jobs_proto_rawDescData
 }
 
-var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_imageops_v1_jobs_proto_goTypes = []any{
-	(JobKind)(0),                  // 0: imageops.v1.JobKind
-	(JobState)(0),                 // 1: imageops.v1.JobState
-	(JobPhase)(0),                 // 2: imageops.v1.JobPhase
-	(DigestAlgorithm)(0),          // 3: imageops.v1.DigestAlgorithm
-	(CheckOutcome)(0),             // 4: imageops.v1.CheckOutcome
-	(Compression)(0),              // 5: imageops.v1.Compression
-	(WatchEvent)(0),               // 6: imageops.v1.WatchEvent
-	(*Progress)(nil),              // 7: imageops.v1.Progress
-	(*JobError)(nil),              // 8: imageops.v1.JobError
-	(*Job)(nil),                   // 9: imageops.v1.Job
-	(*CheckRequest)(nil),          // 10: imageops.v1.CheckRequest
-	(*CheckResponse)(nil),         // 11: imageops.v1.CheckResponse
-	(*CheckFigures)(nil),          // 12: imageops.v1.CheckFigures
-	(*Finding)(nil),               // 13: imageops.v1.Finding
-	(*CheckResult)(nil),           // 14: imageops.v1.CheckResult
-	(*CompressRequest)(nil),       // 15: imageops.v1.CompressRequest
-	(*CompressResponse)(nil),      // 16: imageops.v1.CompressResponse
-	(*CompressedPart)(nil),        // 17: imageops.v1.CompressedPart
-	(*CompressedVolume)(nil),      // 18: imageops.v1.CompressedVolume
-	(*CompressResult)(nil),        // 19: imageops.v1.CompressResult
-	(*GetJobRequest)(nil),         // 20: imageops.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 21: imageops.v1.GetJobResponse
-	(*ListJobsRequest)(nil),       // 22: imageops.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 23: imageops.v1.ListJobsResponse
-	(*WaitJobRequest)(nil),        // 24: imageops.v1.WaitJobRequest
-	(*WaitJobResponse)(nil),       // 25: imageops.v1.WaitJobResponse
-	(*CancelJobRequest)(nil),      // 26: imageops.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 27: imageops.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),      // 28: imageops.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),     // 29: imageops.v1.DeleteJobResponse
-	(*WatchStatusRequest)(nil),    // 30: imageops.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),   // 31: imageops.v1.WatchStatusResponse
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*Source)(nil),                // 33: imageops.v1.Source
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*Reason)(nil),                // 35: imageops.v1.Reason
-	(*Digests)(nil),               // 36: imageops.v1.Digests
-	(*Inspection)(nil),            // 37: imageops.v1.Inspection
-	(*GuestPart)(nil),             // 38: imageops.v1.GuestPart
-	(*GuestVolume)(nil),           // 39: imageops.v1.GuestVolume
-	(ImageFormat)(0),              // 40: imageops.v1.ImageFormat
+	(JobKind)(0),                        // 0: imageops.v1.JobKind
+	(JobState)(0),                       // 1: imageops.v1.JobState
+	(JobPhase)(0),                       // 2: imageops.v1.JobPhase
+	(DigestAlgorithm)(0),                // 3: imageops.v1.DigestAlgorithm
+	(CheckOutcome)(0),                   // 4: imageops.v1.CheckOutcome
+	(Compression)(0),                    // 5: imageops.v1.Compression
+	(CompressionLevel)(0),               // 6: imageops.v1.CompressionLevel
+	(CompressionWindow)(0),              // 7: imageops.v1.CompressionWindow
+	(Recompress)(0),                     // 8: imageops.v1.Recompress
+	(WatchEvent)(0),                     // 9: imageops.v1.WatchEvent
+	(*Progress)(nil),                    // 10: imageops.v1.Progress
+	(*JobError)(nil),                    // 11: imageops.v1.JobError
+	(*Job)(nil),                         // 12: imageops.v1.Job
+	(*CheckRequest)(nil),                // 13: imageops.v1.CheckRequest
+	(*CheckResponse)(nil),               // 14: imageops.v1.CheckResponse
+	(*CheckFigures)(nil),                // 15: imageops.v1.CheckFigures
+	(*Finding)(nil),                     // 16: imageops.v1.Finding
+	(*CheckResult)(nil),                 // 17: imageops.v1.CheckResult
+	(*CompressionSettings)(nil),         // 18: imageops.v1.CompressionSettings
+	(*CompressRequest)(nil),             // 19: imageops.v1.CompressRequest
+	(*CompressResponse)(nil),            // 20: imageops.v1.CompressResponse
+	(*CompressedPart)(nil),              // 21: imageops.v1.CompressedPart
+	(*CompressedVolume)(nil),            // 22: imageops.v1.CompressedVolume
+	(*CompressResult)(nil),              // 23: imageops.v1.CompressResult
+	(*EstimateCompressionRequest)(nil),  // 24: imageops.v1.EstimateCompressionRequest
+	(*EstimateCompressionResponse)(nil), // 25: imageops.v1.EstimateCompressionResponse
+	(*CompressionEstimate)(nil),         // 26: imageops.v1.CompressionEstimate
+	(*GetJobRequest)(nil),               // 27: imageops.v1.GetJobRequest
+	(*GetJobResponse)(nil),              // 28: imageops.v1.GetJobResponse
+	(*ListJobsRequest)(nil),             // 29: imageops.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),            // 30: imageops.v1.ListJobsResponse
+	(*WaitJobRequest)(nil),              // 31: imageops.v1.WaitJobRequest
+	(*WaitJobResponse)(nil),             // 32: imageops.v1.WaitJobResponse
+	(*CancelJobRequest)(nil),            // 33: imageops.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),           // 34: imageops.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),            // 35: imageops.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),           // 36: imageops.v1.DeleteJobResponse
+	(*WatchStatusRequest)(nil),          // 37: imageops.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),         // 38: imageops.v1.WatchStatusResponse
+	(*durationpb.Duration)(nil),         // 39: google.protobuf.Duration
+	(*Source)(nil),                      // 40: imageops.v1.Source
+	(*timestamppb.Timestamp)(nil),       // 41: google.protobuf.Timestamp
+	(*Reason)(nil),                      // 42: imageops.v1.Reason
+	(*Digests)(nil),                     // 43: imageops.v1.Digests
+	(*Inspection)(nil),                  // 44: imageops.v1.Inspection
+	(*GuestPart)(nil),                   // 45: imageops.v1.GuestPart
+	(*GuestVolume)(nil),                 // 46: imageops.v1.GuestVolume
+	(ImageFormat)(0),                    // 47: imageops.v1.ImageFormat
 }
 var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	2,  // 0: imageops.v1.Progress.phase:type_name -> imageops.v1.JobPhase
-	32, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	39, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
 	0,  // 2: imageops.v1.Job.kind:type_name -> imageops.v1.JobKind
 	1,  // 3: imageops.v1.Job.state:type_name -> imageops.v1.JobState
-	7,  // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
-	33, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
-	8,  // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
-	14, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
-	19, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
-	34, // 9: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	34, // 10: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	34, // 11: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	34, // 12: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	33, // 13: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
-	3,  // 14: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
-	9,  // 15: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
-	4,  // 16: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
-	12, // 17: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
-	35, // 18: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
-	13, // 19: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
-	36, // 20: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
-	37, // 21: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
-	33, // 22: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
-	5,  // 23: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
-	9,  // 24: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
-	38, // 25: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
-	35, // 26: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
-	18, // 27: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
-	39, // 28: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
-	35, // 29: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
-	40, // 30: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
-	17, // 31: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
-	36, // 32: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
-	35, // 33: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
-	9,  // 34: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
-	1,  // 35: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
-	0,  // 36: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
-	9,  // 37: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
-	32, // 38: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
-	9,  // 39: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
-	9,  // 40: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
-	6,  // 41: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
-	9,  // 42: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	10, // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
+	40, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
+	11, // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
+	17, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
+	23, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
+	26, // 9: imageops.v1.Job.estimate:type_name -> imageops.v1.CompressionEstimate
+	41, // 10: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	41, // 11: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	41, // 12: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	41, // 13: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 14: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
+	40, // 15: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
+	3,  // 16: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
+	12, // 17: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
+	4,  // 18: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
+	15, // 19: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
+	42, // 20: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
+	16, // 21: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
+	43, // 22: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
+	44, // 23: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
+	5,  // 24: imageops.v1.CompressionSettings.compression:type_name -> imageops.v1.Compression
+	6,  // 25: imageops.v1.CompressionSettings.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 26: imageops.v1.CompressionSettings.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 27: imageops.v1.CompressionSettings.recompress:type_name -> imageops.v1.Recompress
+	40, // 28: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
+	5,  // 29: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 30: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 31: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 32: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
+	12, // 33: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
+	45, // 34: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
+	42, // 35: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
+	22, // 36: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
+	46, // 37: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
+	42, // 38: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
+	47, // 39: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
+	21, // 40: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
+	43, // 41: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
+	42, // 42: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
+	40, // 43: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
+	5,  // 44: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 45: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 46: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 47: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
+	12, // 48: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
+	47, // 49: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
+	21, // 50: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
+	42, // 51: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
+	12, // 52: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
+	1,  // 53: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
+	0,  // 54: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
+	12, // 55: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
+	39, // 56: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
+	12, // 57: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
+	12, // 58: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
+	9,  // 59: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
+	12, // 60: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_jobs_proto_init() }
@@ -2640,16 +3392,19 @@ func file_imageops_v1_jobs_proto_init() {
 	file_imageops_v1_jobs_proto_msgTypes[2].OneofWrappers = []any{
 		(*Job_Check)(nil),
 		(*Job_Compress)(nil),
+		(*Job_Estimate)(nil),
 	}
 	file_imageops_v1_jobs_proto_msgTypes[6].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[8].OneofWrappers = []any{}
+	file_imageops_v1_jobs_proto_msgTypes[9].OneofWrappers = []any{}
+	file_imageops_v1_jobs_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_jobs_proto_rawDesc), len(file_imageops_v1_jobs_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   25,
+			NumEnums:      10,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -31,10 +31,11 @@ var File_imageops_v1_service_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x19imageops/v1/uploads.proto2\xb5\b\n" +
+	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x19imageops/v1/uploads.proto2\x9f\t\n" +
 	"\bImageOps\x12>\n" +
 	"\x05Check\x12\x19.imageops.v1.CheckRequest\x1a\x1a.imageops.v1.CheckResponse\x12G\n" +
-	"\bCompress\x12\x1c.imageops.v1.CompressRequest\x1a\x1d.imageops.v1.CompressResponse\x12D\n" +
+	"\bCompress\x12\x1c.imageops.v1.CompressRequest\x1a\x1d.imageops.v1.CompressResponse\x12h\n" +
+	"\x13EstimateCompression\x12'.imageops.v1.EstimateCompressionRequest\x1a(.imageops.v1.EstimateCompressionResponse\x12D\n" +
 	"\aInspect\x12\x1b.imageops.v1.InspectRequest\x1a\x1c.imageops.v1.InspectResponse\x12R\n" +
 	"\vWatchStatus\x12\x1f.imageops.v1.WatchStatusRequest\x1a .imageops.v1.WatchStatusResponse0\x01\x12R\n" +
 	"\vUploadImage\x12\x1f.imageops.v1.UploadImageRequest\x1a .imageops.v1.UploadImageResponse(\x01\x12X\n" +
@@ -49,66 +50,70 @@ const file_imageops_v1_service_proto_rawDesc = "" +
 	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var file_imageops_v1_service_proto_goTypes = []any{
-	(*CheckRequest)(nil),          // 0: imageops.v1.CheckRequest
-	(*CompressRequest)(nil),       // 1: imageops.v1.CompressRequest
-	(*InspectRequest)(nil),        // 2: imageops.v1.InspectRequest
-	(*WatchStatusRequest)(nil),    // 3: imageops.v1.WatchStatusRequest
-	(*UploadImageRequest)(nil),    // 4: imageops.v1.UploadImageRequest
-	(*DownloadImageRequest)(nil),  // 5: imageops.v1.DownloadImageRequest
-	(*GetUploadRequest)(nil),      // 6: imageops.v1.GetUploadRequest
-	(*ListUploadsRequest)(nil),    // 7: imageops.v1.ListUploadsRequest
-	(*AbortUploadRequest)(nil),    // 8: imageops.v1.AbortUploadRequest
-	(*GetJobRequest)(nil),         // 9: imageops.v1.GetJobRequest
-	(*ListJobsRequest)(nil),       // 10: imageops.v1.ListJobsRequest
-	(*WaitJobRequest)(nil),        // 11: imageops.v1.WaitJobRequest
-	(*CancelJobRequest)(nil),      // 12: imageops.v1.CancelJobRequest
-	(*DeleteJobRequest)(nil),      // 13: imageops.v1.DeleteJobRequest
-	(*CheckResponse)(nil),         // 14: imageops.v1.CheckResponse
-	(*CompressResponse)(nil),      // 15: imageops.v1.CompressResponse
-	(*InspectResponse)(nil),       // 16: imageops.v1.InspectResponse
-	(*WatchStatusResponse)(nil),   // 17: imageops.v1.WatchStatusResponse
-	(*UploadImageResponse)(nil),   // 18: imageops.v1.UploadImageResponse
-	(*DownloadImageResponse)(nil), // 19: imageops.v1.DownloadImageResponse
-	(*GetUploadResponse)(nil),     // 20: imageops.v1.GetUploadResponse
-	(*ListUploadsResponse)(nil),   // 21: imageops.v1.ListUploadsResponse
-	(*AbortUploadResponse)(nil),   // 22: imageops.v1.AbortUploadResponse
-	(*GetJobResponse)(nil),        // 23: imageops.v1.GetJobResponse
-	(*ListJobsResponse)(nil),      // 24: imageops.v1.ListJobsResponse
-	(*WaitJobResponse)(nil),       // 25: imageops.v1.WaitJobResponse
-	(*CancelJobResponse)(nil),     // 26: imageops.v1.CancelJobResponse
-	(*DeleteJobResponse)(nil),     // 27: imageops.v1.DeleteJobResponse
+	(*CheckRequest)(nil),                // 0: imageops.v1.CheckRequest
+	(*CompressRequest)(nil),             // 1: imageops.v1.CompressRequest
+	(*EstimateCompressionRequest)(nil),  // 2: imageops.v1.EstimateCompressionRequest
+	(*InspectRequest)(nil),              // 3: imageops.v1.InspectRequest
+	(*WatchStatusRequest)(nil),          // 4: imageops.v1.WatchStatusRequest
+	(*UploadImageRequest)(nil),          // 5: imageops.v1.UploadImageRequest
+	(*DownloadImageRequest)(nil),        // 6: imageops.v1.DownloadImageRequest
+	(*GetUploadRequest)(nil),            // 7: imageops.v1.GetUploadRequest
+	(*ListUploadsRequest)(nil),          // 8: imageops.v1.ListUploadsRequest
+	(*AbortUploadRequest)(nil),          // 9: imageops.v1.AbortUploadRequest
+	(*GetJobRequest)(nil),               // 10: imageops.v1.GetJobRequest
+	(*ListJobsRequest)(nil),             // 11: imageops.v1.ListJobsRequest
+	(*WaitJobRequest)(nil),              // 12: imageops.v1.WaitJobRequest
+	(*CancelJobRequest)(nil),            // 13: imageops.v1.CancelJobRequest
+	(*DeleteJobRequest)(nil),            // 14: imageops.v1.DeleteJobRequest
+	(*CheckResponse)(nil),               // 15: imageops.v1.CheckResponse
+	(*CompressResponse)(nil),            // 16: imageops.v1.CompressResponse
+	(*EstimateCompressionResponse)(nil), // 17: imageops.v1.EstimateCompressionResponse
+	(*InspectResponse)(nil),             // 18: imageops.v1.InspectResponse
+	(*WatchStatusResponse)(nil),         // 19: imageops.v1.WatchStatusResponse
+	(*UploadImageResponse)(nil),         // 20: imageops.v1.UploadImageResponse
+	(*DownloadImageResponse)(nil),       // 21: imageops.v1.DownloadImageResponse
+	(*GetUploadResponse)(nil),           // 22: imageops.v1.GetUploadResponse
+	(*ListUploadsResponse)(nil),         // 23: imageops.v1.ListUploadsResponse
+	(*AbortUploadResponse)(nil),         // 24: imageops.v1.AbortUploadResponse
+	(*GetJobResponse)(nil),              // 25: imageops.v1.GetJobResponse
+	(*ListJobsResponse)(nil),            // 26: imageops.v1.ListJobsResponse
+	(*WaitJobResponse)(nil),             // 27: imageops.v1.WaitJobResponse
+	(*CancelJobResponse)(nil),           // 28: imageops.v1.CancelJobResponse
+	(*DeleteJobResponse)(nil),           // 29: imageops.v1.DeleteJobResponse
 }
 var file_imageops_v1_service_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.ImageOps.Check:input_type -> imageops.v1.CheckRequest
 	1,  // 1: imageops.v1.ImageOps.Compress:input_type -> imageops.v1.CompressRequest
-	2,  // 2: imageops.v1.ImageOps.Inspect:input_type -> imageops.v1.InspectRequest
-	3,  // 3: imageops.v1.ImageOps.WatchStatus:input_type -> imageops.v1.WatchStatusRequest
-	4,  // 4: imageops.v1.ImageOps.UploadImage:input_type -> imageops.v1.UploadImageRequest
-	5,  // 5: imageops.v1.ImageOps.DownloadImage:input_type -> imageops.v1.DownloadImageRequest
-	6,  // 6: imageops.v1.ImageOps.GetUpload:input_type -> imageops.v1.GetUploadRequest
-	7,  // 7: imageops.v1.ImageOps.ListUploads:input_type -> imageops.v1.ListUploadsRequest
-	8,  // 8: imageops.v1.ImageOps.AbortUpload:input_type -> imageops.v1.AbortUploadRequest
-	9,  // 9: imageops.v1.ImageOps.GetJob:input_type -> imageops.v1.GetJobRequest
-	10, // 10: imageops.v1.ImageOps.ListJobs:input_type -> imageops.v1.ListJobsRequest
-	11, // 11: imageops.v1.ImageOps.WaitJob:input_type -> imageops.v1.WaitJobRequest
-	12, // 12: imageops.v1.ImageOps.CancelJob:input_type -> imageops.v1.CancelJobRequest
-	13, // 13: imageops.v1.ImageOps.DeleteJob:input_type -> imageops.v1.DeleteJobRequest
-	14, // 14: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
-	15, // 15: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
-	16, // 16: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
-	17, // 17: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
-	18, // 18: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
-	19, // 19: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
-	20, // 20: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
-	21, // 21: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
-	22, // 22: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
-	23, // 23: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
-	24, // 24: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
-	25, // 25: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
-	26, // 26: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
-	27, // 27: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
-	14, // [14:28] is the sub-list for method output_type
-	0,  // [0:14] is the sub-list for method input_type
+	2,  // 2: imageops.v1.ImageOps.EstimateCompression:input_type -> imageops.v1.EstimateCompressionRequest
+	3,  // 3: imageops.v1.ImageOps.Inspect:input_type -> imageops.v1.InspectRequest
+	4,  // 4: imageops.v1.ImageOps.WatchStatus:input_type -> imageops.v1.WatchStatusRequest
+	5,  // 5: imageops.v1.ImageOps.UploadImage:input_type -> imageops.v1.UploadImageRequest
+	6,  // 6: imageops.v1.ImageOps.DownloadImage:input_type -> imageops.v1.DownloadImageRequest
+	7,  // 7: imageops.v1.ImageOps.GetUpload:input_type -> imageops.v1.GetUploadRequest
+	8,  // 8: imageops.v1.ImageOps.ListUploads:input_type -> imageops.v1.ListUploadsRequest
+	9,  // 9: imageops.v1.ImageOps.AbortUpload:input_type -> imageops.v1.AbortUploadRequest
+	10, // 10: imageops.v1.ImageOps.GetJob:input_type -> imageops.v1.GetJobRequest
+	11, // 11: imageops.v1.ImageOps.ListJobs:input_type -> imageops.v1.ListJobsRequest
+	12, // 12: imageops.v1.ImageOps.WaitJob:input_type -> imageops.v1.WaitJobRequest
+	13, // 13: imageops.v1.ImageOps.CancelJob:input_type -> imageops.v1.CancelJobRequest
+	14, // 14: imageops.v1.ImageOps.DeleteJob:input_type -> imageops.v1.DeleteJobRequest
+	15, // 15: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
+	16, // 16: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
+	17, // 17: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
+	18, // 18: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
+	19, // 19: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
+	20, // 20: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
+	21, // 21: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
+	22, // 22: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
+	23, // 23: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
+	24, // 24: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
+	25, // 25: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
+	26, // 26: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
+	27, // 27: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
+	28, // 28: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
+	29, // 29: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
+	15, // [15:30] is the sub-list for method output_type
+	0,  // [0:15] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -26,20 +26,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ImageOps_Check_FullMethodName         = "/imageops.v1.ImageOps/Check"
-	ImageOps_Compress_FullMethodName      = "/imageops.v1.ImageOps/Compress"
-	ImageOps_Inspect_FullMethodName       = "/imageops.v1.ImageOps/Inspect"
-	ImageOps_WatchStatus_FullMethodName   = "/imageops.v1.ImageOps/WatchStatus"
-	ImageOps_UploadImage_FullMethodName   = "/imageops.v1.ImageOps/UploadImage"
-	ImageOps_DownloadImage_FullMethodName = "/imageops.v1.ImageOps/DownloadImage"
-	ImageOps_GetUpload_FullMethodName     = "/imageops.v1.ImageOps/GetUpload"
-	ImageOps_ListUploads_FullMethodName   = "/imageops.v1.ImageOps/ListUploads"
-	ImageOps_AbortUpload_FullMethodName   = "/imageops.v1.ImageOps/AbortUpload"
-	ImageOps_GetJob_FullMethodName        = "/imageops.v1.ImageOps/GetJob"
-	ImageOps_ListJobs_FullMethodName      = "/imageops.v1.ImageOps/ListJobs"
-	ImageOps_WaitJob_FullMethodName       = "/imageops.v1.ImageOps/WaitJob"
-	ImageOps_CancelJob_FullMethodName     = "/imageops.v1.ImageOps/CancelJob"
-	ImageOps_DeleteJob_FullMethodName     = "/imageops.v1.ImageOps/DeleteJob"
+	ImageOps_Check_FullMethodName               = "/imageops.v1.ImageOps/Check"
+	ImageOps_Compress_FullMethodName            = "/imageops.v1.ImageOps/Compress"
+	ImageOps_EstimateCompression_FullMethodName = "/imageops.v1.ImageOps/EstimateCompression"
+	ImageOps_Inspect_FullMethodName             = "/imageops.v1.ImageOps/Inspect"
+	ImageOps_WatchStatus_FullMethodName         = "/imageops.v1.ImageOps/WatchStatus"
+	ImageOps_UploadImage_FullMethodName         = "/imageops.v1.ImageOps/UploadImage"
+	ImageOps_DownloadImage_FullMethodName       = "/imageops.v1.ImageOps/DownloadImage"
+	ImageOps_GetUpload_FullMethodName           = "/imageops.v1.ImageOps/GetUpload"
+	ImageOps_ListUploads_FullMethodName         = "/imageops.v1.ImageOps/ListUploads"
+	ImageOps_AbortUpload_FullMethodName         = "/imageops.v1.ImageOps/AbortUpload"
+	ImageOps_GetJob_FullMethodName              = "/imageops.v1.ImageOps/GetJob"
+	ImageOps_ListJobs_FullMethodName            = "/imageops.v1.ImageOps/ListJobs"
+	ImageOps_WaitJob_FullMethodName             = "/imageops.v1.ImageOps/WaitJob"
+	ImageOps_CancelJob_FullMethodName           = "/imageops.v1.ImageOps/CancelJob"
+	ImageOps_DeleteJob_FullMethodName           = "/imageops.v1.ImageOps/DeleteJob"
 )
 
 // ImageOpsClient is the client API for ImageOps service.
@@ -54,6 +55,10 @@ type ImageOpsClient interface {
 	// Starts a compression: free space of the guest is dropped, the rest written as compressed qcow2, read back and
 	// compared before it gets its name. The answer comes at once; the job holds the result. Scope: write.
 	Compress(ctx context.Context, in *CompressRequest, opts ...grpc.CallOption) (*CompressResponse, error)
+	// Starts an estimate of what a compression would drop and keep and about how long its output would be; nothing is
+	// written. The tables are read in full and at most 64 MiB are packed. The answer comes at once; the job holds the
+	// result. Scope: write.
+	EstimateCompression(ctx context.Context, in *EstimateCompressionRequest, opts ...grpc.CallOption) (*EstimateCompressionResponse, error)
 	// Looks at an image without reading its data: format, sizes, partitions, file systems, safety. Scope: read.
 	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error)
 	// Follows one job. The first message is a snapshot, then changes, a heartbeat when nothing changes; a final state is the
@@ -106,6 +111,16 @@ func (c *imageOpsClient) Compress(ctx context.Context, in *CompressRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CompressResponse)
 	err := c.cc.Invoke(ctx, ImageOps_Compress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imageOpsClient) EstimateCompression(ctx context.Context, in *EstimateCompressionRequest, opts ...grpc.CallOption) (*EstimateCompressionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EstimateCompressionResponse)
+	err := c.cc.Invoke(ctx, ImageOps_EstimateCompression_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -265,6 +280,10 @@ type ImageOpsServer interface {
 	// Starts a compression: free space of the guest is dropped, the rest written as compressed qcow2, read back and
 	// compared before it gets its name. The answer comes at once; the job holds the result. Scope: write.
 	Compress(context.Context, *CompressRequest) (*CompressResponse, error)
+	// Starts an estimate of what a compression would drop and keep and about how long its output would be; nothing is
+	// written. The tables are read in full and at most 64 MiB are packed. The answer comes at once; the job holds the
+	// result. Scope: write.
+	EstimateCompression(context.Context, *EstimateCompressionRequest) (*EstimateCompressionResponse, error)
 	// Looks at an image without reading its data: format, sizes, partitions, file systems, safety. Scope: read.
 	Inspect(context.Context, *InspectRequest) (*InspectResponse, error)
 	// Follows one job. The first message is a snapshot, then changes, a heartbeat when nothing changes; a final state is the
@@ -308,6 +327,9 @@ func (UnimplementedImageOpsServer) Check(context.Context, *CheckRequest) (*Check
 }
 func (UnimplementedImageOpsServer) Compress(context.Context, *CompressRequest) (*CompressResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Compress not implemented")
+}
+func (UnimplementedImageOpsServer) EstimateCompression(context.Context, *EstimateCompressionRequest) (*EstimateCompressionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EstimateCompression not implemented")
 }
 func (UnimplementedImageOpsServer) Inspect(context.Context, *InspectRequest) (*InspectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Inspect not implemented")
@@ -398,6 +420,24 @@ func _ImageOps_Compress_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ImageOpsServer).Compress(ctx, req.(*CompressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ImageOps_EstimateCompression_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EstimateCompressionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageOpsServer).EstimateCompression(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageOps_EstimateCompression_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageOpsServer).EstimateCompression(ctx, req.(*EstimateCompressionRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -607,6 +647,10 @@ var ImageOps_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Compress",
 			Handler:    _ImageOps_Compress_Handler,
+		},
+		{
+			MethodName: "EstimateCompression",
+			Handler:    _ImageOps_EstimateCompression_Handler,
 		},
 		{
 			MethodName: "Inspect",

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use imageops::v1::image_ops_client::ImageOpsClient;
 use imageops::v1::{
-    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest, GetJobRequest,
-    GetUploadRequest, InspectRequest, Inspection, Job, JobState, ListJobsRequest, ListJobsResponse,
-    ListUploadsRequest, ListUploadsResponse, Upload, WaitJobRequest,
+    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest,
+    EstimateCompressionRequest, GetJobRequest, GetUploadRequest, InspectRequest, Inspection, Job, JobState,
+    ListJobsRequest, ListJobsResponse, ListUploadsRequest, ListUploadsResponse, Upload, WaitJobRequest,
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -71,6 +71,15 @@ impl Client {
     pub async fn compress(&self, mut request: CompressRequest) -> Result<Job> {
         fill_request_id(&mut request.request_id);
         let answer = self.call(request, async |mut stub, request| stub.compress(request).await).await?;
+        answer.job.ok_or(Error::Protocol("no job in the answer"))
+    }
+
+    /// Starts an estimate of what a compression would come to and answers with its job.
+    pub async fn estimate_compression(&self, mut request: EstimateCompressionRequest) -> Result<Job> {
+        fill_request_id(&mut request.request_id);
+        let call =
+            async |mut stub: ImageOpsClient<Connection>, request| stub.estimate_compression(request).await;
+        let answer = self.call(request, call).await?;
         answer.job.ok_or(Error::Protocol("no job in the answer"))
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compression::CompressionChoice;
 use crate::id::ImageId;
 use crate::label::Label;
 use crate::names::names;
@@ -14,6 +15,8 @@ pub enum JobKind {
     Check,
     /// Drops what the guest has freed and writes compressed qcow2.
     Compress,
+    /// Tells what a compression would come to.
+    Estimate,
 }
 
 /// Where a job is in its life.
@@ -136,6 +139,8 @@ pub enum JobSpec {
     Check(CheckSpec),
     /// A compression.
     Compress(CompressSpec),
+    /// An estimate of one.
+    Estimate(EstimateSpec),
 }
 
 impl JobSpec {
@@ -144,6 +149,7 @@ impl JobSpec {
         match self {
             Self::Check(_) => JobKind::Check,
             Self::Compress(_) => JobKind::Compress,
+            Self::Estimate(_) => JobKind::Estimate,
         }
     }
 
@@ -152,6 +158,16 @@ impl JobSpec {
         match self {
             Self::Check(spec) => &spec.source,
             Self::Compress(spec) => &spec.source,
+            Self::Estimate(spec) => &spec.source,
+        }
+    }
+
+    /// How the output is, or would be, compressed; `None`: the job is about something else.
+    pub fn compression(&self) -> Option<&CompressionChoice> {
+        match self {
+            Self::Check(_) => None,
+            Self::Compress(spec) => Some(&spec.compression),
+            Self::Estimate(spec) => Some(&spec.compression),
         }
     }
 }
@@ -178,12 +194,19 @@ pub struct CompressSpec {
     pub output_image: Option<ImageId>,
     /// Label of the image to be, with an image source.
     pub output_label: Label,
-    /// Zstandard instead of deflate.
-    pub zstd: bool,
-    /// Effort; `None`: the coder's default.
-    pub level: Option<u8>,
-    /// Keeps what the guest has freed.
-    pub keep_free_space: bool,
+    /// How.
+    #[serde(flatten)]
+    pub compression: CompressionChoice,
+}
+
+/// A compression whose figures are wanted and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EstimateSpec {
+    /// What to read.
+    pub source: Source,
+    /// How it would be compressed.
+    #[serde(flatten)]
+    pub compression: CompressionChoice,
 }
 
 mod kind_names {
@@ -192,6 +215,7 @@ mod kind_names {
     names!(JobKind {
         Check => "check",
         Compress => "compress",
+        Estimate => "estimate",
     });
 }
 
@@ -212,6 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::compression::{Effort, NamedLevel};
 
     fn any_event() -> impl Strategy<Value = JobEvent> {
         prop_oneof![
@@ -253,5 +278,33 @@ mod tests {
             JobSpec::Check(CheckSpec { source: Source::File("a/b.img".into()), md5: true, sha256: false });
         let text = serde_json::to_string(&spec).expect("a spec is plain data");
         assert_eq!(serde_json::from_str::<JobSpec>(&text).expect("own output"), spec);
+    }
+
+    #[test]
+    fn every_choice_of_a_compression_reads_back() {
+        for level in [None, Some(Effort::Number(9)), Some(Effort::Named(NamedLevel::Smallest))] {
+            let compression = CompressionChoice {
+                zstd: true,
+                level,
+                keep_free_space: true,
+                narrow_window: true,
+                recompress_always: true,
+                share_identical: true,
+            };
+            let spec = JobSpec::Estimate(EstimateSpec { source: Source::File("a".into()), compression });
+            let text = serde_json::to_string(&spec).expect("a spec is plain data");
+            assert_eq!(serde_json::from_str::<JobSpec>(&text).expect("own output"), spec);
+        }
+    }
+
+    /// Rows outlive the server that wrote them.
+    #[test]
+    fn a_spec_of_an_older_row_has_the_defaults_of_what_came_later() {
+        let text = r#"{"kind":"compress","source":{"file":"a"},"output_file":"b","output_image":null,
+            "output_label":"","zstd":true,"level":9,"keep_free_space":true}"#;
+        let level = Some(Effort::Number(9));
+        let expected = CompressionChoice { zstd: true, level, keep_free_space: true, ..Default::default() };
+        let spec: JobSpec = serde_json::from_str(text).expect("a row of before");
+        assert_eq!(spec.compression(), Some(&expected));
     }
 }

@@ -3,6 +3,7 @@
 //! No I/O, no clock, no randomness, no async: the state machines run in a seeded simulator. Times are [`Micros`] handed in
 //! by the caller; random ids are made elsewhere and only carried here.
 
+mod compression;
 mod id;
 mod image;
 mod job;
@@ -12,11 +13,12 @@ mod tenant;
 mod time;
 mod upload;
 
+pub use compression::{CompressionChoice, Effort, NamedLevel};
 pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
 pub use image::ImageState;
 pub use job::{
-    CheckSpec, CompressSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase, JobProgress,
-    JobSpec, JobState, Source,
+    CheckSpec, CompressSpec, EstimateSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase,
+    JobProgress, JobSpec, JobState, Source,
 };
 pub use label::{InvalidLabel, Label};
 pub use tenant::{InvalidTenant, Scope, Tenant};

@@ -1,4 +1,4 @@
-//! Work that is asked for: checks, compressions, inspections.
+//! Work that is asked for: checks, compressions, estimates, inspections.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::post;
-use imageops::v1::{CheckRequest, CompressRequest, InspectRequest, Job};
+use imageops::v1::{CheckRequest, CompressRequest, EstimateCompressionRequest, InspectRequest, Job};
 
 use super::{answer, header_text, id_of, present, read_message};
 use crate::call;
@@ -35,6 +35,13 @@ pub(super) fn routes() -> Vec<Route> {
             "Starts a compression.",
             post(start_compress),
             "CompressRequest",
+        ),
+        start(
+            "/v1/estimates",
+            "startEstimate",
+            "Starts an estimate of what a compression would come to.",
+            post(start_estimate),
+            "EstimateCompressionRequest",
         ),
         Route::new(
             "post",
@@ -70,6 +77,18 @@ async fn start_compress(
     take_key(&headers, &mut message.request_id)?;
     let mut stub = gateway.connection.stub();
     let call = stub.compress(call::request(&headers, message));
+    started(call::within(gateway.config.limits.call_timeout, call).await?.job)
+}
+
+async fn start_estimate(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut message: EstimateCompressionRequest = read_message(&gateway, &headers, body).await?;
+    take_key(&headers, &mut message.request_id)?;
+    let mut stub = gateway.connection.stub();
+    let call = stub.estimate_compression(call::request(&headers, message));
     started(call::within(gateway.config.limits.call_timeout, call).await?.job)
 }
 

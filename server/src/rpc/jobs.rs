@@ -3,8 +3,8 @@
 use imageops::v1;
 use imageops_catalogue::{Created, Cursor, JobRow, NewJob, RequestKey};
 use imageops_model::{
-    CheckSpec, CompressSpec, ImageId, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, Label,
-    Source,
+    CheckSpec, CompressSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress, JobSpec,
+    JobState, Label, Source,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -50,8 +50,7 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
-    let zstd = wire::read_compression(request.compression)?;
-    let level = wire::read_level(request.level, zstd)?;
+    let compression = wire::read_compression(&request)?;
     let label = Label::new(request.output_display_name)
         .map_err(|error| Failure::invalid("output_display_name", error.to_string()))?;
     let source = wire::read_source(request.source)?;
@@ -87,11 +86,31 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
         output_file,
         output_image,
         output_label: label,
-        zstd,
-        level,
-        keep_free_space: request.keep_free_space,
+        compression,
     });
     queue(app, caller, spec, key, failure, request.validate_only).await
+}
+
+/// Queues an estimate of a compression.
+pub(super) async fn estimate(
+    app: &App,
+    caller: &Caller,
+    request: v1::EstimateCompressionRequest,
+) -> Result<v1::Job> {
+    let key = request_key(
+        JobKind::Estimate,
+        &request.request_id,
+        &v1::EstimateCompressionRequest { request_id: String::new(), ..request.clone() },
+    )?;
+    let request = wire::request_of_estimate(request);
+    if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
+        return Ok(job);
+    }
+    let compression = wire::read_compression(&request)?;
+    let source = wire::read_source(request.source)?;
+    app.open_source(&caller.tenant, &source).await?;
+    let spec = JobSpec::Estimate(EstimateSpec { source, compression });
+    queue(app, caller, spec, key, None, request.validate_only).await
 }
 
 /// Checks where the output of a file goes: the room that is free there.

@@ -70,6 +70,15 @@ impl ImageOps for Service {
         Ok(Response::new(v1::CompressResponse { job: Some(job) }))
     }
 
+    async fn estimate_compression(
+        &self,
+        request: Request<v1::EstimateCompressionRequest>,
+    ) -> Result<Response<v1::EstimateCompressionResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = jobs::estimate(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::EstimateCompressionResponse { job: Some(job) }))
+    }
+
     async fn inspect(
         &self,
         request: Request<v1::InspectRequest>,

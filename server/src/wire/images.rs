@@ -112,7 +112,7 @@ pub(crate) fn inspection(inspection: Inspection) -> v1::Inspection {
     }
 }
 
-fn table(table: Option<TableKind>) -> String {
+pub(super) fn table(table: Option<TableKind>) -> String {
     match table {
         Some(TableKind::Gpt) => "gpt".to_owned(),
         Some(TableKind::Mbr) => "mbr".to_owned(),

@@ -5,10 +5,10 @@ use imageops_catalogue::JobRow;
 use imageops_image::check::CheckReport;
 use imageops_model::{JobKind, JobPhase, JobProgress, JobSpec, JobState, Source};
 
-use super::{results, timestamp};
+use super::{compression, results, timestamp};
 use crate::config::Config;
 use crate::failure::{Failure, Result};
-use crate::worker::CompressOutcome;
+use crate::worker::{CompressOutcome, EstimateOutcome};
 
 /// A job.
 pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
@@ -34,8 +34,9 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
         expire_time: expire.map(timestamp),
         output_file: match &row.spec {
             JobSpec::Compress(spec) => spec.output_file.clone().unwrap_or_default(),
-            JobSpec::Check(_) => String::new(),
+            JobSpec::Check(_) | JobSpec::Estimate(_) => String::new(),
         },
+        compression: row.spec.compression().map(compression::settings),
     })
 }
 
@@ -49,6 +50,10 @@ fn read_result(spec: &JobSpec, text: &str) -> Result<v1::job::Result> {
             let outcome: CompressOutcome = serde_json::from_str(text).map_err(Failure::internal)?;
             v1::job::Result::Compress(results::compress(outcome))
         }
+        JobSpec::Estimate(_) => {
+            let outcome: EstimateOutcome = serde_json::from_str(text).map_err(Failure::internal)?;
+            v1::job::Result::Estimate(results::estimate(outcome))
+        }
     })
 }
 
@@ -56,6 +61,7 @@ fn kind(kind: JobKind) -> v1::JobKind {
     match kind {
         JobKind::Check => v1::JobKind::Check,
         JobKind::Compress => v1::JobKind::Compress,
+        JobKind::Estimate => v1::JobKind::Estimate,
     }
 }
 

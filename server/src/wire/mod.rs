@@ -1,15 +1,17 @@
 //! Between the contract and the rest: every conversion from and to `imageops.v1`, and nothing else.
 
+mod compression;
 mod images;
 mod jobs;
 mod requests;
 mod results;
 
+pub(crate) use compression::{read_compression, request_of_estimate};
 pub(crate) use images::{image, inspection, upload};
 pub(crate) use jobs::job;
 pub(crate) use requests::{
-    read_compression, read_digest_choice, read_duration, read_format, read_job_kinds, read_job_states,
-    read_level, read_promise, read_source, read_upload_states,
+    read_digest_choice, read_duration, read_format, read_job_kinds, read_job_states, read_promise,
+    read_source, read_upload_states,
 };
 
 use imageops_model::Micros;

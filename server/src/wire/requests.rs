@@ -1,10 +1,8 @@
 //! What clients send: each function refuses what cannot be used and names the member.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use imageops::v1;
-use imageops_image::compress::Compression;
 use imageops_image::format::Format;
 use imageops_model::{JobKind, JobState, Source, UploadState};
 
@@ -48,22 +46,6 @@ pub(crate) fn read_digest_choice(digests: &[i32], skip: bool) -> Result<(bool, b
         }
     }
     Ok((md5, sha256))
-}
-
-pub(crate) fn read_compression(value: i32) -> Result<bool> {
-    match v1::Compression::try_from(value) {
-        Ok(v1::Compression::Unspecified | v1::Compression::Zlib) => Ok(false),
-        Ok(v1::Compression::Zstd) => Ok(true),
-        Err(_) => Err(Failure::invalid("compression", "takes ZLIB and ZSTD")),
-    }
-}
-
-pub(crate) fn read_level(level: Option<u32>, zstd: bool) -> Result<Option<u8>> {
-    let Some(level) = level else { return Ok(None) };
-    let levels: RangeInclusive<u8> = if zstd { Compression::Zstd } else { Compression::Zlib }.levels();
-    u8::try_from(level).ok().filter(|level| levels.contains(level)).map(Some).ok_or_else(|| {
-        Failure::invalid("level", format!("lies between {} and {}", levels.start(), levels.end()))
-    })
 }
 
 pub(crate) fn read_format(field: &'static str, value: i32) -> Result<Option<Format>> {
@@ -128,6 +110,7 @@ pub(crate) fn read_job_kinds(values: &[i32]) -> Result<Vec<JobKind>> {
             v1::JobKind::Unspecified => return None,
             v1::JobKind::Check => JobKind::Check,
             v1::JobKind::Compress => JobKind::Compress,
+            v1::JobKind::Estimate => JobKind::Estimate,
         })
     })
 }
@@ -165,15 +148,6 @@ mod tests {
         assert!(read_digest_choice(&[1], true).is_err());
         assert!(read_digest_choice(&[0], false).is_err());
         assert!(read_digest_choice(&[77], false).is_err());
-    }
-
-    #[test]
-    fn levels_are_bounded_by_the_coder() {
-        assert_eq!(read_level(Some(12), false), Ok(Some(12)));
-        assert!(read_level(Some(13), false).is_err());
-        assert!(read_level(Some(0), false).is_err());
-        assert_eq!(read_level(Some(22), true), Ok(Some(22)));
-        assert!(read_level(Some(256), true).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use imageops_image::digest::Digests;
 use imageops_image::guest::Kept;
 
 use super::images;
-use crate::worker::CompressOutcome;
+use crate::worker::{CompressOutcome, EstimateOutcome};
 
 pub(super) fn check(report: CheckReport) -> v1::CheckResult {
     let outcome = match report.outcome {
@@ -78,6 +78,25 @@ pub(super) fn compress(outcome: CompressOutcome) -> v1::CompressResult {
         content_proof: report.content_proof,
         digests: made.map(digests),
         kept: report.kept.iter().map(images::kept).collect(),
+        copied_bytes: report.copied_bytes,
+        shared_bytes: report.shared_bytes,
+    }
+}
+
+pub(super) fn estimate(outcome: EstimateOutcome) -> v1::CompressionEstimate {
+    let EstimateOutcome { source_format, told } = outcome;
+    let estimate = told.estimate;
+    v1::CompressionEstimate {
+        source_format: images::format(source_format).into(),
+        virtual_size_bytes: estimate.virtual_size_bytes,
+        stored_bytes: estimate.stored_bytes,
+        dropped_bytes: estimate.dropped_bytes,
+        estimated_output_bytes: told.output_bytes_estimate,
+        kept_clusters: told.kept_clusters,
+        sampled_clusters: told.sampled_clusters,
+        parts: estimate.parts.iter().map(part).collect(),
+        kept: estimate.kept.iter().map(images::kept).collect(),
+        partition_table: images::table(estimate.table),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imageops_catalogue::{ImageRow, JobOutcome, JobRow};
 use imageops_image::Control;
-use imageops_image::compress::{CompressOptions, CompressReport, Compression, Level};
+use imageops_image::compress::{CompressOptions, CompressReport};
 use imageops_image::digest::{Digests, Selection, digest_storage};
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
@@ -18,6 +18,7 @@ use super::tracker::Tracker;
 use super::{Stop, StopCause};
 use crate::app::{App, OpenSource, blocking};
 use crate::clock::now;
+use crate::compression::engine_options;
 use crate::failure::{Failure, Result};
 use crate::reason;
 
@@ -47,16 +48,8 @@ pub(super) async fn compress(
     control: Control,
 ) -> Result<JobOutcome> {
     let source = app.open_source(&row.tenant, &spec.source).await?;
-    let options = CompressOptions {
-        compression: if spec.zstd { Compression::Zstd } else { Compression::Zlib },
-        level: spec.level.map_or(Level::Default, Level::Number),
-        threads: app.config.job_threads as usize,
-        drop_free: !spec.keep_free_space,
-        verify: true,
-        // No input may make an output larger than the disk it promises, whatever its tables say (SEC-12).
-        output_limit_bytes: None,
-        ..CompressOptions::default()
-    };
+    let options =
+        CompressOptions { threads: app.config.job_threads as usize, ..engine_options(&spec.compression) };
     match (&spec.source, &spec.output_file, spec.output_image) {
         (Source::File(_), Some(name), _) => {
             into_file(app, source, name, &options, stop, tracker, control).await

@@ -2,6 +2,7 @@
 
 mod check;
 mod compress;
+mod estimate;
 mod run;
 mod stop;
 mod tracker;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use compress::{CompressOutcome, invalid_output, output_is_source};
+pub use estimate::EstimateOutcome;
 pub use stop::{Stop, StopCause};
 
 use crate::app::App;

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::Code;
 
 use super::tracker::Tracker;
-use super::{HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress};
+use super::{HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress, estimate};
 use crate::app::App;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
@@ -113,6 +113,7 @@ async fn execute(app: Arc<App>, row: JobRow, stop: Stop, tracker: Tracker) -> Re
     match &row.spec {
         JobSpec::Check(spec) => check::check(&app, &row.tenant, spec, control).await,
         JobSpec::Compress(spec) => compress::compress(&app, &row, spec, &stop, &tracker, control).await,
+        JobSpec::Estimate(spec) => estimate::estimate(&app, &row.tenant, spec, control).await,
     }
 }
 

@@ -37,8 +37,8 @@ const SELECT: &str = select_jobs!("WHERE tenant = $1 AND id = $2");
 const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
 
 const SELECT_PAGE: &str = select_jobs!(
-    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8) AND (create_time, id) < ($9, $10) \
-     ORDER BY create_time DESC, id DESC LIMIT $11"
+    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9) AND (create_time, id) < ($10, $11) \
+     ORDER BY create_time DESC, id DESC LIMIT $12"
 );
 
 // The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
@@ -216,7 +216,7 @@ pub(super) async fn list(
     for state in filter::<5, _>(states, JobState::ALL, JobState::as_str) {
         query = query.bind(state);
     }
-    for kind in filter::<2, _>(kinds, JobKind::ALL, JobKind::as_str) {
+    for kind in filter::<3, _>(kinds, JobKind::ALL, JobKind::as_str) {
         query = query.bind(kind);
     }
     let records = query.bind(slice.create_time).bind(slice.id).bind(slice.limit).fetch_all(db).await?;

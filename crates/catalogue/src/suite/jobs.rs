@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use imageops_model::{CompressSpec, JobKind, Label, Source};
+use imageops_model::{CompressSpec, CompressionChoice, EstimateSpec, JobKind, Label, Source};
 
 use super::*;
 use crate::{Cursor, JobOutcome, Page};
@@ -156,9 +156,7 @@ pub(crate) async fn lists_are_filtered<D: Database>() {
         output_file: Some("b".to_owned()),
         output_image: None,
         output_label: Label::default(),
-        zstd: true,
-        level: Some(9),
-        keep_free_space: false,
+        compression: CompressionChoice { zstd: true, ..CompressionChoice::default() },
     });
     let check = new_row(catalogue.create_job(new_job(at(0)), 10).await.unwrap()).id;
     let failed = NewJob { failure: Some(failure()), spec: compress.clone(), ..new_job(at(1)) };
@@ -166,17 +164,24 @@ pub(crate) async fn lists_are_filtered<D: Database>() {
     assert_eq!(failed.spec, compress);
     let queued = NewJob { spec: compress, ..new_job(at(2)) };
     let queued = new_row(catalogue.create_job(queued, 10).await.unwrap()).id;
+    let estimate = JobSpec::Estimate(EstimateSpec {
+        source: Source::File("a".to_owned()),
+        compression: CompressionChoice::default(),
+    });
+    let estimate = NewJob { spec: estimate, ..new_job(at(3)) };
+    let estimate = new_row(catalogue.create_job(estimate, 10).await.unwrap()).id;
     let list = async |states: &[JobState], kinds: &[JobKind]| {
         let page = Page { limit: 10, after: None };
         let rows = catalogue.list_jobs(&tenant(), states, kinds, page).await.unwrap();
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
-    assert_eq!(list(&[], &[]).await, [queued, failed.id, check]);
-    assert_eq!(list(&[JobState::Queued], &[]).await, [queued, check]);
+    assert_eq!(list(&[], &[]).await, [estimate, queued, failed.id, check]);
+    assert_eq!(list(&[JobState::Queued], &[]).await, [estimate, queued, check]);
     assert_eq!(list(&[], &[JobKind::Compress]).await, [queued, failed.id]);
+    assert_eq!(list(&[], &[JobKind::Estimate]).await, [estimate]);
     assert_eq!(list(&[JobState::Failed, JobState::Failed], &[JobKind::Compress]).await, [failed.id]);
     assert_eq!(list(&[JobState::Failed], &[JobKind::Check]).await, []);
-    assert_eq!(list(JobState::ALL, JobKind::ALL).await, [queued, failed.id, check]);
+    assert_eq!(list(JobState::ALL, JobKind::ALL).await, [estimate, queued, failed.id, check]);
 }
 
 pub(crate) async fn other_tenants_see_no_job<D: Database>() {

@@ -1,0 +1,45 @@
+//! An estimate job: what a compression would come to, without one.
+
+use std::sync::Arc;
+
+use imageops_catalogue::JobOutcome;
+use imageops_image::Control;
+use imageops_image::compress::{DryRun, dry_run};
+use imageops_image::format::{self, Format};
+use imageops_image::storage::FileStorage;
+use imageops_model::{EstimateSpec, Tenant};
+use serde::{Deserialize, Serialize};
+
+use super::run::engine;
+use crate::app::App;
+use crate::compression::engine_options;
+use crate::failure::{Failure, Result};
+
+/// What an estimate job leaves in its row.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EstimateOutcome {
+    /// Format of the source.
+    pub source_format: Format,
+    /// The engine's figures.
+    pub told: DryRun,
+}
+
+/// Looks at the source; nothing is written.
+pub(super) async fn estimate(
+    app: &App,
+    tenant: &Tenant,
+    spec: &EstimateSpec,
+    control: Control,
+) -> Result<JobOutcome> {
+    let source = app.open_source(tenant, &spec.source).await?;
+    let options = engine_options(&spec.compression);
+    let outcome = engine(move || {
+        let storage = Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
+        let image = format::open(storage, source.format)?;
+        let told = dry_run(&image, &options, &control)?;
+        Ok(EstimateOutcome { source_format: image.format, told })
+    })
+    .await?;
+    let result = serde_json::to_string(&outcome).map_err(Failure::internal)?;
+    Ok(JobOutcome::Succeeded { result, image: None })
+}
