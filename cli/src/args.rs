@@ -193,15 +193,15 @@ pub(crate) struct CompressArgs {
     #[arg(long, value_name = "LEVEL", default_value = "default", value_parser = parse_level)]
     pub(crate) level: Level,
 
-    /// How far back zlib may refer: 4k for readers that inflate in steps with a small window. Local files only.
+    /// How far back zlib may refer: 4k for readers that inflate in steps with a small window.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) window: WindowName,
 
-    /// What becomes of clusters that are compressed in IN. Local files only.
+    /// What becomes of clusters that are compressed in IN.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) recompress: RecompressName,
 
-    /// Store equal clusters once. Local files only.
+    /// Store equal clusters once.
     #[arg(long)]
     pub(crate) share_identical: bool,
 
@@ -220,7 +220,7 @@ pub(crate) struct CompressArgs {
     )]
     pub(crate) in_place: bool,
 
-    /// Write nothing: tell what would be dropped and kept, and about how long the output would be. Local files only.
+    /// Write nothing: tell what would be dropped and kept, and about how long the output would be.
     #[arg(long)]
     pub(crate) dry_run: bool,
 

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use imageops::v1::{self, source};
-use imageops_image::compress::{CompressOptions, Level};
+use imageops_image::compress::CompressOptions;
 use imageops_image::format::Format;
 use serde::Serialize;
 
-use crate::args::{CompressArgs, CompressionName, Global, RecompressName, WindowName};
+use crate::args::{CompressArgs, Global};
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, count, print, print_json, rate, size, size_exact, span};
 use crate::target::Target;
 use crate::view::{Compressed, parts_table};
-use crate::{dry_run, in_place, local, server};
+use crate::{asked, dry_run, in_place, local, server};
 
 /// The JSON form.
 #[derive(Serialize)]
@@ -74,34 +74,11 @@ fn compress_file(
 }
 
 async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
-    for (set, flag) in [
-        (arguments.window != WindowName::default(), "--window"),
-        (arguments.share_identical, "--share-identical"),
-        (arguments.recompress != RecompressName::default(), "--recompress"),
-        (arguments.threads.is_some(), "--threads"),
-        (arguments.no_verify, "--no-verify"),
-        (arguments.format.is_some(), "--format"),
-    ] {
-        if set {
-            return Err(Failure::new(format!("{flag} is for local files: the server decides it")));
-        }
-    }
     let source = server::source(&arguments.source)?;
     let target = arguments.target.as_deref().map(server::text).transpose()?;
-    let mut request = v1::CompressRequest {
-        compression: match arguments.compression {
-            CompressionName::Zlib => v1::Compression::Zlib.into(),
-            CompressionName::Zstd => v1::Compression::Zstd.into(),
-        },
-        // The server knows numbers, and its own default.
-        level: match arguments.level {
-            Level::Default => None,
-            level => Some(arguments.options().compression.level_number(level).into()),
-        },
-        keep_free_space: arguments.keep_free_space,
-        ..v1::CompressRequest::default()
-    };
-    match (&source.source, target) {
+    let mut request = asked::request(arguments, source)?;
+    let kind = request.source.as_ref().and_then(|source| source.source.as_ref());
+    match (kind, target) {
         (Some(source::Source::Image(_)), target) => request.output_display_name = target.unwrap_or_default(),
         (_, Some(target)) => request.output_file = target,
         (_, None) => {
@@ -109,7 +86,6 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(Stri
             return Err(failure.advise("name the file to write below the server's image root"));
         }
     }
-    request.source = Some(source);
     let client = server::connect(address)?;
     let job = server::call(client.compress(request)).await?;
     let job = server::run_job(&client, job).await?;
@@ -159,11 +135,11 @@ pub(crate) fn text(result: &Compressed) -> String {
     };
     facts.add("after", size_exact(result.output_bytes) + &share);
     facts.add("data", size(result.data_bytes));
-    if let Some(copied) = result.copied_bytes.filter(|copied| *copied > 0) {
-        facts.add("copied as packed", size(copied));
+    if result.copied_bytes > 0 {
+        facts.add("copied as packed", size(result.copied_bytes));
     }
-    if let Some(shared) = result.shared_bytes.filter(|shared| *shared > 0) {
-        facts.add("shared", size(shared));
+    if result.shared_bytes > 0 {
+        facts.add("shared", size(result.shared_bytes));
     }
     facts.add("zeros left out", size(result.zero_bytes));
     facts.add("freed, dropped", size(result.dropped_bytes));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use imageops::v1;
 use imageops_image::Control;
 use imageops_image::compress::{CompressOptions, DryRun, dry_run};
 use imageops_image::format::{self, Format};
@@ -9,55 +10,53 @@ use serde::Serialize;
 
 use crate::args::{CompressArgs, Global};
 use crate::exit::{Exit, Failure};
-use crate::local;
 use crate::output::{Facts, Form, print, print_json, size, size_exact};
-use crate::view::{Part, Reason, parts_table};
+use crate::view::{Estimate, parts_table};
+use crate::{asked, local, server};
 
-/// The JSON form. What it shares with the result of a compression has the same names.
+/// The JSON form.
 #[derive(Serialize)]
 struct Document<'a> {
     source: &'a str,
-    source_format: String,
-    virtual_size: u64,
-    stored_bytes: u64,
-    dropped_bytes: u64,
-    kept_bytes: u64,
-    output_bytes_estimate: u64,
-    kept_clusters: u64,
-    sampled_clusters: u64,
-    parts: Vec<Part>,
-    kept: Vec<Reason>,
+    #[serde(flatten)]
+    told: &'a Estimate,
 }
 
 /// Prints what a compression would do.
 pub(crate) async fn run(global: &Global, arguments: &CompressArgs) -> Result<Exit, Failure> {
-    if global.server().is_some() {
-        let failure = Failure::new("--dry-run is for local files");
-        return Err(failure.advise("leave out --server, or unset IMAGEOPS_SERVER"));
+    let told = match global.server() {
+        Some(address) => through_server(address, arguments).await?,
+        None => here(arguments).await?,
+    };
+    let source = &arguments.source.to_string_lossy();
+    match global.output {
+        Form::Json => print_json(&Document { source, told: &told })?,
+        Form::Table => {
+            let mut facts = Facts::default();
+            facts.add("image", source);
+            print(&(facts.render() + &text(&told)))?;
+        }
     }
+    Ok(Exit::Success)
+}
+
+async fn here(arguments: &CompressArgs) -> Result<Estimate, Failure> {
     let source = arguments.source.clone();
     let format = arguments.format.map(Format::from);
     let options = arguments.options();
     let (format, told) = local::run(move |control| look(&source, format, &options, control)).await?;
-    let estimate = told.estimate;
-    let document = Document {
-        source: &arguments.source.to_string_lossy(),
-        source_format: format.to_string(),
-        virtual_size: estimate.virtual_size_bytes,
-        stored_bytes: estimate.stored_bytes,
-        dropped_bytes: estimate.dropped_bytes,
-        kept_bytes: estimate.stored_bytes.saturating_sub(estimate.dropped_bytes),
-        output_bytes_estimate: told.output_bytes_estimate,
-        kept_clusters: told.kept_clusters,
-        sampled_clusters: told.sampled_clusters,
-        parts: estimate.parts.into_iter().map(Part::from).collect(),
-        kept: estimate.kept.into_iter().map(Reason::from).collect(),
-    };
-    match global.output {
-        Form::Json => print_json(&document)?,
-        Form::Table => print(&text(&document))?,
+    Ok(Estimate::new(format, told))
+}
+
+async fn through_server(address: &str, arguments: &CompressArgs) -> Result<Estimate, Failure> {
+    let request = asked::request(arguments, server::source(&arguments.source)?)?;
+    let client = server::connect(address)?;
+    let job = server::call(client.estimate_compression(asked::estimate(request))).await?;
+    let job = server::run_job(&client, job).await?;
+    match job.result {
+        Some(v1::job::Result::Estimate(told)) => Ok(Estimate::from(told)),
+        _ => Err(Failure::new(format!("{}: the job succeeded without a result", job.name))),
     }
-    Ok(Exit::Success)
 }
 
 fn look(
@@ -71,22 +70,22 @@ fn look(
     Ok((image.format, dry_run(&image, options, control).map_err(failed)?))
 }
 
-fn text(document: &Document<'_>) -> String {
+/// The figures for people.
+pub(crate) fn text(told: &Estimate) -> String {
     let mut facts = Facts::default();
-    facts.add("image", document.source);
-    facts.add("source format", &document.source_format);
-    facts.add("virtual size", size_exact(document.virtual_size));
-    facts.add("stored", size_exact(document.stored_bytes));
-    facts.add("freed, dropped", size_exact(document.dropped_bytes));
-    facts.add("kept", size_exact(document.kept_bytes));
-    let sample = if document.sampled_clusters == document.kept_clusters {
+    facts.add_some("source format", told.source_format.as_deref());
+    facts.add("virtual size", size_exact(told.virtual_size));
+    facts.add("stored", size_exact(told.stored_bytes));
+    facts.add("freed, dropped", size_exact(told.dropped_bytes));
+    facts.add("kept", size_exact(told.kept_bytes));
+    let sample = if told.sampled_clusters == told.kept_clusters {
         "all of it was packed to see".to_owned()
     } else {
-        format!("an estimate from {} of {} clusters", document.sampled_clusters, document.kept_clusters)
+        format!("an estimate from {} of {} clusters", told.sampled_clusters, told.kept_clusters)
     };
-    facts.add("output, about", format!("{}, {sample}", size(document.output_bytes_estimate)));
-    for reason in &document.kept {
+    facts.add("output, about", format!("{}, {sample}", size(told.output_bytes_estimate)));
+    for reason in &told.kept {
         facts.add("kept because", reason.line());
     }
-    facts.render() + &parts_table(&document.parts)
+    facts.render() + &parts_table(&told.parts)
 }

@@ -4,10 +4,11 @@ use imageops::v1::{Job, JobKind, JobState, ListJobsRequest, source};
 use imageops_client::Client;
 
 use crate::args::{Global, JobCommand, JobListArgs, JobStateName};
+use crate::asked;
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, print, print_json, table};
 use crate::server::{self, job_name};
-use crate::view::{Check, Compressed};
+use crate::view::{Check, Compressed, Estimate};
 
 /// Jobs of one page.
 const PAGE_SIZE_MAX: usize = 1000;
@@ -92,6 +93,7 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
     facts.add("kind", kind(job));
     facts.add("state", state(job));
     facts.add("source", source_name(job));
+    facts.add_some("compression", job.compression.as_ref().map(asked::line));
     facts.add("done", percent(job));
     facts.add("created", created(job));
     facts.add_some("ended", job.end_time.as_ref().map(time));
@@ -109,7 +111,10 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
             facts.add("output", output);
             crate::compress::text(&Compressed::from(result.clone()))
         }
-        Some(imageops::v1::job::Result::Estimate(_)) | None => String::new(),
+        Some(imageops::v1::job::Result::Estimate(told)) => {
+            crate::dry_run::text(&Estimate::from(told.clone()))
+        }
+        None => String::new(),
     };
     print(&(facts.render() + &result))
 }

@@ -4,6 +4,7 @@
 //! of output show the types of [`view`], whether the engine found something here or a server told it.
 
 mod args;
+mod asked;
 mod check;
 mod completions;
 mod compress;

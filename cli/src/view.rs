@@ -348,12 +348,10 @@ pub(crate) struct Compressed {
     pub(crate) source_bytes: u64,
     pub(crate) output_bytes: u64,
     pub(crate) data_bytes: u64,
-    /// Of these, what was compressed in the source already and was copied; a server does not tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) copied_bytes: Option<u64>,
-    /// Of these, what shares the bytes of an earlier cluster; a server does not tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) shared_bytes: Option<u64>,
+    /// Of these, what was compressed in the source already and was copied.
+    pub(crate) copied_bytes: u64,
+    /// Of these, what shares the bytes of an earlier cluster.
+    pub(crate) shared_bytes: u64,
     pub(crate) zero_bytes: u64,
     pub(crate) dropped_bytes: u64,
     pub(crate) parts: Vec<Part>,
@@ -364,6 +362,21 @@ pub(crate) struct Compressed {
     pub(crate) content_proof: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) digests: Option<Digests>,
+}
+
+/// What a compression would come to. What it shares with the result of one has the same names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Estimate {
+    pub(crate) source_format: Option<String>,
+    pub(crate) virtual_size: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) dropped_bytes: u64,
+    pub(crate) kept_bytes: u64,
+    pub(crate) output_bytes_estimate: u64,
+    pub(crate) kept_clusters: u64,
+    pub(crate) sampled_clusters: u64,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) kept: Vec<Reason>,
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! From the reports of the engine.
 
 use imageops_image::check::{ByteRange, CheckFigures, CheckOutcome, CheckReport, Finding as EngineFinding};
-use imageops_image::compress::{CompressReport, PartReport, VolumeReport};
+use imageops_image::compress::{CompressReport, DryRun, PartReport, VolumeReport};
 use imageops_image::digest::Digests as EngineDigests;
+use imageops_image::format::Format;
 use imageops_image::guest::{Kept, PartSummary, VolumeSummary};
 use imageops_image::inspect;
 
 use super::{
-    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict, Volume,
+    Check, Compressed, Digests, Estimate, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
+    Verdict, Volume,
 };
 use crate::output::count;
 
@@ -199,8 +201,8 @@ impl From<CompressReport> for Compressed {
             source_bytes: report.source_bytes,
             output_bytes: report.output_bytes,
             data_bytes: report.data_bytes,
-            copied_bytes: Some(report.copied_bytes),
-            shared_bytes: Some(report.shared_bytes),
+            copied_bytes: report.copied_bytes,
+            shared_bytes: report.shared_bytes,
             zero_bytes: report.zero_bytes,
             dropped_bytes: report.dropped_bytes,
             parts: report.parts.into_iter().map(Part::from).collect(),
@@ -209,6 +211,24 @@ impl From<CompressReport> for Compressed {
             verified: report.verified,
             content_proof: report.content_proof,
             digests: None,
+        }
+    }
+}
+
+impl Estimate {
+    pub(crate) fn new(format: Format, told: DryRun) -> Self {
+        let estimate = told.estimate;
+        Self {
+            source_format: Some(format.to_string()),
+            virtual_size: estimate.virtual_size_bytes,
+            stored_bytes: estimate.stored_bytes,
+            dropped_bytes: estimate.dropped_bytes,
+            kept_bytes: estimate.stored_bytes.saturating_sub(estimate.dropped_bytes),
+            output_bytes_estimate: told.output_bytes_estimate,
+            kept_clusters: told.kept_clusters,
+            sampled_clusters: told.sampled_clusters,
+            parts: estimate.parts.into_iter().map(Part::from).collect(),
+            kept: estimate.kept.into_iter().map(Reason::from).collect(),
         }
     }
 }

@@ -3,7 +3,8 @@
 use imageops::v1;
 
 use super::{
-    Check, Compressed, Digests, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason, Verdict, Volume,
+    Check, Compressed, Digests, Estimate, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
+    Verdict, Volume,
 };
 
 /// An empty string of the contract stands for an absent value.
@@ -199,16 +200,33 @@ impl From<v1::CompressResult> for Compressed {
             source_bytes: result.source_bytes,
             output_bytes: result.output_bytes,
             data_bytes: result.data_bytes,
-            copied_bytes: None,
-            shared_bytes: None,
+            copied_bytes: result.copied_bytes,
+            shared_bytes: result.shared_bytes,
             zero_bytes: result.zero_bytes,
             dropped_bytes: result.dropped_bytes,
             parts: result.parts.into_iter().map(Part::from).collect(),
-            kept: Vec::new(),
+            kept: result.kept.into_iter().map(Reason::from).collect(),
             snapshots_left_out: result.snapshots_left_out.into(),
             verified: result.verified,
             content_proof: result.content_proof,
             digests: result.digests.map(Digests::from).filter(|digests| *digests != Digests::default()),
+        }
+    }
+}
+
+impl From<v1::CompressionEstimate> for Estimate {
+    fn from(told: v1::CompressionEstimate) -> Self {
+        Self {
+            source_format: format_name(told.source_format()),
+            virtual_size: told.virtual_size_bytes,
+            stored_bytes: told.stored_bytes,
+            dropped_bytes: told.dropped_bytes,
+            kept_bytes: told.stored_bytes.saturating_sub(told.dropped_bytes),
+            output_bytes_estimate: told.estimated_output_bytes,
+            kept_clusters: told.kept_clusters,
+            sampled_clusters: told.sampled_clusters,
+            parts: told.parts.into_iter().map(Part::from).collect(),
+            kept: told.kept.into_iter().map(Reason::from).collect(),
         }
     }
 }
