@@ -22,6 +22,15 @@ pub enum Error {
         /// See [`Error::NotFound`].
         what: &'static str,
     },
+    /// The row has changed since it was read.
+    #[error("the {what} has changed since")]
+    Stale {
+        /// See [`Error::NotFound`].
+        what: &'static str,
+    },
+    /// The image refuses to be deleted.
+    #[error("the image is protected")]
+    Protected,
     /// The worker no longer holds the lease.
     #[error("another worker has taken the job over")]
     Fenced,

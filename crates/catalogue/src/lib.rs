@@ -8,18 +8,20 @@ use std::fmt;
 
 use async_trait::async_trait;
 use imageops_model::{
-    ImageId, ImageState, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, KeyId, Label, Micros,
-    Scope, StoreId, Tenant, UploadId, UploadState,
+    ImageDetails, ImageId, ImageState, JobFailure, JobId, JobKind, JobProgress, JobSpec, JobState, KeyId,
+    Label, Micros, Scope, StoreId, Tenant, UploadId, UploadState,
 };
 use uuid::Uuid;
 
 mod error;
+mod images;
 mod rows;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;
 
 pub use error::{Error, Result};
+pub use images::{ImageChange, ImageCursor, ImageFilter, ImageOrder, ImagePage, SortKey};
 pub use sqlite::SqliteCatalogue;
 
 /// A job to be.
@@ -196,10 +198,20 @@ pub struct ImageRow {
     pub blob: String,
     /// Image that this one was made from.
     pub derived_from: Option<ImageId>,
+    /// What people say of it.
+    pub details: ImageDetails,
+    /// Whether its bytes are handed out.
+    pub enabled: bool,
+    /// Grows with every change; 1 at first.
+    pub revision: u64,
     /// When the record was made.
     pub create_time: Micros,
     /// When it last changed.
     pub update_time: Micros,
+    /// When it was deleted, in state trashed.
+    pub trash_time: Option<Micros>,
+    /// When it goes for good, in state trashed.
+    pub purge_time: Option<Micros>,
 }
 
 /// An access key. The secret itself is not kept, and its digest is not shown.
@@ -239,7 +251,8 @@ impl fmt::Debug for KeyRow {
 ///
 /// Every method is one transaction, unless it says otherwise. Errors: [`Error::NotFound`] for rows that do not exist for
 /// the tenant, [`Error::Conflict`] for an id or request id that stands for something else, [`Error::State`] for an event
-/// that cannot happen in the row's state, [`Error::Fenced`] for a worker that lost its lease, [`Error::QueueFull`],
+/// that cannot happen in the row's state, [`Error::Stale`] when the row is no longer the one that was read,
+/// [`Error::Protected`] for an image that refuses to be deleted, [`Error::Fenced`] for a worker that lost its lease, [`Error::QueueFull`],
 /// [`Error::OutOfRange`] for a figure that no row can hold, [`Error::Unavailable`] when the database does not answer
 /// (locked, gone), [`Error::NoSpace`] when its disk is full. A call whose future is dropped happened whole or not at all.
 #[async_trait]
@@ -363,6 +376,53 @@ pub trait Catalogue: Send + Sync + 'static {
 
     /// An image.
     async fn get_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow>;
+
+    /// Images that `filter` wants, in the order of `page`.
+    async fn list_images(
+        &self,
+        tenant: &Tenant,
+        filter: &ImageFilter,
+        page: ImagePage,
+    ) -> Result<Vec<ImageRow>>;
+
+    /// Changes what people say of an image. With `expected_revision` only when the row still has that revision. A change
+    /// that changes nothing leaves revision and time as they are.
+    async fn update_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        change: ImageChange,
+        expected_revision: Option<u64>,
+        now: Micros,
+    ) -> Result<ImageRow>;
+
+    /// Puts an active image into the trash, from which it goes for good at `purge_time`. One that is there already stays as
+    /// it is. [`Error::Protected`] when it is.
+    async fn trash_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        expected_revision: Option<u64>,
+        now: Micros,
+        purge_time: Micros,
+    ) -> Result<ImageRow>;
+
+    /// Takes an image out of the trash. One that is not there stays as it is.
+    async fn restore_image(&self, tenant: &Tenant, id: ImageId, now: Micros) -> Result<ImageRow>;
+
+    /// Removes an image that lies in the trash, for good; its id is never given again. The row as it was: its bytes are the
+    /// caller's to remove, after this. [`Error::State`] when it is not in the trash.
+    async fn purge_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        expected_revision: Option<u64>,
+        now: Micros,
+    ) -> Result<ImageRow>;
+
+    /// Removes what has lain in the trash for its time, of all tenants, as [`Catalogue::purge_image`] does; at most 100 a
+    /// call.
+    async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>>;
 
     /// Whether a row names these bytes.
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool>;

@@ -2,8 +2,8 @@
 //! [`Error::Corrupt`], never a guess.
 
 use imageops_model::{
-    ImageId, ImageState, JobFailure, JobId, JobSpec, JobState, KeyId, Label, Micros, Scope, StoreId, Tenant,
-    UploadId, UploadState,
+    ImageDetails, ImageId, ImageState, JobFailure, JobId, JobSpec, JobState, KeyId, Label, Micros, Scope,
+    StoreId, Tenant, UploadId, UploadState,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -120,8 +120,20 @@ pub(crate) struct ImageRecord {
     store: String,
     blob: String,
     derived_from: Option<String>,
+    revision: i64,
+    description: String,
+    protected: i64,
+    enabled: i64,
+    /// JSON: names and values.
+    labels: String,
+    /// JSON: names and values.
+    properties: String,
+    /// JSON: a list.
+    tags: String,
     create_time: i64,
     update_time: i64,
+    trash_time: Option<i64>,
+    purge_time: Option<i64>,
 }
 
 impl TryFrom<ImageRecord> for ImageRow {
@@ -147,8 +159,19 @@ impl TryFrom<ImageRecord> for ImageRow {
                 .derived_from
                 .map(|image| read_uuid("image id", &image).map(ImageId))
                 .transpose()?,
+            details: ImageDetails {
+                description: record.description,
+                labels: read_json("labels", &record.labels)?,
+                properties: read_json("properties", &record.properties)?,
+                tags: read_json("tags", &record.tags)?,
+                protected: record.protected != 0,
+            },
+            enabled: record.enabled != 0,
+            revision: read_number("image revision", record.revision)?,
             create_time: Micros(record.create_time),
             update_time: Micros(record.update_time),
+            trash_time: record.trash_time.map(Micros),
+            purge_time: record.purge_time.map(Micros),
         })
     }
 }

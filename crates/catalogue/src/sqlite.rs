@@ -16,8 +16,8 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    Catalogue, Created, Error, Heartbeat, ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, RequestKey,
-    Result, UploadRow,
+    Catalogue, Created, Error, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow, JobOutcome, JobRow,
+    KeyRow, NewJob, Page, RequestKey, Result, UploadRow,
 };
 
 mod images;
@@ -212,6 +212,55 @@ impl Catalogue for SqliteCatalogue {
 
     async fn get_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
         on_reader!(self, images::get, tenant, id)
+    }
+
+    async fn list_images(
+        &self,
+        tenant: &Tenant,
+        filter: &ImageFilter,
+        page: ImagePage,
+    ) -> Result<Vec<ImageRow>> {
+        on_reader!(self, images::list, tenant, filter, page)
+    }
+
+    async fn update_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        change: ImageChange,
+        expected_revision: Option<u64>,
+        now: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, images::update, tenant, id, change, expected_revision, now)
+    }
+
+    async fn trash_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        expected_revision: Option<u64>,
+        now: Micros,
+        purge_time: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, images::trash, tenant, id, expected_revision, now, purge_time)
+    }
+
+    async fn restore_image(&self, tenant: &Tenant, id: ImageId, now: Micros) -> Result<ImageRow> {
+        in_transaction!(self, images::restore, tenant, id, now)
+    }
+
+    async fn purge_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        expected_revision: Option<u64>,
+        now: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, images::purge, tenant, id, expected_revision, now)
+    }
+
+    async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>> {
+        in_transaction!(self, images::purge_expired, now)
     }
 
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool> {

@@ -4,8 +4,8 @@
 use std::future::Future;
 
 use imageops_model::{
-    CheckSpec, ImageId, ImageState, JobFailure, JobId, JobProgress, JobSpec, JobState, Label, Micros, Source,
-    StoreId, Tenant, UploadId, UploadState,
+    CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobProgress, JobSpec, JobState, Label,
+    Micros, Source, StoreId, Tenant, UploadId, UploadState,
 };
 use uuid::Uuid;
 
@@ -70,6 +70,15 @@ macro_rules! catalogue_suite {
             uploads::lists_are_filtered_and_paged,
             uploads::other_tenants_see_no_upload,
             images::blobs_are_referenced_by_store_and_key,
+            images::what_is_said_of_an_image_reads_back,
+            images::a_stale_change_changes_nothing,
+            images::an_image_goes_through_the_trash,
+            images::a_protected_image_is_not_deleted,
+            images::the_id_of_a_purged_image_stays_taken,
+            images::the_trash_is_emptied_in_time,
+            images::image_lists_are_ordered_and_paged,
+            images::image_lists_are_filtered,
+            images::other_tenants_see_no_image,
             keys::a_key_is_found_by_its_digest,
             keys::ids_and_digests_are_unique,
             keys::keys_are_listed_newest_first,
@@ -151,8 +160,13 @@ pub(crate) fn image_row(owner: Tenant) -> ImageRow {
         store: StoreId(Uuid::from_u128(5)),
         blob: Uuid::new_v4().to_string(),
         derived_from: Some(ImageId(Uuid::from_u128(6))),
+        details: ImageDetails::default(),
+        enabled: true,
+        revision: 1,
         create_time: at(1),
         update_time: at(2),
+        trash_time: None,
+        purge_time: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! by the caller; random ids are made elsewhere and only carried here.
 
 mod compression;
+mod details;
 mod id;
 mod image;
 mod job;
@@ -14,8 +15,9 @@ mod time;
 mod upload;
 
 pub use compression::{CompressionChoice, Effort, NamedLevel};
+pub use details::{ImageDetails, InvalidDetail};
 pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
-pub use image::ImageState;
+pub use image::{ImageEvent, ImageState};
 pub use job::{
     CheckSpec, CompressSpec, EstimateSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase,
     JobProgress, JobSpec, JobState, Source,

@@ -9,7 +9,7 @@ use imageops_image::compress::{CompressOptions, CompressReport};
 use imageops_image::digest::{Digests, Selection, digest_storage};
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
-use imageops_model::{CompressSpec, ImageId, ImageState, Source};
+use imageops_model::{CompressSpec, ImageDetails, ImageId, ImageState, Source};
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
@@ -144,8 +144,13 @@ async fn into_image(
         store: app.store.id(),
         blob,
         derived_from: Some(derived_from),
+        details: ImageDetails::default(),
+        enabled: true,
+        revision: 1,
         create_time: time,
         update_time: time,
+        trash_time: None,
+        purge_time: None,
     };
     let made =
         CompressOutcome { report, output_file: None, output_image: Some(output), digests: Some(digests) };

@@ -9,6 +9,7 @@ use sqlx::Row;
 use tempfile::TempDir;
 
 use super::*;
+use crate::ImageOrder;
 use crate::suite::{Database, assert_error, at, catalogue_suite, new_job};
 
 struct SqliteFile(TempDir);
@@ -254,5 +255,26 @@ async fn statements_use_the_indexes() {
         let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
         assert!(plan.iter().any(|step| step.contains(index)), "{index}: {plan:?}");
         assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{index} sorts: {plan:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_sought_and_not_sorted() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    for (order, index, key) in [
+        (ImageOrder::Newest, "images_by_creation", "(create_time,id)<"),
+        (ImageOrder::Oldest, "images_by_creation", "(create_time,id)>"),
+        (ImageOrder::Label, "images_by_label", "(label,id)>"),
+        (ImageOrder::LabelReversed, "images_by_label", "(label,id)<"),
+        (ImageOrder::Largest, "images_by_size", "(size_bytes,id)<"),
+        (ImageOrder::Smallest, "images_by_size", "(size_bytes,id)>"),
+    ] {
+        let statement = format!("EXPLAIN QUERY PLAN {}", images::page_statement(order));
+        let plan = sqlx::query(sqlx::AssertSqlSafe(statement)).fetch_all(&catalogue.readers).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        assert!(steps[0].starts_with("SEARCH images") && steps[0].contains(index), "{steps:?}");
+        assert!(steps[0].contains(key), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("ORDER BY")), "{steps:?}");
     }
 }
