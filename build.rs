@@ -18,7 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("imageops.v1.bin"), &descriptors)?;
 
     let mut config = prost_build::Config::new();
-    config.bytes(["."]).compile_well_known_types().extern_path(".google.protobuf", "::pbjson_types");
+    config
+        .bytes(["."])
+        .compile_well_known_types()
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .extern_path(".google.protobuf.FieldMask", "crate::FieldMask");
     // Without the `transport` feature the client has no `connect()`: timeouts, keep-alive and retries belong to the
     // client crate, which builds its own channel.
     tonic_prost_build::configure().build_transport(false).compile_fds_with_config(files, config)?;

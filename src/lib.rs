@@ -3,6 +3,10 @@
 //! The contract is written in `proto/imageops/v1`; its comments are the manual of the API. Types read and write canonical
 //! proto3 JSON through `serde`.
 
+mod field_mask;
+
+pub use field_mask::FieldMask;
+
 /// The messages, the client and the server of `imageops.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod v1 {

@@ -9,10 +9,11 @@ use std::process::Command;
 
 use imageops::v1::upload_image_request::Message as UploadMessage;
 use imageops::v1::{
-    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest,
-    DownloadImageRequest, EstimateCompressionRequest, GetJobRequest, GetUploadRequest, InspectRequest,
-    JobState, ListJobsRequest, ListUploadsRequest, UploadImageRequest, UploadResume, WaitJobRequest,
-    WatchStatusRequest,
+    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteImageRequest,
+    DeleteJobRequest, DownloadImageRequest, EstimateCompressionRequest, GetImageRequest, GetJobRequest,
+    GetUploadRequest, Image, InspectRequest, JobState, ListImagesRequest, ListJobsRequest,
+    ListUploadsRequest, PurgeImageRequest, RestoreImageRequest, UpdateImageRequest, UploadImageRequest,
+    UploadResume, WaitJobRequest, WatchStatusRequest,
 };
 use imageops_client::{Client, ConnectOptions, Connection, Token};
 use prost_reflect::prost::Message as _;
@@ -53,25 +54,25 @@ fn make_key(service: &Service, scopes: &str, tenant: Option<&str>) -> String {
     secret.trim().to_owned()
 }
 
-/// Each RPC of the contract with the scope that its documentation promises.
+/// Each RPC of the contract, as `Service/Method`, with the scope that its documentation promises.
 fn methods() -> BTreeMap<String, String> {
     let set = FileDescriptorSet::decode(imageops::v1::FILE_DESCRIPTOR_SET).unwrap();
     let file = set.file.iter().find(|file| file.name() == "imageops/v1/service.proto").unwrap();
-    let service = &file.service[0];
     let comments = &file.source_code_info.as_ref().unwrap().location;
-    let scope_of = |index: usize| {
-        let path = [6, 0, 2, i32::try_from(index).unwrap()];
+    let scope_of = |service: usize, method: usize| {
+        let path = [6, i32::try_from(service).unwrap(), 2, i32::try_from(method).unwrap()];
         let location = comments.iter().find(|location| location.path == path).unwrap();
         let text = location.leading_comments().split_whitespace().collect::<Vec<_>>().join(" ");
         let (_, scope) = text.rsplit_once("Scope: ").unwrap_or_else(|| panic!("no scope: {text}"));
         scope.trim_end_matches('.').to_owned()
     };
-    service
-        .method
-        .iter()
-        .enumerate()
-        .map(|(index, method)| (method.name().to_owned(), scope_of(index)))
-        .collect()
+    let mut methods = BTreeMap::new();
+    for (number, service) in file.service.iter().enumerate() {
+        for (index, method) in service.method.iter().enumerate() {
+            methods.insert(format!("{}/{}", service.name(), method.name()), scope_of(number, index));
+        }
+    }
+    methods
 }
 
 /// Calls any RPC with an empty message; how it ended.
@@ -81,7 +82,7 @@ async fn call_empty(service: &Service, key: Option<&str>, method: &str) -> Resul
     let connection = Connection::connect_lazy(&format!("http://{}", service.grpc()), options).unwrap();
     let mut grpc = tonic::client::Grpc::new(connection);
     grpc.ready().await.unwrap();
-    let path = format!("/imageops.v1.ImageOps/{method}").parse().unwrap();
+    let path = format!("/imageops.v1.{method}").parse().unwrap();
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     let mut answer = grpc.server_streaming(Request::new(()), path, codec).await?.into_inner();
     answer.message().await.map(drop)
@@ -114,7 +115,7 @@ async fn no_rpc_answers_without_a_known_key() {
 async fn each_scope_opens_what_the_contract_says() {
     let service = start();
     let methods = methods();
-    assert_eq!(methods.len(), 15, "{methods:?}");
+    assert_eq!(methods.len(), 21, "{methods:?}");
     let scopes: BTreeSet<_> = methods.values().map(String::as_str).collect();
     assert_eq!(scopes, BTreeSet::from(["read", "write", "delete"]));
     for key_scope in ["read", "write", "delete", "admin"] {
@@ -159,6 +160,7 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
     let Things { image: stored, job, open_upload } = things;
     let name = || job.clone();
     let mut stub = client.stub();
+    let mut images = client.images();
     let source = image(stored);
     let resume = UploadResume { upload: open_upload.clone(), offset_bytes: 0 };
     let resume = UploadImageRequest { message: Some(UploadMessage::Resume(resume)) };
@@ -190,8 +192,22 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
         ("DeleteJob", stub.delete_job(DeleteJobRequest { name: name() }).await.map(drop)),
         ("AbortUpload", stub.abort_upload(AbortUploadRequest { name: open_upload.clone() }).await.map(drop)),
     ];
+    let name = || stored.clone();
+    let etag = String::new;
+    let renamed = Image { name: name(), display_name: "mine".to_owned(), ..Image::default() };
+    let update = UpdateImageRequest { image: Some(renamed), update_mask: None };
+    let records: Vec<(&'static str, Result<(), Status>)> = vec![
+        ("GetImage", images.get_image(GetImageRequest { name: name() }).await.map(drop)),
+        ("UpdateImage", images.update_image(update).await.map(drop)),
+        (
+            "DeleteImage",
+            images.delete_image(DeleteImageRequest { name: name(), etag: etag() }).await.map(drop),
+        ),
+        ("RestoreImage", images.restore_image(RestoreImageRequest { name: name() }).await.map(drop)),
+        ("PurgeImage", images.purge_image(PurgeImageRequest { name: name(), etag: etag() }).await.map(drop)),
+    ];
     let mut told = BTreeMap::new();
-    for (method, answer) in answers {
+    for (method, answer) in answers.into_iter().chain(records) {
         let status = answer.err().unwrap_or_else(|| Status::ok(""));
         told.insert(method, (status.code(), reason(&status), status.message().to_owned()));
     }
@@ -221,9 +237,15 @@ async fn sec_29_tenants_do_not_see_each_other() {
         assert_eq!(*code, Code::NotFound, "{method}");
     }
     // No RPC is forgotten: lists are looked at below.
-    let listed = ["ListJobs", "ListUploads"];
+    let listed = ["ListJobs", "ListUploads", "ListImages"];
     let covered: BTreeSet<_> = theirs.keys().copied().chain(listed).map(str::to_owned).collect();
-    assert_eq!(covered, methods().into_keys().collect());
+    let method = |path: String| path.rsplit('/').next().unwrap().to_owned();
+    assert_eq!(covered, methods().into_keys().map(method).collect());
+    assert!(other.list_images(ListImagesRequest::default()).await.unwrap().images.is_empty());
+    assert_eq!(
+        one.list_images(ListImagesRequest::default()).await.unwrap().images,
+        std::slice::from_ref(&stored)
+    );
     assert!(other.list_jobs(ListJobsRequest::default()).await.unwrap().jobs.is_empty());
     assert!(other.list_uploads(ListUploadsRequest::default()).await.unwrap().uploads.is_empty());
     assert_eq!(one.list_jobs(ListJobsRequest::default()).await.unwrap().jobs, std::slice::from_ref(&job));

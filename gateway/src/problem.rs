@@ -143,6 +143,7 @@ fn http_status(code: Code, reason: &str) -> StatusCode {
         "NO_SPACE" => return StatusCode::INSUFFICIENT_STORAGE,
         // As tus answers an offset that is not the server's.
         "WRONG_OFFSET" => return StatusCode::CONFLICT,
+        "STALE_ETAG" => return StatusCode::PRECONDITION_FAILED,
         "TOO_LARGE" => return StatusCode::PAYLOAD_TOO_LARGE,
         "RANGE_NOT_SATISFIABLE" => return StatusCode::RANGE_NOT_SATISFIABLE,
         "DIGEST_MISMATCH" | "SIZE_MISMATCH" => return StatusCode::UNPROCESSABLE_ENTITY,

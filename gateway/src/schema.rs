@@ -52,8 +52,13 @@ impl Schemas {
     }
 
     fn field(&mut self, field: &FieldDescriptor) -> Value {
-        let single = self.kind(&field.kind());
-        let mut schema = if field.is_list() { json!({"type": "array", "items": single}) } else { single };
+        let mut schema = match field.kind() {
+            Kind::Message(entry) if field.is_map() => {
+                json!({"type": "object", "additionalProperties": self.kind(&entry.map_entry_value_field().kind())})
+            }
+            kind if field.is_list() => json!({"type": "array", "items": self.kind(&kind)}),
+            kind => self.kind(&kind),
+        };
         describe(&mut schema, comment(&field.parent_message().parent_file(), field.path()));
         schema
     }
@@ -71,6 +76,8 @@ impl Schemas {
             Kind::Bytes => json!({"type": "string", "contentEncoding": "base64"}),
             Kind::Message(message) => match message.full_name() {
                 "google.protobuf.Timestamp" => json!({"type": "string", "format": "date-time"}),
+                // Names of members with commas between.
+                "google.protobuf.FieldMask" => json!({"type": "string"}),
                 "google.protobuf.Duration" => {
                     json!({"type": "string", "pattern": "^-?[0-9]+(\\.[0-9]{1,9})?s$"})
                 }

@@ -84,14 +84,24 @@ impl App {
     /// An image whose bytes can be read.
     pub async fn active_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
         let image = self.catalogue.get_image(tenant, id).await?;
-        if image.state != ImageState::Active {
-            return Err(Failure::new(
-                Code::FailedPrecondition,
-                reason::IMAGE_NOT_ACTIVE,
-                "the image has no bytes to read",
-            ));
+        let (reason, message) = match image.state {
+            ImageState::Active if image.enabled => return Ok(image),
+            ImageState::Active => (reason::IMAGE_DISABLED, "the image is disabled; enable it first"),
+            ImageState::Trashed => (reason::IMAGE_TRASHED, "the image lies in the trash; restore it first"),
+            _ => (reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read"),
+        };
+        Err(Failure::new(Code::FailedPrecondition, reason, message))
+    }
+
+    /// Removes bytes that no row names any more, or never did. What cannot be removed now the next start removes.
+    pub async fn remove_unless_referenced(&self, blob: &str) {
+        if !matches!(self.catalogue.is_blob_referenced(self.store.id(), blob).await, Ok(false)) {
+            return;
         }
-        Ok(image)
+        let (store, blob) = (Arc::clone(&self.store), blob.to_owned());
+        if !matches!(blocking(move || store.remove(&blob)).await, Ok(Ok(()))) {
+            tracing::warn!("a blob without a row was not removed; the next start removes it");
+        }
     }
 
     /// The bytes of an image.

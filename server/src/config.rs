@@ -134,6 +134,9 @@ pub struct Settings {
     /// Hours after its last bytes that an upload is given up [default: 24].
     #[arg(long, env = "IMAGEOPS_UPLOAD_EXPIRY_HOURS", value_name = "HOURS")]
     pub upload_expiry_hours: Option<u32>,
+    /// Days that deleted images stay in the trash; with 0 they go with the next sweep [default: 3].
+    #[arg(long, env = "IMAGEOPS_TRASH_DAYS", value_name = "DAYS")]
+    pub trash_days: Option<u32>,
     /// Uploads whose streams may be open at the same time [default: 256].
     #[arg(long, env = "IMAGEOPS_UPLOADS_MAX", value_name = "N")]
     pub uploads_max: Option<u32>,
@@ -190,6 +193,8 @@ pub struct Config {
     pub job_retention_days: u32,
     /// See [`Settings::upload_expiry_hours`].
     pub upload_expiry_hours: u32,
+    /// See [`Settings::trash_days`].
+    pub trash_days: u32,
     /// See [`Settings::uploads_max`].
     pub uploads_max: u32,
     /// See [`Settings::upload_max_bytes`].
@@ -248,6 +253,7 @@ impl Config {
             job_attempts: flags.job_attempts.or(file.job_attempts).unwrap_or(3),
             job_retention_days: flags.job_retention_days.or(file.job_retention_days).unwrap_or(30),
             upload_expiry_hours: flags.upload_expiry_hours.or(file.upload_expiry_hours).unwrap_or(24),
+            trash_days: flags.trash_days.or(file.trash_days).unwrap_or(3),
             uploads_max: flags.uploads_max.or(file.uploads_max).unwrap_or(256),
             upload_max_bytes: flags.upload_max_bytes.or(file.upload_max_bytes).unwrap_or(1 << 40),
             virtual_size_max_bytes: flags
@@ -270,6 +276,7 @@ impl Config {
             ("job-attempts", u64::from(self.job_attempts), 1, 100),
             ("job-retention-days", u64::from(self.job_retention_days), 1, 36_500),
             ("upload-expiry-hours", u64::from(self.upload_expiry_hours), 1, 87_600),
+            ("trash-days", u64::from(self.trash_days), 0, 36_500),
             ("uploads-max", u64::from(self.uploads_max), 1, 100_000),
             ("upload-max-bytes", self.upload_max_bytes, 1, 1 << 62),
             ("virtual-size-max-bytes", self.virtual_size_max_bytes, 1, 1 << 62),

@@ -128,8 +128,22 @@ impl From<imageops_catalogue::Error> for Failure {
             ),
             Error::State { what } => Self::new(
                 Code::FailedPrecondition,
-                if what == "upload" { reason::UPLOAD_ENDED } else { reason::JOB_ENDED },
+                match what {
+                    "image" => reason::IMAGE_NOT_ACTIVE,
+                    "upload" => reason::UPLOAD_ENDED,
+                    _ => reason::JOB_ENDED,
+                },
                 format!("the {what} is in a state that does not allow this"),
+            ),
+            Error::Stale { what } => Self::new(
+                Code::Aborted,
+                reason::STALE_ETAG,
+                format!("the {what} has changed since; read it again and decide anew"),
+            ),
+            Error::Protected => Self::new(
+                Code::FailedPrecondition,
+                reason::IMAGE_PROTECTED,
+                "the image is protected; take `protected` away before deleting it",
             ),
             Error::QueueFull => {
                 Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, "the queue of jobs is full")

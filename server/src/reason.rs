@@ -16,6 +16,16 @@ pub const OUTPUT_IS_SOURCE: &str = "OUTPUT_IS_SOURCE";
 pub const IMAGE_NOT_FOUND: &str = "IMAGE_NOT_FOUND";
 /// The image has no bytes to read.
 pub const IMAGE_NOT_ACTIVE: &str = "IMAGE_NOT_ACTIVE";
+/// The image is disabled: its bytes are not handed out.
+pub const IMAGE_DISABLED: &str = "IMAGE_DISABLED";
+/// The image lies in the trash.
+pub const IMAGE_TRASHED: &str = "IMAGE_TRASHED";
+/// The image does not lie in the trash.
+pub const IMAGE_NOT_TRASHED: &str = "IMAGE_NOT_TRASHED";
+/// The image is protected and refuses to be deleted.
+pub const IMAGE_PROTECTED: &str = "IMAGE_PROTECTED";
+/// The resource has changed since the etag was read.
+pub const STALE_ETAG: &str = "STALE_ETAG";
 /// No such job.
 pub const JOB_NOT_FOUND: &str = "JOB_NOT_FOUND";
 /// The job has ended already.

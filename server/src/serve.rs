@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOpsServer;
+use imageops::v1::images_server::ImagesServer;
 use imageops_catalogue::Catalogue;
 use imageops_catalogue::sqlite::SqliteCatalogue;
 use imageops_client::Connection;
@@ -80,6 +81,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
         "going down: running calls may end, jobs go back to the queue"
     );
     health.set_not_serving::<ImageOpsServer<Service>>().await;
+    health.set_not_serving::<ImagesServer<Service>>().await;
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     app.shutdown.cancel();
     closing.cancel();
@@ -168,16 +170,22 @@ fn announce(config: &Config, grpc: &TcpListener, rest: &TcpListener) -> Result<(
 async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImageOpsServer<Service>>().await;
+    health.set_serving::<ImagesServer<Service>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let internal = |error: tonic_reflection::server::Error| Fatal::new(Exit::Internal, error.to_string());
-    let service = ImageOpsServer::new(Service::new(Arc::clone(app)))
+    let service = Service::new(Arc::clone(app));
+    let work = ImageOpsServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let routes = Routes::new(service)
+    let records = ImagesServer::new(service)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let routes = Routes::new(work)
+        .add_service(records)
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);

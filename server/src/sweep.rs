@@ -94,11 +94,28 @@ async fn sweep(app: &App) -> Result<()> {
         blocking(move || store.discard_staged(&key)).await??;
         app.uploads.forget(*id);
     }
-    if jobs > 0 || !uploads.is_empty() {
-        tracing::info!(jobs, uploads = uploads.len(), "expired");
+    let images = empty_trash(app).await?;
+    if jobs > 0 || !uploads.is_empty() || images > 0 {
+        tracing::info!(jobs, uploads = uploads.len(), images, "expired");
     }
     let (queued, running) = app.catalogue.count_jobs().await?;
     metrics::gauge!("imageops_jobs_queued").set(queued as f64);
     tracing::debug!(queued, running, "swept");
     Ok(())
+}
+
+/// Removes the images that have lain in the trash for their time; how many.
+async fn empty_trash(app: &App) -> Result<usize> {
+    let mut removed = 0;
+    loop {
+        let images = app.catalogue.purge_expired_images(now()).await?;
+        if images.is_empty() {
+            return Ok(removed);
+        }
+        removed += images.len();
+        // Rows first: bytes without a row are found again, a row without bytes would be a lie.
+        for image in images {
+            app.remove_unless_referenced(&image.blob).await;
+        }
+    }
 }

@@ -1035,7 +1035,24 @@ type Image struct {
 	// When the record last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Changes with every change of the record.
-	Etag          string `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Text for people, at most 2,048 characters.
+	Description string `protobuf:"bytes,12,opt,name=description,proto3" json:"description,omitempty"`
+	// To find and group images by. At most 128; a key has 1 to 63 lower-case letters, digits, `.`, `_`, `/` and `-` and
+	// begins with a letter or digit, a value has at most 255 characters.
+	Labels map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Facts for programs, such as `os_distro`. At most 128; a name has 1 to 255 characters, a value at most 65,536 bytes.
+	Properties map[string]string `protobuf:"bytes,14,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Words, in alphabetical order. At most 128 of 1 to 255 characters.
+	Tags []string `protobuf:"bytes,15,rep,name=tags,proto3" json:"tags,omitempty"`
+	// Refuses to be deleted.
+	Protected bool `protobuf:"varint,16,opt,name=protected,proto3" json:"protected,omitempty"`
+	// Its bytes are not handed out, and no job reads them.
+	Disabled bool `protobuf:"varint,17,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// When it was deleted. Absent: it is not in the trash.
+	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
+	// When it goes for good. Absent: it is not in the trash.
+	PurgeTime     *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1145,6 +1162,62 @@ func (x *Image) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *Image) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Image) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Image) GetProperties() map[string]string {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
+}
+
+func (x *Image) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Image) GetProtected() bool {
+	if x != nil {
+		return x.Protected
+	}
+	return false
+}
+
+func (x *Image) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Image) GetDeleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeleteTime
+	}
+	return nil
+}
+
+func (x *Image) GetPurgeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PurgeTime
+	}
+	return nil
 }
 
 // Request of Inspect.
@@ -1604,7 +1677,7 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\x05parts\x18\t \x03(\v2\x16.imageops.v1.GuestPartR\x05parts\x12'\n" +
 	"\x04kept\x18\n" +
 	" \x03(\v2\x13.imageops.v1.ReasonR\x04keptB\x15\n" +
-	"\x13_virtual_size_bytes\"\xe9\x03\n" +
+	"\x13_virtual_size_bytes\"\xc7\a\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12-\n" +
@@ -1620,7 +1693,25 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\vupdate_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x12\n" +
-	"\x04etag\x18\v \x01(\tR\x04etagB\x15\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag\x12 \n" +
+	"\vdescription\x18\f \x01(\tR\vdescription\x126\n" +
+	"\x06labels\x18\r \x03(\v2\x1e.imageops.v1.Image.LabelsEntryR\x06labels\x12B\n" +
+	"\n" +
+	"properties\x18\x0e \x03(\v2\".imageops.v1.Image.PropertiesEntryR\n" +
+	"properties\x12\x12\n" +
+	"\x04tags\x18\x0f \x03(\tR\x04tags\x12\x1c\n" +
+	"\tprotected\x18\x10 \x01(\bR\tprotected\x12\x1a\n" +
+	"\bdisabled\x18\x11 \x01(\bR\bdisabled\x12;\n" +
+	"\vdelete_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"deleteTime\x129\n" +
+	"\n" +
+	"purge_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fPropertiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x15\n" +
 	"\x13_virtual_size_bytes\"\x80\x01\n" +
 	"\x0eInspectRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12A\n" +
@@ -1692,7 +1783,7 @@ func file_imageops_v1_images_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_images_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_imageops_v1_images_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_imageops_v1_images_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_imageops_v1_images_proto_goTypes = []any{
 	(ImageFormat)(0),              // 0: imageops.v1.ImageFormat
 	(Verdict)(0),                  // 1: imageops.v1.Verdict
@@ -1712,7 +1803,9 @@ var file_imageops_v1_images_proto_goTypes = []any{
 	(*DownloadImageResponse)(nil), // 15: imageops.v1.DownloadImageResponse
 	(*DownloadHeader)(nil),        // 16: imageops.v1.DownloadHeader
 	(*Chunk)(nil),                 // 17: imageops.v1.Chunk
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	nil,                           // 18: imageops.v1.Image.LabelsEntry
+	nil,                           // 19: imageops.v1.Image.PropertiesEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_imageops_v1_images_proto_depIdxs = []int32{
 	6,  // 0: imageops.v1.Qcow2Summary.snapshots:type_name -> imageops.v1.Snapshot
@@ -1728,19 +1821,23 @@ var file_imageops_v1_images_proto_depIdxs = []int32{
 	2,  // 10: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
 	0,  // 11: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
 	4,  // 12: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
-	18, // 13: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
-	18, // 14: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 15: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
-	0,  // 16: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
-	10, // 17: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
-	16, // 18: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
-	17, // 19: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
-	11, // 20: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	20, // 13: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
+	20, // 14: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
+	18, // 15: imageops.v1.Image.labels:type_name -> imageops.v1.Image.LabelsEntry
+	19, // 16: imageops.v1.Image.properties:type_name -> imageops.v1.Image.PropertiesEntry
+	20, // 17: imageops.v1.Image.delete_time:type_name -> google.protobuf.Timestamp
+	20, // 18: imageops.v1.Image.purge_time:type_name -> google.protobuf.Timestamp
+	3,  // 19: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
+	0,  // 20: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
+	10, // 21: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
+	16, // 22: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
+	17, // 23: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
+	11, // 24: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_images_proto_init() }
@@ -1769,7 +1866,7 @@ func file_imageops_v1_images_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_images_proto_rawDesc), len(file_imageops_v1_images_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

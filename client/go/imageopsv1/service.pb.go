@@ -31,7 +31,7 @@ var File_imageops_v1_service_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x19imageops/v1/uploads.proto2\x9f\t\n" +
+	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x1bimageops/v1/catalogue.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x19imageops/v1/uploads.proto2\x9f\t\n" +
 	"\bImageOps\x12>\n" +
 	"\x05Check\x12\x19.imageops.v1.CheckRequest\x1a\x1a.imageops.v1.CheckResponse\x12G\n" +
 	"\bCompress\x12\x1c.imageops.v1.CompressRequest\x1a\x1d.imageops.v1.CompressResponse\x12h\n" +
@@ -47,7 +47,16 @@ const file_imageops_v1_service_proto_rawDesc = "" +
 	"\bListJobs\x12\x1c.imageops.v1.ListJobsRequest\x1a\x1d.imageops.v1.ListJobsResponse\x12D\n" +
 	"\aWaitJob\x12\x1b.imageops.v1.WaitJobRequest\x1a\x1c.imageops.v1.WaitJobResponse\x12J\n" +
 	"\tCancelJob\x12\x1d.imageops.v1.CancelJobRequest\x1a\x1e.imageops.v1.CancelJobResponse\x12J\n" +
-	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponse2\xe8\x03\n" +
+	"\x06Images\x12G\n" +
+	"\bGetImage\x12\x1c.imageops.v1.GetImageRequest\x1a\x1d.imageops.v1.GetImageResponse\x12M\n" +
+	"\n" +
+	"ListImages\x12\x1e.imageops.v1.ListImagesRequest\x1a\x1f.imageops.v1.ListImagesResponse\x12P\n" +
+	"\vUpdateImage\x12\x1f.imageops.v1.UpdateImageRequest\x1a .imageops.v1.UpdateImageResponse\x12P\n" +
+	"\vDeleteImage\x12\x1f.imageops.v1.DeleteImageRequest\x1a .imageops.v1.DeleteImageResponse\x12S\n" +
+	"\fRestoreImage\x12 .imageops.v1.RestoreImageRequest\x1a!.imageops.v1.RestoreImageResponse\x12M\n" +
+	"\n" +
+	"PurgeImage\x12\x1e.imageops.v1.PurgeImageRequest\x1a\x1f.imageops.v1.PurgeImageResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var file_imageops_v1_service_proto_goTypes = []any{
 	(*CheckRequest)(nil),                // 0: imageops.v1.CheckRequest
@@ -65,21 +74,33 @@ var file_imageops_v1_service_proto_goTypes = []any{
 	(*WaitJobRequest)(nil),              // 12: imageops.v1.WaitJobRequest
 	(*CancelJobRequest)(nil),            // 13: imageops.v1.CancelJobRequest
 	(*DeleteJobRequest)(nil),            // 14: imageops.v1.DeleteJobRequest
-	(*CheckResponse)(nil),               // 15: imageops.v1.CheckResponse
-	(*CompressResponse)(nil),            // 16: imageops.v1.CompressResponse
-	(*EstimateCompressionResponse)(nil), // 17: imageops.v1.EstimateCompressionResponse
-	(*InspectResponse)(nil),             // 18: imageops.v1.InspectResponse
-	(*WatchStatusResponse)(nil),         // 19: imageops.v1.WatchStatusResponse
-	(*UploadImageResponse)(nil),         // 20: imageops.v1.UploadImageResponse
-	(*DownloadImageResponse)(nil),       // 21: imageops.v1.DownloadImageResponse
-	(*GetUploadResponse)(nil),           // 22: imageops.v1.GetUploadResponse
-	(*ListUploadsResponse)(nil),         // 23: imageops.v1.ListUploadsResponse
-	(*AbortUploadResponse)(nil),         // 24: imageops.v1.AbortUploadResponse
-	(*GetJobResponse)(nil),              // 25: imageops.v1.GetJobResponse
-	(*ListJobsResponse)(nil),            // 26: imageops.v1.ListJobsResponse
-	(*WaitJobResponse)(nil),             // 27: imageops.v1.WaitJobResponse
-	(*CancelJobResponse)(nil),           // 28: imageops.v1.CancelJobResponse
-	(*DeleteJobResponse)(nil),           // 29: imageops.v1.DeleteJobResponse
+	(*GetImageRequest)(nil),             // 15: imageops.v1.GetImageRequest
+	(*ListImagesRequest)(nil),           // 16: imageops.v1.ListImagesRequest
+	(*UpdateImageRequest)(nil),          // 17: imageops.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),          // 18: imageops.v1.DeleteImageRequest
+	(*RestoreImageRequest)(nil),         // 19: imageops.v1.RestoreImageRequest
+	(*PurgeImageRequest)(nil),           // 20: imageops.v1.PurgeImageRequest
+	(*CheckResponse)(nil),               // 21: imageops.v1.CheckResponse
+	(*CompressResponse)(nil),            // 22: imageops.v1.CompressResponse
+	(*EstimateCompressionResponse)(nil), // 23: imageops.v1.EstimateCompressionResponse
+	(*InspectResponse)(nil),             // 24: imageops.v1.InspectResponse
+	(*WatchStatusResponse)(nil),         // 25: imageops.v1.WatchStatusResponse
+	(*UploadImageResponse)(nil),         // 26: imageops.v1.UploadImageResponse
+	(*DownloadImageResponse)(nil),       // 27: imageops.v1.DownloadImageResponse
+	(*GetUploadResponse)(nil),           // 28: imageops.v1.GetUploadResponse
+	(*ListUploadsResponse)(nil),         // 29: imageops.v1.ListUploadsResponse
+	(*AbortUploadResponse)(nil),         // 30: imageops.v1.AbortUploadResponse
+	(*GetJobResponse)(nil),              // 31: imageops.v1.GetJobResponse
+	(*ListJobsResponse)(nil),            // 32: imageops.v1.ListJobsResponse
+	(*WaitJobResponse)(nil),             // 33: imageops.v1.WaitJobResponse
+	(*CancelJobResponse)(nil),           // 34: imageops.v1.CancelJobResponse
+	(*DeleteJobResponse)(nil),           // 35: imageops.v1.DeleteJobResponse
+	(*GetImageResponse)(nil),            // 36: imageops.v1.GetImageResponse
+	(*ListImagesResponse)(nil),          // 37: imageops.v1.ListImagesResponse
+	(*UpdateImageResponse)(nil),         // 38: imageops.v1.UpdateImageResponse
+	(*DeleteImageResponse)(nil),         // 39: imageops.v1.DeleteImageResponse
+	(*RestoreImageResponse)(nil),        // 40: imageops.v1.RestoreImageResponse
+	(*PurgeImageResponse)(nil),          // 41: imageops.v1.PurgeImageResponse
 }
 var file_imageops_v1_service_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.ImageOps.Check:input_type -> imageops.v1.CheckRequest
@@ -97,23 +118,35 @@ var file_imageops_v1_service_proto_depIdxs = []int32{
 	12, // 12: imageops.v1.ImageOps.WaitJob:input_type -> imageops.v1.WaitJobRequest
 	13, // 13: imageops.v1.ImageOps.CancelJob:input_type -> imageops.v1.CancelJobRequest
 	14, // 14: imageops.v1.ImageOps.DeleteJob:input_type -> imageops.v1.DeleteJobRequest
-	15, // 15: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
-	16, // 16: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
-	17, // 17: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
-	18, // 18: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
-	19, // 19: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
-	20, // 20: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
-	21, // 21: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
-	22, // 22: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
-	23, // 23: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
-	24, // 24: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
-	25, // 25: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
-	26, // 26: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
-	27, // 27: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
-	28, // 28: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
-	29, // 29: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
-	15, // [15:30] is the sub-list for method output_type
-	0,  // [0:15] is the sub-list for method input_type
+	15, // 15: imageops.v1.Images.GetImage:input_type -> imageops.v1.GetImageRequest
+	16, // 16: imageops.v1.Images.ListImages:input_type -> imageops.v1.ListImagesRequest
+	17, // 17: imageops.v1.Images.UpdateImage:input_type -> imageops.v1.UpdateImageRequest
+	18, // 18: imageops.v1.Images.DeleteImage:input_type -> imageops.v1.DeleteImageRequest
+	19, // 19: imageops.v1.Images.RestoreImage:input_type -> imageops.v1.RestoreImageRequest
+	20, // 20: imageops.v1.Images.PurgeImage:input_type -> imageops.v1.PurgeImageRequest
+	21, // 21: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
+	22, // 22: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
+	23, // 23: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
+	24, // 24: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
+	25, // 25: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
+	26, // 26: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
+	27, // 27: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
+	28, // 28: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
+	29, // 29: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
+	30, // 30: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
+	31, // 31: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
+	32, // 32: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
+	33, // 33: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
+	34, // 34: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
+	35, // 35: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
+	36, // 36: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
+	37, // 37: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
+	38, // 38: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
+	39, // 39: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
+	40, // 40: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
+	41, // 41: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
+	21, // [21:42] is the sub-list for method output_type
+	0,  // [0:21] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -124,6 +157,7 @@ func file_imageops_v1_service_proto_init() {
 	if File_imageops_v1_service_proto != nil {
 		return
 	}
+	file_imageops_v1_catalogue_proto_init()
 	file_imageops_v1_images_proto_init()
 	file_imageops_v1_jobs_proto_init()
 	file_imageops_v1_uploads_proto_init()
@@ -135,7 +169,7 @@ func file_imageops_v1_service_proto_init() {
 			NumEnums:      0,
 			NumMessages:   0,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_imageops_v1_service_proto_goTypes,
 		DependencyIndexes: file_imageops_v1_service_proto_depIdxs,

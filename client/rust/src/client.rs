@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use imageops::v1::image_ops_client::ImageOpsClient;
+use imageops::v1::images_client::ImagesClient;
 use imageops::v1::{
     AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest,
     EstimateCompressionRequest, GetJobRequest, GetUploadRequest, InspectRequest, Inspection, Job, JobState,
@@ -53,6 +54,11 @@ impl Client {
     /// The generated stub, for what this client does not wrap.
     pub fn stub(&self) -> ImageOpsClient<Connection> {
         self.connection.stub()
+    }
+
+    /// The generated stub of the records of images, for what this client does not wrap.
+    pub fn images(&self) -> ImagesClient<Connection> {
+        self.connection.images()
     }
 
     /// The bounds of the attempts.
@@ -162,11 +168,30 @@ impl Client {
         Q: Clone,
         F: AsyncFn(ImageOpsClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
     {
+        self.retried(timeout, request, async |request| call(self.connection.stub(), request).await).await
+    }
+
+    /// A call of the records of images.
+    pub(crate) async fn call_images<Q, A, F>(&self, request: Q, call: F) -> Result<A>
+    where
+        Q: Clone,
+        F: AsyncFn(ImagesClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
+    {
+        let call = async |request| call(self.connection.images(), request).await;
+        self.retried(self.call_timeout, request, call).await
+    }
+
+    /// Makes a call until it is answered or the attempts are used up.
+    async fn retried<Q, A, F>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
+    where
+        Q: Clone,
+        F: AsyncFn(Request<Q>) -> Result<Response<A>, Status>,
+    {
         let mut attempts = Attempts::new(&self.retry);
         loop {
             let mut request = Request::new(request.clone());
             request.set_timeout(timeout);
-            match call(self.connection.stub(), request).await {
+            match call(request).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => attempts.pause_after(status.into()).await?,
             }

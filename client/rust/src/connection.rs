@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
 use imageops::v1::image_ops_client::ImageOpsClient;
+use imageops::v1::images_client::ImagesClient;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tower::util::{BoxCloneSyncService, MapErrLayer, MapRequestLayer, MapResponseLayer};
@@ -139,7 +140,14 @@ impl Connection {
         Self(BoxCloneSyncService::new(service))
     }
 
-    /// The generated stub over this connection, with the limits of the contract set.
+    /// The generated stub of `Images` over this connection, with the limits of the contract set.
+    pub fn images(&self) -> ImagesClient<Self> {
+        ImagesClient::new(self.clone())
+            .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    }
+
+    /// The generated stub of `ImageOps` over this connection, with the limits of the contract set.
     pub fn stub(&self) -> ImageOpsClient<Self> {
         ImageOpsClient::new(self.clone())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)

@@ -12,17 +12,6 @@ use crate::retry::Attempts;
 use crate::transfer::{TransferProgress, digest_chunk};
 
 impl Client {
-    /// The record of a stored image.
-    pub async fn get_image(&self, image: &str) -> Result<Image> {
-        let mut attempts = Attempts::new(self.retry());
-        loop {
-            match self.open_download(image, 0, Some(0)).await {
-                Ok((header, _)) => return header.image.ok_or(Error::Protocol("a download without an image")),
-                Err(error) => attempts.pause_after(error).await?,
-            }
-        }
-    }
-
     /// Writes the bytes of `image` from `offset_bytes` to its end to `target` and flushes it.
     ///
     /// Each chunk is verified by its CRC-32C and a whole download by the image's SHA-256. A broken connection is made

@@ -9,6 +9,7 @@ mod client;
 mod connection;
 mod download;
 mod error;
+mod images;
 mod retry;
 mod transfer;
 mod upload;

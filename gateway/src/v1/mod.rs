@@ -6,6 +6,7 @@ mod images;
 mod intake;
 mod jobs;
 mod range;
+mod records;
 mod starts;
 mod tus;
 mod uploads;
@@ -15,6 +16,7 @@ use std::error::Error as _;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -29,10 +31,17 @@ const UUID_TEXT_BYTES: usize = 36;
 
 /// The routes of the native API.
 pub(crate) fn routes() -> Vec<Route> {
-    [starts::routes(), jobs::routes(), images::routes(), content::routes(), uploads::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        starts::routes(),
+        jobs::routes(),
+        images::routes(),
+        records::routes(),
+        content::routes(),
+        uploads::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A UUID in its usual form; other spellings of the same number are not ids.
@@ -67,6 +76,12 @@ async fn read_message<M: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<M, Problem> {
+    let body = read_json(gateway, headers, body).await?;
+    serde_json::from_slice(&body).map_err(malformed)
+}
+
+/// A body that is strict JSON.
+async fn read_json(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     let bytes_max = gateway.config.limits.json_body_bytes_max;
     let body = axum::body::to_bytes(body, bytes_max).await.map_err(|error| {
         if is_too_long(&error) {
@@ -78,10 +93,12 @@ async fn read_message<M: DeserializeOwned>(
     if !json::is_json(content_type(headers)) {
         return Err(unsupported("application/json"));
     }
-    let malformed =
-        |error: serde_json::Error| Problem::new(StatusCode::BAD_REQUEST, "MALFORMED_JSON", error.to_string());
     json::check(&body).map_err(malformed)?;
-    serde_json::from_slice(&body).map_err(malformed)
+    Ok(body)
+}
+
+fn malformed(error: serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "MALFORMED_JSON", error.to_string())
 }
 
 /// A body whose client went silent or away.

@@ -234,11 +234,14 @@ pub(super) async fn list(
     let states = wire::read_job_states(&request.states)?;
     let kinds = wire::read_job_kinds(&request.kinds)?;
     let page = pages::page(request.page_size, &request.page_token, &filter)?;
-    let mut rows = app.catalogue.list_jobs(&caller.tenant, &states, &kinds, page.clone()).await?;
-    let next_page_token =
-        pages::cut(&mut rows, &page, &filter, |row| Cursor { create_time: row.create_time, id: row.id.0 });
-    let jobs = rows.iter().map(|row| wire::job(row, &app.config)).collect::<Result<_>>()?;
-    Ok(v1::ListJobsResponse { jobs, next_page_token })
+    let rows = app.catalogue.list_jobs(&caller.tenant, &states, &kinds, page.clone()).await?;
+    let show = |row: JobRow| wire::job(&row, &app.config).map(|job| (row, job));
+    let mut rows = rows.into_iter().map(show).collect::<Result<_>>()?;
+    let next_page_token = pages::cut(&mut rows, &page, &filter, |row: &JobRow| Cursor {
+        create_time: row.create_time,
+        id: row.id.0,
+    });
+    Ok(v1::ListJobsResponse { jobs: pages::messages(rows), next_page_token })
 }
 
 /// CancelJob.

@@ -1,7 +1,8 @@
-//! The `ImageOps` service: each call is authorised, checked, done, and answered here; one file for each group.
+//! The services `ImageOps` and `Images`: each call is authorised, checked, done, and answered here; one file for each group.
 
 mod download;
 mod images;
+mod inspect;
 mod jobs;
 mod pages;
 mod uploads;
@@ -84,7 +85,7 @@ impl ImageOps for Service {
         request: Request<v1::InspectRequest>,
     ) -> Result<Response<v1::InspectResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Read).await?;
-        let inspection = images::inspect(&self.app, &caller, request).await?;
+        let inspection = inspect::inspect(&self.app, &caller, request).await?;
         Ok(Response::new(v1::InspectResponse { inspection: Some(inspection) }))
     }
 

@@ -404,10 +404,13 @@ pub(super) async fn list(
     let filter = format!("{:?}", request.states);
     let states = wire::read_upload_states(&request.states)?;
     let page = pages::page(request.page_size, &request.page_token, &filter)?;
-    let mut rows = app.catalogue.list_uploads(&caller.tenant, &states, page.clone()).await?;
-    let next_page_token =
-        pages::cut(&mut rows, &page, &filter, |row| Cursor { create_time: row.create_time, id: row.id.0 });
-    Ok(v1::ListUploadsResponse { uploads: rows.iter().map(wire::upload).collect(), next_page_token })
+    let rows = app.catalogue.list_uploads(&caller.tenant, &states, page.clone()).await?;
+    let mut rows = pages::shown(rows, wire::upload);
+    let next_page_token = pages::cut(&mut rows, &page, &filter, |row: &UploadRow| Cursor {
+        create_time: row.create_time,
+        id: row.id.0,
+    });
+    Ok(v1::ListUploadsResponse { uploads: pages::messages(rows), next_page_token })
 }
 
 /// AbortUpload.

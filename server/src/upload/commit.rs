@@ -104,7 +104,7 @@ pub async fn commit(
     };
     let committed = app.catalogue.commit_upload(upload.id, row.clone(), time).await;
     if committed.is_err() {
-        remove_unless_referenced(app, &row.blob).await;
+        app.remove_unless_referenced(&row.blob).await;
     }
     let upload = committed?;
     // Only now: until the row was there, the staged name was what a resume would go on with.
@@ -148,17 +148,6 @@ async fn check_tables(app: &App, ingest: &Ingest) -> Result<Inspection> {
         format: Some(Format::Qcow2),
     };
     Ok(blocking(move || check(storage, &options, &Control::default())).await??.inspection)
-}
-
-/// Takes back a blob whose row was not written. When even that is not known, the next start finds out.
-async fn remove_unless_referenced(app: &App, blob: &str) {
-    if !matches!(app.catalogue.is_blob_referenced(app.store.id(), blob).await, Ok(false)) {
-        return;
-    }
-    let (store, blob) = (Arc::clone(&app.store), blob.to_owned());
-    if !matches!(blocking(move || store.remove(&blob)).await, Ok(Ok(()))) {
-        tracing::warn!("a blob without a row was not removed; the next start removes it");
-    }
 }
 
 /// Turns every verdict but `valid` into the refusal that it stands for (security.md 1).

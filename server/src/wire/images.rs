@@ -57,7 +57,15 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         derived_from: row.derived_from.map(|id| id.to_string()).unwrap_or_default(),
         create_time: Some(timestamp(row.create_time)),
         update_time: Some(timestamp(row.update_time)),
-        etag: format!("{:x}", row.update_time.0),
+        etag: format!("{:x}", row.revision),
+        description: row.details.description.clone(),
+        labels: row.details.labels.clone().into_iter().collect(),
+        properties: row.details.properties.clone().into_iter().collect(),
+        tags: row.details.tags.iter().cloned().collect(),
+        protected: row.details.protected,
+        disabled: !row.enabled,
+        delete_time: row.trash_time.map(timestamp),
+        purge_time: row.purge_time.map(timestamp),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Between the contract and the rest: every conversion from and to `imageops.v1`, and nothing else.
 
+mod changes;
 mod compression;
 mod images;
 mod jobs;
 mod requests;
 mod results;
 
+pub(crate) use changes::{read_etag, read_formats, read_image_change, read_image_order, read_image_states};
 pub(crate) use compression::{read_compression, request_of_estimate};
 pub(crate) use images::{image, inspection, upload};
 pub(crate) use jobs::job;

@@ -127,7 +127,11 @@ pub(crate) fn read_upload_states(values: &[i32]) -> Result<Vec<UploadState>> {
     })
 }
 
-fn read_all<T>(field: &'static str, values: &[i32], read: impl Fn(i32) -> Option<T>) -> Result<Vec<T>> {
+pub(super) fn read_all<T>(
+    field: &'static str,
+    values: &[i32],
+    read: impl Fn(i32) -> Option<T>,
+) -> Result<Vec<T>> {
     values
         .iter()
         .map(|value| {

@@ -1,0 +1,167 @@
+//! What clients ask of the records of images: lists and changes.
+
+use std::collections::HashMap;
+
+use imageops::{FieldMask, v1};
+use imageops_catalogue::{ImageChange, ImageOrder};
+use imageops_model::{ImageDetails, ImageState, Label};
+
+use super::requests::{read_all, read_format};
+use crate::failure::{Failure, Result};
+
+/// The members of an image that can be changed, in the spelling of the contract.
+const CHANGEABLE: [&str; 7] =
+    ["display_name", "description", "labels", "properties", "tags", "protected", "disabled"];
+
+pub(crate) fn read_image_order(value: i32) -> Result<ImageOrder> {
+    Ok(match v1::ImageOrder::try_from(value).map_err(|_| Failure::invalid("order", "is no known order"))? {
+        v1::ImageOrder::Unspecified | v1::ImageOrder::Newest => ImageOrder::Newest,
+        v1::ImageOrder::Oldest => ImageOrder::Oldest,
+        v1::ImageOrder::DisplayName => ImageOrder::Label,
+        v1::ImageOrder::DisplayNameDesc => ImageOrder::LabelReversed,
+        v1::ImageOrder::Largest => ImageOrder::Largest,
+        v1::ImageOrder::Smallest => ImageOrder::Smallest,
+    })
+}
+
+pub(crate) fn read_image_states(values: &[i32]) -> Result<Vec<ImageState>> {
+    read_all("states", values, |value| {
+        Some(match v1::ImageState::try_from(value).ok()? {
+            v1::ImageState::Unspecified => return None,
+            v1::ImageState::Queued => ImageState::Queued,
+            v1::ImageState::Uploading => ImageState::Uploading,
+            v1::ImageState::Importing => ImageState::Importing,
+            v1::ImageState::Active => ImageState::Active,
+            v1::ImageState::Failed => ImageState::Failed,
+            v1::ImageState::Trashed => ImageState::Trashed,
+        })
+    })
+}
+
+/// Formats as rows spell them.
+pub(crate) fn read_formats(values: &[i32]) -> Result<Vec<String>> {
+    read_all("formats", values, |value| {
+        let format = read_format("formats", value).ok().flatten()?;
+        Some(format.as_str().to_owned())
+    })
+}
+
+/// The revision that an etag stands for; `None` when any will do.
+pub(crate) fn read_etag(etag: &str) -> Result<Option<u64>> {
+    if etag.is_empty() {
+        return Ok(None);
+    }
+    match u64::from_str_radix(etag, 16) {
+        Ok(revision) => Ok(Some(revision)),
+        // Never ours, so certainly not the newest.
+        Err(_) => Ok(Some(0)),
+    }
+}
+
+/// The change that a request asks for.
+pub(crate) fn read_image_change(image: v1::Image, mask: Option<FieldMask>) -> Result<ImageChange> {
+    let paths = changed_members(&image, mask.unwrap_or_default())?;
+    let changed = |name: &str| paths.contains(&name);
+    let details = details(&image);
+    details.check().map_err(|error| Failure::invalid(image_member(error.field), error.problem))?;
+    let label = Label::new(image.display_name)
+        .map_err(|error| Failure::invalid("image.display_name", error.to_string()))?;
+    Ok(ImageChange {
+        label: changed("display_name").then_some(label),
+        description: changed("description").then_some(details.description),
+        labels: changed("labels").then_some(details.labels),
+        properties: changed("properties").then_some(details.properties),
+        tags: changed("tags").then_some(details.tags),
+        protected: changed("protected").then_some(details.protected),
+        enabled: changed("disabled").then_some(!image.disabled),
+    })
+}
+
+/// The members to change: those that the mask names, or without a mask those that are not empty.
+fn changed_members(image: &v1::Image, mask: FieldMask) -> Result<Vec<&'static str>> {
+    if mask.paths.iter().any(|path| path == "*") {
+        return Ok(CHANGEABLE.to_vec());
+    }
+    if mask.paths.is_empty() {
+        let filled = [
+            !image.display_name.is_empty(),
+            !image.description.is_empty(),
+            !image.labels.is_empty(),
+            !image.properties.is_empty(),
+            !image.tags.is_empty(),
+            image.protected,
+            image.disabled,
+        ];
+        return Ok(CHANGEABLE.into_iter().zip(filled).filter(|(_, is)| *is).map(|(name, _)| name).collect());
+    }
+    mask.paths
+        .iter()
+        .map(|path| {
+            CHANGEABLE.into_iter().find(|name| name == path).ok_or_else(|| {
+                let message = format!("{path:?} cannot be changed; what can: {}", CHANGEABLE.join(", "));
+                Failure::invalid("update_mask", message)
+            })
+        })
+        .collect()
+}
+
+fn details(image: &v1::Image) -> ImageDetails {
+    let sorted = |texts: &HashMap<String, String>| texts.clone().into_iter().collect();
+    ImageDetails {
+        description: image.description.clone(),
+        labels: sorted(&image.labels),
+        properties: sorted(&image.properties),
+        tags: image.tags.iter().cloned().collect(),
+        protected: image.protected,
+    }
+}
+
+fn image_member(field: &str) -> &'static str {
+    match field {
+        "description" => "image.description",
+        "labels" => "image.labels",
+        "properties" => "image.properties",
+        _ => "image.tags",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn image() -> v1::Image {
+        v1::Image { display_name: "disk".to_owned(), tags: vec!["golden".to_owned()], ..v1::Image::default() }
+    }
+
+    fn mask(paths: &[&str]) -> Option<FieldMask> {
+        Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
+    }
+
+    #[test]
+    fn a_mask_says_what_changes() {
+        let change = read_image_change(image(), mask(&["labels", "protected"])).unwrap();
+        assert_eq!((change.labels, change.protected), (Some([].into()), Some(false)));
+        assert_eq!((change.label, change.tags), (None, None));
+        let all = read_image_change(image(), mask(&["*"])).unwrap();
+        assert_eq!((all.enabled, all.description), (Some(true), Some(String::new())));
+        let error = read_image_change(image(), mask(&["size_bytes"])).unwrap_err();
+        assert!(error.message.contains("size_bytes"), "{error:?}");
+    }
+
+    #[test]
+    fn without_a_mask_what_is_filled_changes() {
+        let change = read_image_change(image(), None).unwrap();
+        assert_eq!(change.label, Some(Label::new("disk").unwrap()));
+        assert_eq!(change.tags, Some(["golden".to_owned()].into()));
+        assert_eq!((change.labels, change.enabled, change.protected), (None, None, None));
+        assert_eq!(read_image_change(v1::Image::default(), mask(&[])).unwrap(), ImageChange::default());
+    }
+
+    #[test]
+    fn an_etag_that_is_not_ours_is_never_the_newest() {
+        assert_eq!(read_etag(""), Ok(None));
+        assert_eq!(read_etag("1f"), Ok(Some(31)));
+        assert_eq!(read_etag("*"), Ok(Some(0)));
+    }
+}
