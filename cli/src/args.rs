@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// Jobs of a server.
     #[command(subcommand)]
     Job(JobCommand),
+    /// Images that a server keeps.
+    #[command(subcommand)]
+    Image(crate::image::ImageCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell.

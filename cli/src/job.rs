@@ -168,7 +168,7 @@ fn created(job: &Job) -> String {
 }
 
 /// A time as RFC 3339 has it, to the second: fractions tell a person nothing.
-fn time(time: &pbjson_types::Timestamp) -> String {
+pub(crate) fn time(time: &pbjson_types::Timestamp) -> String {
     let whole = pbjson_types::Timestamp { seconds: time.seconds, nanos: 0 };
     serde_json::to_value(whole).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

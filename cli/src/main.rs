@@ -11,6 +11,7 @@ mod compress;
 mod download;
 mod dry_run;
 mod exit;
+mod image;
 mod in_place;
 mod inspect;
 mod interrupt;
@@ -74,6 +75,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Upload(arguments) => upload::run(global, arguments).await,
         Command::Download(arguments) => download::run(global, arguments).await,
         Command::Job(command) => job::run(global, command).await,
+        Command::Image(command) => image::run(global, command).await,
         Command::Completions { shell } => completions::run(*shell),
     }
 }

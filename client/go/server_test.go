@@ -19,9 +19,15 @@ import (
 // serverBinary names the variable with the path of the imageops-server program.
 const serverBinary = "IMAGEOPS_SERVER_BIN"
 
-// startServer runs the real server on a free port and directories of its own, and connects to it.
-// The test is skipped when it is not told where the program is.
+// startServer runs the real server and gives a client of its work.
 func startServer(t *testing.T) imageopsv1.ImageOpsClient {
+	t.Helper()
+	return imageopsv1.NewImageOpsClient(startConnection(t))
+}
+
+// startConnection runs the real server on a free port and directories of its own, and connects to it.
+// The test is skipped when it is not told where the program is.
+func startConnection(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	binary := os.Getenv(serverBinary)
 	if binary == "" {
@@ -71,7 +77,7 @@ func startServer(t *testing.T) imageopsv1.ImageOpsClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = connection.Close() })
-	return imageopsv1.NewImageOpsClient(connection)
+	return connection
 }
 
 // deadline bounds a test: nothing here may wait for ever.
