@@ -108,6 +108,8 @@ pub const KEPT_NO_READER: &str = "KEPT_NO_READER";
 pub const KEPT_ENCRYPTED: &str = "KEPT_ENCRYPTED";
 /// Kept: a member of a RAID set, a pool or another volume manager.
 pub const KEPT_VOLUME_MANAGER: &str = "KEPT_VOLUME_MANAGER";
+/// Kept: a hash tree vouches for every block, the free ones too.
+pub const KEPT_VERIFIED: &str = "KEPT_VERIFIED";
 /// Kept: a hibernated system lies there.
 pub const KEPT_HIBERNATED: &str = "KEPT_HIBERNATED";
 /// Kept: signatures of two contents in one place.

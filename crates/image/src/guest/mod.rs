@@ -109,6 +109,11 @@ pub(crate) trait FreeSpace: Send + Sync + fmt::Debug {
     /// Adds to `free`, ascending, what is free in `range`. Both count from the start of `device`.
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()>;
 
+    /// The first byte behind the file system, where a hash tree over all of it may begin.
+    fn end_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// The volumes that the device is divided into.
     fn volumes(&self) -> &[VolumeSummary] {
         &[]
@@ -227,31 +232,46 @@ pub fn scan(disk: &dyn Disk, control: &Control) -> Result<Layout> {
             None => reader::scan_part(&device, partition, control)?,
         });
     }
-    keep_for_hibernated(&mut parts);
+    keep_whole_disk(&mut parts);
     Ok(Layout { table: found.table, kept: found.kept.into_iter().collect(), parts })
 }
 
+/// What keeps the whole disk, wherever on it it lies, and the sentence for all that would have been dropped.
+///
 /// A hibernated system goes on where it was, with what it has in its memory: the file systems that it had mounted, some
-/// of which bear no mark of that on the disk (Btrfs), and swap space beside the one that it lies in. So nothing of the
-/// disk is dropped.
-fn keep_for_hibernated(parts: &mut [Part]) {
-    let says = |kept: &[Kept]| kept.iter().any(|kept| kept.reason == reason::KEPT_HIBERNATED);
-    let hibernated = |part: &Part| {
-        let summary = &part.summary;
-        says(&summary.kept) || summary.volumes.iter().any(|volume| says(&volume.kept))
-    };
-    if !parts.iter().any(hibernated) {
-        return;
+/// of which bear no mark of that on the disk (Btrfs), and swap space beside the one that it lies in. A hash tree of
+/// dm-verity vouches for every block of another partition, and does not say which: a free block that is zeroed cannot
+/// be read any more, and by default of some guests reading it restarts them.
+const WHOLE_DISK: [(&str, &str); 2] = [
+    (reason::KEPT_HIBERNATED, "a hibernated system lies on the same disk, and may have this in use"),
+    (
+        reason::KEPT_VERIFIED,
+        "a hash tree on the same disk may vouch for every block of this, the free ones too",
+    ),
+];
+
+fn keep_whole_disk(parts: &mut [Part]) {
+    for (code, message) in WHOLE_DISK {
+        let says = |kept: &[Kept]| kept.iter().any(|kept| kept.reason == code);
+        let found = |part: &Part| {
+            let summary = &part.summary;
+            says(&summary.kept) || summary.volumes.iter().any(|volume| says(&volume.kept))
+        };
+        if parts.iter().any(found) {
+            keep_all(parts, &Kept::whole(code, message));
+        }
     }
-    let message = "a hibernated system lies on the same disk, and may have this in use";
+}
+
+fn keep_all(parts: &mut [Part], why: &Kept) {
     for part in parts.iter_mut().filter(|part| part.free.is_some()) {
         part.free = None;
         part.summary.free_bytes = 0;
-        part.summary.kept = vec![Kept::whole(reason::KEPT_HIBERNATED, message)];
+        part.summary.kept = vec![why.clone()];
         let read = |volume: &&mut VolumeSummary| !volume.kept.iter().any(|kept| kept.groups == 0);
         for volume in part.summary.volumes.iter_mut().filter(read) {
             volume.free_bytes = 0;
-            volume.kept = vec![Kept::whole(reason::KEPT_HIBERNATED, message)];
+            volume.kept = vec![why.clone()];
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::signature::{self, Signature};
 use super::table::{self, Partition};
-use super::{FreeSpace, Kept, Part, PartSummary, btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs};
+use super::{FreeSpace, Kept, Part, PartSummary, WHOLE_DISK, btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::reason;
@@ -107,23 +107,41 @@ fn open_only(device: &Device<'_>, found: &[Signature], control: &Control) -> Res
         [one] => open(device, one, control)?,
         [first, second, ..] => {
             let message = format!("the signatures of {} and {} in one place", first.name, second.name);
-            nothing("unknown", vec![Kept::whole(reason::KEPT_TWO_SIGNATURES, message)])
+            let mut kept = vec![Kept::whole(reason::KEPT_TWO_SIGNATURES, message)];
+            // Whichever is in force: what would keep the whole disk still does.
+            let whole_disk = found.iter().filter_map(|one| Some(closed(one, one.closed?)));
+            kept.extend(whole_disk.filter(|kept| WHOLE_DISK.iter().any(|(code, _)| kept.reason == *code)));
+            nothing("unknown", kept)
         }
     })
 }
 
 fn open(device: &Device<'_>, signature: &Signature, control: &Control) -> Result<FileSystem> {
     if let Some(reason) = signature.closed {
-        let message = format!("the content of {} is not looked into", signature.name);
-        return Ok(nothing(signature.name, vec![Kept::whole(reason, message)]));
+        return Ok(nothing(signature.name, vec![closed(signature, reason)]));
     }
     match READERS.iter().find(|reader| reader.signature == signature.name) {
-        Some(reader) => (reader.open)(device, control),
+        Some(reader) => keep_verified(device, (reader.open)(device, control)?),
         None => {
             let message = format!("the free space of {} is not read", signature.name);
             Ok(nothing(signature.name, vec![Kept::whole(reason::KEPT_NO_READER, message)]))
         }
     }
+}
+
+fn closed(signature: &Signature, reason: &'static str) -> Kept {
+    Kept::whole(reason, format!("the content of {} is not looked into", signature.name))
+}
+
+/// Keeps all of a file system that a hash tree behind it vouches for.
+fn keep_verified(device: &Device<'_>, system: FileSystem) -> Result<FileSystem> {
+    let end = system.free.as_ref().and_then(|free| free.end_bytes());
+    if !end.map_or(Ok(false), |end| signature::is_hash_tree(device, end))? {
+        return Ok(system);
+    }
+    let message = "a hash tree behind the file system vouches for every block of it, the free ones too";
+    let kept = vec![Kept::whole(reason::KEPT_VERIFIED, message)];
+    Ok(FileSystem { label: system.label, ..nothing(&system.content, kept) })
 }
 
 /// A content of which all is kept.

@@ -49,6 +49,8 @@ const fn closed(name: &'static str, offset: u64, bytes: &'static [u8], reason: &
 const BCACHE: &[u8] = b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81";
 const BCACHEFS: &[u8] = b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef";
 const MDRAID: &[u8] = b"\xfc\x4e\x2b\xa9";
+/// How the superblock of a hash tree of dm-verity begins.
+const VERITY: &[u8] = b"verity\0\0";
 const LONGEST_MAGIC: usize = 16;
 
 const MAGICS: &[Magic] = &[
@@ -94,6 +96,7 @@ const MAGICS: &[Magic] = &[
     closed("udf", 32_769, b"BEA01", reason::KEPT_NO_READER),
     closed("stratis", 520, b"!Stra0tis\x86\xff\x02^", reason::KEPT_VOLUME_MANAGER),
     closed("vdo", 0, b"dmvdo001", reason::KEPT_VOLUME_MANAGER),
+    closed("dm-verity", 0, VERITY, reason::KEPT_VERIFIED),
 ];
 
 /// Everything that `device` is signed as, each name once.
@@ -125,6 +128,9 @@ pub(crate) fn find(device: &Device<'_>) -> Result<Vec<Signature>> {
     }
     if is_drbd(device)? {
         add("drbd", Some(reason::KEPT_VOLUME_MANAGER));
+    }
+    if is_android_verified(device)? {
+        add("avb", Some(reason::KEPT_VERIFIED));
     }
     if is_firmware_raid(device)? {
         add("firmware-raid", Some(reason::KEPT_VOLUME_MANAGER));
@@ -213,6 +219,16 @@ fn is_drbd(device: &Device<'_>) -> Result<bool> {
     };
     let magics = [[0x83, 0x74, 0x02, 0x67], [0x83, 0x74, 0x02, 0x6b], [0x83, 0x74, 0x02, 0x6d]];
     Ok(block[..128].chunks_exact(4).any(|word| magics.iter().any(|magic| word == magic)))
+}
+
+/// Whether a hash tree of dm-verity begins at `place`, as it does behind a file system that it vouches for.
+pub(crate) fn is_hash_tree(device: &Device<'_>, place: u64) -> Result<bool> {
+    Ok(device.read::<8>(place)?.is_some_and(|start| start == *VERITY))
+}
+
+/// Android keeps the place of the hash tree in the last 64 bytes of the partition ("Android Verified Boot 2.0").
+fn is_android_verified(device: &Device<'_>) -> Result<bool> {
+    Ok(device.read_from_end::<4>(64)?.is_some_and(|magic| magic == *b"AVBf"))
 }
 
 /// DDF and Intel's metadata at the end of the disk.

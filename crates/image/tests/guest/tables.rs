@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imageops_image::format::{self, Format};
-use imageops_image::guest::TableKind;
+use imageops_image::guest::{Part, TableKind};
 use imageops_image::reason;
 use imageops_image::storage::Storage;
 
@@ -134,6 +134,56 @@ fn a_hibernated_system_keeps_the_whole_disk() {
     assert!(free_ranges(&hibernated, &layout).is_empty());
     let ext4 = layout.parts().iter().find(|part| part.summary().content == "ext4").unwrap().summary();
     assert_eq!((ext4.free_bytes, ext4.kept[0].reason.as_str()), (0, reason::KEPT_HIBERNATED));
+}
+
+#[test]
+fn a_hash_tree_keeps_the_whole_disk() {
+    let Some(directory) = images("a_hash_tree_keeps_the_whole_disk", &[]) else { return };
+    let disk = open(&directory.join("fs/mbr-logical.raw")).disk;
+    // In place of the swap space: nothing else says what the tree belongs to.
+    let bytes = (202_752 * 512..).zip(*b"verity\0\0").chain((202_752 * 512 + 4086..).zip([0; 10])).collect();
+    let verified = Patched { base: Arc::clone(&disk), bytes, size: None };
+    let layout = scan(&verified);
+    assert!(free_ranges(&verified, &layout).is_empty());
+    let why = |part: &Part| part.summary().kept[0].reason.clone();
+    assert!(layout.parts().iter().map(why).all(|why| why == reason::KEPT_VERIFIED), "{:?}", reasons(&layout));
+}
+
+#[test]
+fn what_keeps_the_whole_disk_does_so_beside_another_signature() {
+    let Some(directory) = images("what_keeps_the_whole_disk", &[]) else { return };
+    let disk = open(&directory.join("fs/mbr-logical.raw")).disk;
+    let swap = 202_752 * 512;
+    for (place, magic) in [(swap + 4086, &b"S1SUSPEND\0"[..]), (swap, b"verity\0\0")] {
+        // An old md superblock, which neither mkswap nor veritysetup removes.
+        let bytes =
+            (place..).zip(magic.iter().copied()).chain((swap + 4096..).zip(*b"\xfc\x4e\x2b\xa9")).collect();
+        let patched = Patched { base: Arc::clone(&disk), bytes, size: None };
+        let layout = scan(&patched);
+        assert!(free_ranges(&patched, &layout).is_empty(), "{magic:?}");
+        assert!(reasons(&layout).contains(&reason::KEPT_TWO_SIGNATURES.to_owned()), "{:?}", reasons(&layout));
+    }
+}
+
+#[test]
+fn a_hash_tree_behind_a_file_system_keeps_it() {
+    let Some(directory) = images("a_hash_tree_behind_a_file_system_keeps_it", &[]) else { return };
+    for name in ["fs/ext4-4k.raw", "fs/ext4-bigalloc.raw", "fs/btrfs-mixed.raw"] {
+        let disk = open(&directory.join(name)).disk;
+        assert!(!free_ranges(&*disk, &scan(&*disk)).is_empty(), "{name}");
+        let size = disk.virtual_size_bytes();
+        for (place, magic) in [(size, &b"verity\0\0"[..]), (size + (1 << 20) - 64, b"AVBf")] {
+            let bytes = (place..).zip(magic.iter().copied()).collect();
+            let longer = Patched { base: Arc::clone(&disk), bytes, size: Some(size + (1 << 20)) };
+            let layout = scan(&longer);
+            assert!(free_ranges(&longer, &layout).is_empty(), "{name}");
+            assert!(
+                reasons(&layout).contains(&reason::KEPT_VERIFIED.to_owned()),
+                "{name}: {:?}",
+                reasons(&layout)
+            );
+        }
+    }
 }
 
 #[test]

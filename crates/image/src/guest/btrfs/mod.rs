@@ -197,6 +197,10 @@ fn unallocated_bytes(superblock: &Superblock, chunks: &Chunks) -> u64 {
 }
 
 impl FreeSpace for Btrfs {
+    fn end_bytes(&self) -> Option<u64> {
+        Some(self.superblock.device_item.total_bytes)
+    }
+
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         // A part may be longer than its file system, after the latter was shrunk: what is behind is not known.
         let range = range.start..range.end.min(self.superblock.device_item.total_bytes);

@@ -84,6 +84,10 @@ fn check(device: &Device<'_>, superblock: Superblock, control: &Control) -> Resu
 }
 
 impl FreeSpace for Ext {
+    fn end_bytes(&self) -> Option<u64> {
+        Some(self.superblock.blocks * self.superblock.block_bytes)
+    }
+
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         let superblock = &self.superblock;
         let group_bytes = superblock.blocks_per_group * superblock.block_bytes;

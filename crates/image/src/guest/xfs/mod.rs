@@ -92,6 +92,10 @@ fn check(device: &Device<'_>, superblock: Superblock, control: &Control) -> Foun
 }
 
 impl FreeSpace for Xfs {
+    fn end_bytes(&self) -> Option<u64> {
+        Some(self.superblock.blocks * self.superblock.block_bytes)
+    }
+
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         let superblock = &self.superblock;
         let end = range.end.min(superblock.blocks * superblock.block_bytes);
