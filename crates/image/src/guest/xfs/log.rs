@@ -4,6 +4,8 @@
 //! header the magic comes first), so the ring's head is where the number drops by one. The kernel searches for that
 //! place by halves; here every block is looked at, so that a log of any other shape is noticed.
 
+use std::ops::Range;
+
 use super::Found;
 use super::fields::BigEndian;
 use super::superblock::Superblock;
@@ -60,7 +62,8 @@ impl Shape {
     /// Adds the next block; `false` when it cannot follow.
     fn add(&mut self, place: u64, block: &[u8]) -> bool {
         let (this, cycle) = (cycle_of(block), *self.cycle.get_or_insert(cycle_of(block)));
-        if this == 0 && block.iter().any(|byte| *byte != 0) && !self.is_stale_mark(place, block) {
+        // A comparison of slices: zeros are what most of a log is, up to 2 GiB of them.
+        if this == 0 && *block != [0; BLOCK] && !self.is_stale_mark(place, block) {
             return false;
         }
         if this == cycle && self.head.is_none() {
@@ -74,6 +77,13 @@ impl Shape {
         }
         // Tools that write a log anew (`xfs_repair -L`, `xfs_admin -U`) leave a gap of zeros behind its first record.
         this == 0 && cycle != 0 && !self.before && place - head < GAP_BLOCKS_MAX
+    }
+
+    /// Adds blocks of zeros; `false` when they cannot follow. The first one may be where the head is; all that can
+    /// differ between the others is how far they are behind it, which the last one tells.
+    fn add_zeros(&mut self, places: Range<u64>) -> bool {
+        const ZEROS: [u8; BLOCK] = [0; BLOCK];
+        self.add(places.start, &ZEROS) && self.add(places.end - 1, &ZEROS)
     }
 
     /// Whether a block is the header of an empty record of cycle 0. A mount writes such marks ahead of the head, with the
@@ -132,11 +142,13 @@ impl Ring<'_> {
             control.check_cancelled()?;
             let blocks = (self.blocks - start).min((PIECE / BLOCK) as u64) as usize;
             let piece = &mut buffer[..blocks * BLOCK];
-            self.read_piece(piece, start)?;
-            for (block, place) in piece.chunks_exact(BLOCK).zip(start..) {
-                if !shape.add(place, block) {
-                    return Ok(None);
-                }
+            let follows = if self.read_piece(piece, start)? {
+                piece.chunks_exact(BLOCK).zip(start..).all(|(block, place)| shape.add(place, block))
+            } else {
+                shape.add_zeros(start..start + blocks as u64)
+            };
+            if !follows {
+                return Ok(None);
             }
         }
         Ok(Some(match shape.cycle {
@@ -145,16 +157,13 @@ impl Ring<'_> {
         }))
     }
 
-    /// Fills `piece` with blocks from `start`. Most of a young log was never written to, and is not read.
-    fn read_piece(&self, piece: &mut [u8], start: u64) -> Result<()> {
+    /// Fills `piece` with blocks from `start`; `false` when they are zeros. Most of a young log was never written to, and
+    /// is not read.
+    fn read_piece(&self, piece: &mut [u8], start: u64) -> Result<bool> {
         let place = self.start + start * BLOCK as u64;
-        if self.device.is_unstored(place..place + piece.len() as u64)?
-            || !self.device.read_at(piece, place)?
-        {
-            // Outside it cannot be: the superblock's sizes were checked against the device.
-            piece.fill(0);
-        }
-        Ok(())
+        // Outside it cannot be: the superblock's sizes were checked against the device.
+        Ok(!self.device.is_unstored(place..place + piece.len() as u64)?
+            && self.device.read_at(piece, place)?)
     }
 
     /// Reads the block at `distance` before `block`, around the start of the ring where it must.
@@ -229,6 +238,7 @@ mod tests {
 
     use std::sync::Arc;
 
+    use super::super::superblock::LOG_BYTES_MAX;
     use super::*;
     use crate::format::{self, Format};
     use crate::storage::Storage;
@@ -294,6 +304,60 @@ mod tests {
             unmount(&mut bytes, first, place, headers);
             assert_eq!(clean_head(&bytes), Some((cycle, head as u64)), "{cycle} {head} {headers}");
         }
+    }
+
+    #[test]
+    fn zeros_that_are_not_stored_count_as_zeros() {
+        let shapes = [(None, None, false), (Some(0), None, false), (Some(0), Some(3), false)];
+        let cycles = [(Some(1), None), (Some(1), Some(9)), (Some(4), None), (Some(4), Some(9))];
+        let cycles =
+            cycles.into_iter().flat_map(|(cycle, head)| [false, true].map(|before| (cycle, head, before)));
+        for (cycle, head, before) in shapes.into_iter().chain(cycles) {
+            for length in [1, 2, 100, GAP_BLOCKS_MAX - 1, GAP_BLOCKS_MAX, GAP_BLOCKS_MAX + 1] {
+                let shape = || Shape { uuid: UUID, cycle, head, before };
+                let (mut one, mut each) = (shape(), shape());
+                let follows = (10..10 + length).all(|place| each.add(place, &[0; BLOCK]));
+                assert_eq!(one.add_zeros(10..10 + length), follows, "{cycle:?} {head:?} {length}");
+                if follows {
+                    assert_eq!((one.cycle, one.head, one.before), (each.cycle, each.head, each.before));
+                }
+            }
+        }
+    }
+
+    /// A disk that counts what is read of it; the rest are holes.
+    struct Counted(Vec<u8>, std::sync::atomic::AtomicU64);
+
+    impl Storage for Counted {
+        fn size_bytes(&self) -> u64 {
+            LOG_BYTES_MAX
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+            self.1.fetch_add(buffer.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            buffer.fill(0);
+            Storage::read_at(&self.0, buffer, offset).map(|_| buffer.len())
+        }
+
+        fn next_data(&self, offset: u64) -> std::io::Result<Option<Range<u64>>> {
+            let end = self.0.len() as u64;
+            Ok((offset < end).then_some(offset..end))
+        }
+    }
+
+    #[test]
+    fn the_largest_log_costs_what_is_stored_of_it() {
+        let mut bytes = ring(1, BLOCKS);
+        bytes.truncate(2 * BLOCK);
+        unmount(&mut bytes, 1, 0, 1);
+        let storage = Arc::new(Counted(bytes, 0.into()));
+        let disk = format::open(Arc::clone(&storage) as Arc<dyn Storage>, Some(Format::Raw)).unwrap().disk;
+        let device = Device::new(&*disk, 0, LOG_BYTES_MAX);
+        let blocks = LOG_BYTES_MAX / BLOCK as u64;
+        let ring = Ring { device: &device, start: 0, blocks, uuid: UUID, has_log_v2: true };
+        assert_eq!(ring.find_head(&Control::default()).unwrap(), Some(Head::At { cycle: 1, block: 2 }));
+        assert!(ring.is_unmounted(1, 2).unwrap());
+        assert!(storage.1.load(std::sync::atomic::Ordering::Relaxed) < 1 << 20);
     }
 
     #[test]

@@ -42,7 +42,8 @@ const LOG_INCOMPAT_KNOWN: u32 = 0x1;
 /// Smallest allocation group in blocks, and largest in bytes.
 const GROUP_BLOCKS_MIN: u64 = 64;
 const GROUP_BYTES_MAX: u64 = 1 << 40;
-const LOG_BYTES_MAX: u64 = 1 << 31;
+/// The log is read whole, so this bounds what a scan costs; the kernel takes none that is larger.
+pub(crate) const LOG_BYTES_MAX: u64 = 1 << 31;
 
 /// Superblock copy, free-space header, inode header and free list: a sector each at the start of every group.
 pub(crate) const HEADER_SECTORS: usize = 4;
