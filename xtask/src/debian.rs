@@ -34,6 +34,9 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("git", "git"),
 ];
 
+/// The compiler that builds libFuzzer.
+pub(crate) const FOR_FUZZ: &[Need] = &[("c++", "g++")];
+
 /// What the benchmark needs on top.
 pub(crate) const FOR_BENCH: &[Need] = &[("debootstrap", "debootstrap"), ("time", "time")];
 

@@ -17,7 +17,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ci: bool,
     /// Runs only these suites.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Suite::Rust, Suite::Edgegallery, Suite::Go])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Suite::Rust, Suite::Fuzz, Suite::Edgegallery, Suite::Go])]
     suite: Vec<Suite>,
     /// Runs only Rust tests whose names contain one of these, and no other suite.
     filters: Vec<String>,
@@ -28,6 +28,8 @@ pub(crate) struct Options {
 pub(crate) enum Suite {
     /// All tests of the Rust workspace, the end-to-end tests among them.
     Rust,
+    /// The fuzz targets, on their seeds and on changes of them that are the same at each run.
+    Fuzz,
     /// The checklist of the legacy contract, against a server started for it.
     Edgegallery,
     /// The Go module, against a server that its test starts.
@@ -38,6 +40,7 @@ impl Suite {
     fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
+            Self::Fuzz => "fuzz",
             Self::Edgegallery => "edgegallery",
             Self::Go => "go",
         }
@@ -46,6 +49,7 @@ impl Suite {
     fn run(self, workspace: &Workspace, options: &Options) -> Result<Counts> {
         match self {
             Self::Rust => suites::rust::run(workspace, &options.filters),
+            Self::Fuzz => suites::fuzz::run(workspace),
             Self::Edgegallery => suites::edgegallery::run(workspace),
             Self::Go => suites::go::run(workspace),
         }
@@ -56,6 +60,7 @@ impl Suite {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let mut tally = Tally::default();
     debian::install_missing(debian::FOR_TESTS)?;
+    debian::install_missing(debian::FOR_FUZZ)?;
     if options.ci {
         checks::run_all(workspace, &mut tally);
     }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -33,6 +34,15 @@ impl Workspace {
     /// A program of the workspace as `profile` (`debug`, `release`) built it.
     pub(crate) fn binary(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)
+    }
+
+    /// A cargo command on the fuzz targets, which are a workspace of their own.
+    pub(crate) fn fuzz(&self, task: &str) -> Command {
+        let mut command = process::command("cargo");
+        command.args([task, "--locked", "--manifest-path", "fuzz/Cargo.toml"]).current_dir(&self.root);
+        // libFuzzer is C++ and takes a while: built once, beside all else.
+        command.env("CARGO_TARGET_DIR", &self.target);
+        command
     }
 
     /// The Go module.

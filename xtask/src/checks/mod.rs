@@ -2,9 +2,12 @@
 
 mod unused;
 
+use std::path::Path;
+
 use anyhow::Result;
 use clap::Args;
 
+use crate::debian;
 use crate::generate::{self, BASELINE};
 use crate::process::{self, Run as _};
 use crate::tally::{Counts, Tally};
@@ -36,6 +39,7 @@ const CHECKS: &[Check] = &[
     ("unused dependencies", unused::none),
     ("licences, bans, sources", |workspace| deny(workspace, &["licenses", "bans", "sources"])),
     ("clippy", clippy),
+    ("fuzz targets", fuzz_targets),
     ("documents", documents),
 ];
 
@@ -71,12 +75,19 @@ fn cargo(workspace: &Workspace, arguments: &[&str]) -> std::process::Command {
 }
 
 fn format(workspace: &Workspace) -> Result<bool> {
-    cargo(workspace, &["fmt", "--all", "--check"]).succeeds()
+    let fuzz = cargo(workspace, &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]).succeeds()?;
+    Ok(cargo(workspace, &["fmt", "--all", "--check"]).succeeds()? && fuzz)
 }
 
 fn clippy(workspace: &Workspace) -> Result<bool> {
     cargo(workspace, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
         .succeeds()
+}
+
+/// The programs of libFuzzer compile with the tool chain at hand, so that none is out of date when it is needed.
+fn fuzz_targets(workspace: &Workspace) -> Result<bool> {
+    debian::install_missing(debian::FOR_FUZZ)?;
+    workspace.fuzz("clippy").args(["--all-targets", "--", "-D", "warnings"]).succeeds()
 }
 
 fn documents(workspace: &Workspace) -> Result<bool> {
@@ -85,12 +96,17 @@ fn documents(workspace: &Workspace) -> Result<bool> {
         .succeeds()
 }
 
+/// Of the product, and of the fuzz targets, which have a list of their own.
 fn deny(workspace: &Workspace, which: &[&str]) -> Result<bool> {
-    process::command(tools::cargo_deny(workspace)?)
-        .args(["--workspace", "--locked", "check", "--hide-inclusion-graph"])
-        .args(which)
-        .current_dir(&workspace.root)
-        .succeeds()
+    let of = |directory: &Path| {
+        process::command(tools::cargo_deny(workspace)?)
+            .args(["--workspace", "--locked", "check", "--hide-inclusion-graph"])
+            .args(which)
+            .current_dir(directory)
+            .succeeds()
+    };
+    let fuzz = of(&workspace.root.join("fuzz"))?;
+    Ok(of(&workspace.root)? && fuzz)
 }
 
 fn buf(workspace: &Workspace, arguments: &[&str]) -> Result<bool> {

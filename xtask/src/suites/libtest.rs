@@ -1,13 +1,35 @@
 //! Reads what Rust's test runner prints, line by line.
 
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::process::{Run as _, Stream};
 use crate::tally::Counts;
 
 /// What a test prints when the tool or the data that it needs is not there. It then passes for its runner, but not for us.
 const SKIPPED: &str = "SKIPPED: ";
 
+/// Runs `cargo test` and counts what its runners print.
+///
+/// The output of passed tests must be asked for (`--show-output`), because a skipped test says so there; the rest of it
+/// is not shown.
+pub(crate) fn run(command: &mut Command) -> Result<Counts> {
+    let mut libtest = Libtest::default();
+    let status = command.lines(|stream, line| {
+        if stream == Stream::Errors {
+            libtest.note_skip(line);
+            eprintln!("{line}");
+        } else if libtest.line(line) {
+            println!("{line}");
+        }
+    })?;
+    Ok(libtest.counts().or_failed(status.success()))
+}
+
 /// State between lines.
 #[derive(Default)]
-pub(crate) struct Libtest {
+struct Libtest {
     passed: u64,
     failed: u64,
     ignored: u64,
@@ -20,7 +42,7 @@ pub(crate) struct Libtest {
 
 impl Libtest {
     /// Takes a line of standard output; whether it is worth showing.
-    pub(crate) fn line(&mut self, line: &str) -> bool {
+    fn line(&mut self, line: &str) -> bool {
         if let Some(totals) = line.strip_prefix("test result: ") {
             self.in_successes = false;
             self.add_totals(totals);
@@ -38,7 +60,7 @@ impl Libtest {
     }
 
     /// Counts a skip. A test that says so twice within its own output counts once.
-    pub(crate) fn note_skip(&mut self, line: &str) {
+    fn note_skip(&mut self, line: &str) {
         if !line.starts_with(SKIPPED) {
             return;
         }
@@ -64,7 +86,7 @@ impl Libtest {
         }
     }
 
-    pub(crate) fn counts(&self) -> Counts {
+    fn counts(&self) -> Counts {
         Counts {
             passed: self.passed.saturating_sub(self.skipped),
             failed: self.failed,

@@ -1,6 +1,7 @@
 //! The bodies of tests that `cargo xtask test` runs.
 
 pub(crate) mod edgegallery;
+pub(crate) mod fuzz;
 pub(crate) mod go;
 mod libtest;
 pub(crate) mod rust;
