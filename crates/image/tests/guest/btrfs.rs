@@ -455,6 +455,12 @@ fn trees_that_are_not_safe_keep_all() {
         (device, word(data(device, 1) + 24, 4 * MIB).into(), reason::KEPT_GEOMETRY),
         (device, key(2, 1, 204, 61 * MIB).into(), reason::KEPT_GEOMETRY),
         (device, key(0, 0, 250, 0).into(), reason::KEPT_CHANGE_UNDER_WAY), // the record of a replacement
+        // One that has ended: its state comes behind two cursors.
+        (
+            device,
+            [key(0, 0, 250, 0), word(data(device, 0) + 32, 2)].concat().into(),
+            reason::KEPT_CHANGE_UNDER_WAY,
+        ),
         (device, key(0, 0, 77, 0).into(), reason::KEPT_UNKNOWN_FEATURE),
         (device, vec![(96, 2)].into(), reason::KEPT_GEOMETRY), // one item less
         (root, key(last, 4_u64.wrapping_neg(), 248, 0).into(), reason::KEPT_CHANGE_UNDER_WAY), // a balance

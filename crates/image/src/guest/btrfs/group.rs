@@ -131,3 +131,22 @@ pub(crate) fn stated_bytes(chunk: &Chunk, key: Key, item: &[u8]) -> Checked<u64>
     }
     Ok(item.u64_at(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_is_too_scattered_is_kept_and_its_ranges_forgotten() {
+        let mut group = Group { free: Some(Vec::new()), ..Group::default() };
+        for number in 0..RANGES_MAX as u64 {
+            group.add(number * 8..number * 8 + 4);
+            group.add(0..0);
+        }
+        assert_eq!(group.free.as_ref().map(Vec::len), Some(RANGES_MAX));
+        for number in 0..10 {
+            group.add(1 << 40..(1 << 40) + 4 + number);
+            assert_eq!(group.free, None);
+        }
+    }
+}

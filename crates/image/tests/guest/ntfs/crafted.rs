@@ -94,18 +94,15 @@ fn a_journal_that_is_not_closed_keeps_all() {
     }
 }
 
-/// `$Bitmap` with its runs in a second record, as on a volume where it has grown piece by piece.
-#[test]
-fn a_bitmap_in_two_records_is_followed() {
-    let Some(_) = images("a_bitmap_in_two_records_is_followed", &["mkntfs", "ntfscat", "ntfsinfo"]) else {
-        return;
-    };
-    let scratch = tempfile::tempdir().unwrap();
-    let source = scratch.path().join("fs.raw");
-    make(&source, 64 << 20, &[]);
-    let volume = Volume::open(&source);
-    let theirs = peer_free(&source);
-    let extension = 20;
+/// Records that hold `$Bitmap` together, each with its place, and where the list of its attributes lies.
+struct Split {
+    base: (u64, Vec<u8>),
+    second: (u64, Vec<u8>),
+    list: u64,
+}
+
+/// Moves the runs of `$Bitmap` to the record `extension`.
+fn split_bitmap(volume: &Volume, extension: u64) -> Split {
     let mut base = volume.record(6);
     let data = attribute(&base, DATA);
     let end = number(&base[24..28]) as usize;
@@ -129,9 +126,9 @@ fn a_bitmap_in_two_records_is_followed() {
     attribute_list.extend(&list);
     let name = attribute(&base, 0x30);
     let rest = base[name..data].to_vec();
-    let whole = [&base[..name], &attribute_list, &rest, &[0xff; 4], &[0; 4]].concat();
-    base = whole.clone();
-    put(&mut base, 24, &(whole.len() as u32).to_le_bytes());
+    base = [&base[..name], &attribute_list, &rest, &[0xff; 4], &[0; 4]].concat();
+    let length = base.len() as u32;
+    put(&mut base, 24, &length.to_le_bytes());
     base[40] = 10;
     base.resize(1024, 0);
     let mut second = volume.record(extension);
@@ -144,8 +141,28 @@ fn a_bitmap_in_two_records_is_followed() {
     second.resize(1024, 0);
     protect(&mut base);
     protect(&mut second);
-    let (base_place, second_place) = (volume.record_place(6), volume.record_place(extension));
-    let both = [volume.replace(base_place, &base), volume.replace(second_place, &second)].concat();
+    assert!(number(&base[20..22]) >= 56);
+    let place = volume.record_place(6);
+    Split {
+        base: (place, base),
+        second: (volume.record_place(extension), second),
+        list: place + name as u64 + 24,
+    }
+}
+
+/// `$Bitmap` with its runs in a second record, as on a volume where it has grown piece by piece.
+#[test]
+fn a_bitmap_in_two_records_is_followed() {
+    let Some(_) = images("a_bitmap_in_two_records_is_followed", &["mkntfs", "ntfscat", "ntfsinfo"]) else {
+        return;
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("fs.raw");
+    make(&source, 64 << 20, &[]);
+    let volume = Volume::open(&source);
+    let theirs = peer_free(&source);
+    let Split { base, second, list } = split_bitmap(&volume, 20);
+    let both = [volume.replace(base.0, &base.1), volume.replace(second.0, &second.1)].concat();
     let split = volume.patched(&both);
     let layout = scan(&split);
     assert_eq!(reasons(&layout), Vec::<String>::new());
@@ -155,19 +172,16 @@ fn a_bitmap_in_two_records_is_followed() {
     // The same through the owner's tool, so that this test does not believe itself.
     let file = File::options().write(true).open(&source).unwrap();
     let before = run("ntfscat", &["-f", "-i", "6", text(&source)]).stdout;
-    file.write_all_at(&base, base_place).unwrap();
-    file.write_all_at(&second, second_place).unwrap();
+    file.write_all_at(&base.1, base.0).unwrap();
+    file.write_all_at(&second.1, second.0).unwrap();
     assert_eq!(run("ntfscat", &["-f", "-i", "6", text(&source)]).stdout, before);
 
-    let place = number(&base[20..22]) as usize;
-    assert!(place >= 56);
-    let list_place = base_place + (name + 24) as u64;
     let damages: [(&str, u64, u8); 5] = [
-        ("length of an entry", list_place + 4, 0),
-        ("letters outside", list_place + 6, 0xff),
-        ("another record", list_place + 64 + 16, 21),
-        ("another instance", list_place + 64 + 24, 7),
-        ("another first cluster", list_place + 64 + 8, 1),
+        ("length of an entry", list + 4, 0),
+        ("letters outside", list + 6, 0xff),
+        ("another record", list + 64 + 16, 21),
+        ("another instance", list + 64 + 24, 7),
+        ("another first cluster", list + 64 + 8, 1),
     ];
     let split: Arc<dyn Disk> = Arc::new(split);
     for (damage, place, byte) in damages {

@@ -38,6 +38,19 @@ fn a_dirty_volume_keeps_all() {
     }
 }
 
+/// What is damaged, by which bytes, and the reason that it gives.
+type Case = (&'static str, Bytes, &'static str);
+
+fn assert_kept(volume: &Volume, cases: Vec<Case>) {
+    for (name, bytes, expected) in cases {
+        assert!(!bytes.is_empty(), "{name}: nothing is damaged");
+        let damaged = volume.patched(&bytes);
+        let layout = scan(&damaged);
+        assert_eq!(reasons(&layout), [expected], "{name}");
+        assert!(free_ranges(&damaged, &layout).is_empty(), "{name}");
+    }
+}
+
 #[test]
 fn damaged_structures_keep_all() {
     let Some(directory) = images("damaged_structures_keep_all", &[]) else { return };
@@ -45,9 +58,43 @@ fn damaged_structures_keep_all() {
     let size = volume.disk.virtual_size_bytes();
     let place = |record| volume.record_place(record);
     let raw = |place: u64, bytes: &[u8]| volume.replace(place, bytes);
+    let (index, _) = volume.first_run(5, 0xa0);
+    let cases: Vec<Case> = vec![
+        ("sector size", raw(11, &[0, 3]), reason::KEPT_GEOMETRY),
+        ("cluster size", raw(13, &[3]), reason::KEPT_GEOMETRY),
+        ("a field of FAT", raw(16, &[2]), reason::KEPT_GEOMETRY),
+        ("too large", raw(43, &[1]), reason::KEPT_GEOMETRY),
+        ("place of the MFT", raw(48, &[5]), reason::KEPT_GEOMETRY),
+        ("copy of the boot sector", raw(size - 512 + 48, &[9]), reason::KEPT_GEOMETRY),
+        ("first record", raw(place(0) + 510, &[0xee]), reason::KEPT_CHECKSUM),
+        ("mirror", raw(volume.mirror + 2 * 1024 + 100, &[0xee]), reason::KEPT_GEOMETRY),
+        ("mirror torn", raw(volume.mirror + 3 * 1024 + 1022, &[0xee]), reason::KEPT_CHECKSUM),
+        ("torn index", raw(index + 510, &[0xee]), reason::KEPT_CHECKSUM),
+        ("index of another place", volume.edit(index, 4096, |bytes| bytes[16] = 1), reason::KEPT_GEOMETRY),
+        (
+            "entry too long",
+            volume.edit(index, 4096, |bytes| bytes[24 + 40 + 9] = 0x7f),
+            reason::KEPT_GEOMETRY,
+        ),
+        ("entries outside", volume.edit(index, 4096, |bytes| bytes[24 + 5] = 0x7f), reason::KEPT_GEOMETRY),
+        ("shadow copies", raw(0x1e00, &snapshot_header(4096, 1, 1)), reason::KEPT_SHADOW_COPIES),
+        ("shadow copies elsewhere", raw(0x1e00, &snapshot_header(0, 1, 2)), reason::KEPT_SHADOW_COPIES),
+    ];
+    assert_kept(&volume, cases);
+    let none = volume.patched(&raw(0x1e00, &snapshot_header(0, 1, 1)));
+    assert_eq!(reasons(&scan(&none)), Vec::<String>::new(), "no shadow copies yet");
+    let short = Patched { base: Arc::clone(&volume.disk), bytes: Vec::new(), size: Some(size - 8192) };
+    assert_eq!(reasons(&scan(&short)), [reason::KEPT_GEOMETRY]);
+}
+
+#[test]
+fn damaged_files_and_a_damaged_bitmap_keep_all() {
+    let Some(directory) = images("damaged_files_and_a_damaged_bitmap_keep_all", &[]) else { return };
+    let volume = Volume::open(&directory.join("fs/ntfs.raw"));
+    let place = |record| volume.record_place(record);
+    let raw = |place: u64, bytes: &[u8]| volume.replace(place, bytes);
     let bitmap = |offset, bytes: &[u8]| volume.edit_attribute(6, DATA, offset, bytes);
     let (bits, _) = volume.first_run(6, DATA);
-    let (index, _) = volume.first_run(5, 0xa0);
     // Two files with a run, and a place that is free.
     let mut scattered = (64..200).filter(|record| {
         let bytes = volume.record(*record);
@@ -66,16 +113,7 @@ fn damaged_structures_keep_all() {
             put(bytes, at + 64, &pairs);
         })
     };
-    let cases: Vec<(&str, Bytes, &str)> = vec![
-        ("sector size", raw(11, &[0, 3]), reason::KEPT_GEOMETRY),
-        ("cluster size", raw(13, &[3]), reason::KEPT_GEOMETRY),
-        ("a field of FAT", raw(16, &[2]), reason::KEPT_GEOMETRY),
-        ("too large", raw(43, &[1]), reason::KEPT_GEOMETRY),
-        ("place of the MFT", raw(48, &[5]), reason::KEPT_GEOMETRY),
-        ("copy of the boot sector", raw(size - 512 + 48, &[9]), reason::KEPT_GEOMETRY),
-        ("first record", raw(place(0) + 510, &[0xee]), reason::KEPT_CHECKSUM),
-        ("mirror", raw(volume.mirror + 2 * 1024 + 100, &[0xee]), reason::KEPT_GEOMETRY),
-        ("mirror torn", raw(volume.mirror + 3 * 1024 + 1022, &[0xee]), reason::KEPT_CHECKSUM),
+    let cases: Vec<Case> = vec![
         ("torn record of a file", raw(place(file) + 1022, &[0xee, 0xee]), reason::KEPT_CHECKSUM),
         ("no record of a file", raw(place(file), b"BAAD"), reason::KEPT_CHECKSUM),
         ("record of another file", volume.edit_record(file, |bytes| bytes[44] ^= 1), reason::KEPT_GEOMETRY),
@@ -92,28 +130,32 @@ fn damaged_structures_keep_all() {
         ("bitmap elsewhere", bitmap(66, &[0x08]), reason::KEPT_GEOMETRY),
         ("bit behind the end", raw(bits + 2047, &[0x7f]), reason::KEPT_GEOMETRY),
         ("bit of a file", raw(bits + own / volume.cluster_bytes / 8, &[0]), reason::KEPT_FREE_COUNT),
-        ("torn index", raw(index + 510, &[0xee]), reason::KEPT_CHECKSUM),
-        ("index of another place", volume.edit(index, 4096, |bytes| bytes[16] = 1), reason::KEPT_GEOMETRY),
-        (
-            "entry too long",
-            volume.edit(index, 4096, |bytes| bytes[24 + 40 + 9] = 0x7f),
-            reason::KEPT_GEOMETRY,
-        ),
-        ("entries outside", volume.edit(index, 4096, |bytes| bytes[24 + 5] = 0x7f), reason::KEPT_GEOMETRY),
-        ("shadow copies", raw(0x1e00, &snapshot_header(4096, 1, 1)), reason::KEPT_SHADOW_COPIES),
-        ("shadow copies elsewhere", raw(0x1e00, &snapshot_header(0, 1, 2)), reason::KEPT_SHADOW_COPIES),
     ];
-    for (name, bytes, expected) in cases {
-        assert!(!bytes.is_empty(), "{name}: nothing is damaged");
-        let damaged = volume.patched(&bytes);
-        let layout = scan(&damaged);
-        assert_eq!(reasons(&layout), [expected], "{name}");
-        assert!(free_ranges(&damaged, &layout).is_empty(), "{name}");
+    assert_kept(&volume, cases);
+}
+
+/// More than is looked at is kept before any of it is read.
+#[test]
+fn a_root_directory_with_too_many_nodes_keeps_all() {
+    let test = "a_root_directory_with_too_many_nodes_keeps_all";
+    let Some(_) = images(test, &["mkntfs"]) else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("fs.raw");
+    make(&source, 128 << 20, &[]);
+    let volume = Volume::open(&source);
+    // At the limit the nodes are looked at, and are none.
+    for (clusters, expected) in [((1_u64 << 14) + 1, reason::KEPT_LIMIT), (1 << 14, reason::KEPT_CHECKSUM)] {
+        let bytes = volume.edit_record(5, |bytes| {
+            let at = attribute(bytes, 0xa0);
+            put(bytes, at + 24, &(clusters - 1).to_le_bytes());
+            let size = (clusters * volume.cluster_bytes).to_le_bytes();
+            [40, 48, 56].into_iter().for_each(|field| put(bytes, at + field, &size));
+            let run = [[0x12].as_slice(), &clusters.to_le_bytes()[..2], &[0x50, 0]].concat();
+            put(bytes, at + 72, &run);
+        });
+        let layout = scan(&volume.patched(&bytes));
+        assert_eq!(reasons(&layout), [expected], "{clusters}");
     }
-    let none = volume.patched(&raw(0x1e00, &snapshot_header(0, 1, 1)));
-    assert_eq!(reasons(&scan(&none)), Vec::<String>::new(), "no shadow copies yet");
-    let short = Patched { base: Arc::clone(&volume.disk), bytes: Vec::new(), size: Some(size - 8192) };
-    assert_eq!(reasons(&scan(&short)), [reason::KEPT_GEOMETRY]);
 }
 
 /// Much damage at once: whatever comes of it, nothing breaks and answers stay in range.

@@ -330,3 +330,16 @@ fn forged_structures_do_no_harm() {
         let _ = free_ranges(&forged, &scan(&forged));
     }
 }
+
+#[test]
+fn a_tree_with_more_leaves_than_are_remembered_keeps_all() {
+    let test = "a_tree_with_more_leaves_than_are_remembered_keeps_all";
+    let Some(_) = images(test, &TOOLS) else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(mut forge) = fresh(scratch.path(), "-b size=1024") else { return };
+    forge.plant_leafless(1, (1 << 17) + 1);
+    assert_kept(&*forge.disk(), reason::KEPT_LIMIT, "more leaves than the limit");
+    // At the limit the leaves are looked for.
+    forge.plant_leafless(1, 1 << 17);
+    assert_kept(&*forge.disk(), reason::KEPT_GEOMETRY, "no leaves");
+}

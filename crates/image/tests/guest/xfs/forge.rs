@@ -170,6 +170,20 @@ impl Forge {
         self.seal(0, Part::Superblock);
     }
 
+    /// Gives a group a tree by size that has `leaves` leaves by its inner blocks; the leaves are not there.
+    pub(crate) fn plant_leafless(&mut self, group: usize, leaves: u32) {
+        assert!(self.sealed);
+        let extents = self.extents(group);
+        let largest = extents.iter().max_by_key(|(_, length)| length).unwrap();
+        let mut pool = largest.0..largest.0 + largest.1;
+        let level = (0..leaves).map(|start| ((start, 1), 0)).collect();
+        let (root, levels) = self.grow_above(group, b"AB3C", level, 1, &mut pool);
+        let header = self.place(group, Part::Header).start;
+        self.put(header + 20, root);
+        self.put(header + 32, levels);
+        self.seal(group, Part::Header);
+    }
+
     /// Makes a tree of sorted extents; its root and number of levels.
     fn grow(
         &mut self,
@@ -178,9 +192,21 @@ impl Forge {
         extents: &[(u32, u32)],
         pool: &mut Range<u32>,
     ) -> (u32, u32) {
+        let level = extents.iter().map(|extent| (*extent, 0)).collect();
+        self.grow_above(group, magic, level, 0, pool)
+    }
+
+    /// Makes the levels of a tree from `lowest` on.
+    fn grow_above(
+        &mut self,
+        group: usize,
+        magic: &[u8; 4],
+        mut level: Vec<((u32, u32), u32)>,
+        lowest: u32,
+        pool: &mut Range<u32>,
+    ) -> (u32, u32) {
         let room = self.block_bytes - if self.sealed { 56 } else { 16 };
-        let mut level: Vec<((u32, u32), u32)> = extents.iter().map(|extent| (*extent, 0)).collect();
-        for height in 0.. {
+        for height in lowest.. {
             let most = room / if height == 0 { 8 } else { 12 };
             let nodes: Vec<_> = level.chunks(most * 7 / 10).collect();
             let blocks: Vec<u32> = pool.by_ref().take(nodes.len().max(1)).collect();
