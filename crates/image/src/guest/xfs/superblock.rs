@@ -304,3 +304,6 @@ impl Features {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
