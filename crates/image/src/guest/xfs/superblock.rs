@@ -306,4 +306,4 @@ impl Features {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

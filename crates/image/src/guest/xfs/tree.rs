@@ -236,3 +236,6 @@ impl Leaf {
         Ok(node.extents().map(place).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const DEVICE_BYTES: u64 = 4 * 1024 * 4096;
+pub(crate) const DEVICE_BYTES: u64 = 4 * 1024 * 4096;
 
 /// Four groups of 1,024 blocks of 4 KiB, with a log of 512 blocks in the third.
-fn sector(version: u16) -> Vec<u8> {
+pub(crate) fn sector(version: u16) -> Vec<u8> {
     let mut sector = vec![0; LENGTH];
     let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"XFSB");
@@ -46,6 +46,11 @@ fn both_versions_are_read() {
         assert_eq!(superblock.blocks_of_group(3), 1024);
         assert!(Superblock::parse(&sector, DEVICE_BYTES - 1).is_err());
     }
+}
+
+/// That of version 4.
+pub(crate) fn superblock() -> Superblock {
+    Superblock::parse(&sector(4), DEVICE_BYTES).expect("sound")
 }
 
 proptest! {
