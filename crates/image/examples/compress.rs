@@ -1,4 +1,4 @@
-//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k] [share]`.
+//! Compresses one image and prints the report: `compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k] [share] [extra]`.
 //!
 //! For measuring; the command line tool does this with progress and all options.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use imageops_image::Control;
 use imageops_image::compress::{CompressOptions, Compression, Level, Recompress, Window, compress};
+use imageops_image::guest::ExtraGains;
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
 
@@ -16,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [source, target, rest @ ..] = words.as_slice() else {
         return Err(
-            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k] [share]"
+            "usage: compress IN OUT [zlib|zstd] [LEVEL] [THREADS] [keep] [unverified] [always] [4k] [share] [extra]"
                 .into(),
         );
     };
@@ -30,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         share_identical: has("share"),
         threads: numbers.next().map_or(0, usize::from),
         drop_free: !has("keep"),
+        extra: ExtraGains { journals: has("extra"), inode_tables: has("extra"), gaps: has("extra") },
         verify: !has("unverified"),
         output_limit_bytes: None,
     };

@@ -25,7 +25,7 @@ use self::encoder::Encoder;
 use self::feed::Feed;
 use self::flush::Flush;
 pub use self::options::{CompressOptions, Compression, Level, Recompress, Window};
-pub use self::report::{CompressReport, Estimate, PartReport, VolumeReport};
+pub use self::report::{CompressReport, Estimate, GapsReport, PartReport, VolumeReport};
 pub use self::sample::{DryRun, dry_run};
 use self::unit::Worker;
 use crate::control::{Control, Phase};
@@ -44,15 +44,21 @@ const COMPRESSED: f64 = 0.85;
 
 /// Tells what [`compress`] would read and leave out, without compressing anything.
 pub fn estimate(image: &Image, drop_free: bool, control: &Control) -> Result<Estimate> {
-    let layout = if drop_free { Some(guest::scan(&*image.disk, control)?) } else { None };
+    let options = CompressOptions { drop_free, ..CompressOptions::default() };
+    let layout = scan(&*image.disk, &options, control)?;
     plan(&*image.disk, layout.as_ref(), control)
+}
+
+/// Looks into the guest, unless nothing is to be dropped.
+fn scan(disk: &dyn Disk, options: &CompressOptions, control: &Control) -> Result<Option<Layout>> {
+    options.drop_free.then(|| guest::scan_with(disk, options.extra, control)).transpose()
 }
 
 /// Walks the extents of `disk` and what is free in them.
 fn plan(disk: &dyn Disk, layout: Option<&Layout>, control: &Control) -> Result<Estimate> {
     let mut estimate = Estimate::new(disk.virtual_size_bytes(), layout);
     let mut feed = Feed::new(disk);
-    let (mut free, mut dropped, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut free, mut dropped) = (Vec::new(), Vec::new());
     while let Some(unit) = feed.next()? {
         control.check_cancelled()?;
         estimate.stored_bytes += ranges::total_bytes(&unit.stored);
@@ -60,14 +66,17 @@ fn plan(disk: &dyn Disk, layout: Option<&Layout>, control: &Control) -> Result<E
             free.clear();
             part.free_within(disk, unit.range.clone(), &mut free)?;
             ranges::intersect(&free, &unit.stored, &mut dropped);
+            estimate.dropped_bytes += ranges::total_bytes(&dropped);
+            estimate.extra_dropped_bytes += report.count_dropped(part, &dropped);
+        }
+        if let (Some(gaps), Some(report)) = (layout.and_then(Layout::gaps), &mut estimate.gaps) {
+            free.clear();
+            gaps.within(&unit.range, &mut free);
+            ranges::intersect(&free, &unit.stored, &mut dropped);
             let bytes = ranges::total_bytes(&dropped);
             report.dropped_bytes += bytes;
             estimate.dropped_bytes += bytes;
-            volumes.clear();
-            part.volumes_within(unit.range.clone(), &mut volumes);
-            for (volume, piece) in &volumes {
-                report.volumes[*volume].dropped_bytes += ranges::overlap_bytes(&dropped, piece);
-            }
+            estimate.extra_dropped_bytes += bytes;
         }
     }
     Ok(estimate)
@@ -92,7 +101,7 @@ pub fn compress(
     let before = source.fingerprint()?;
     Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
     let image = format::open(Arc::clone(&source), format)?;
-    let layout = if options.drop_free { Some(guest::scan(&*image.disk, control)?) } else { None };
+    let layout = scan(&*image.disk, options, control)?;
     let estimate = plan(&*image.disk, layout.as_ref(), control)?;
 
     let written = write(&image, layout.as_ref(), &estimate, output, options, control)?;

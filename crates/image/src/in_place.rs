@@ -39,12 +39,12 @@ use serde::{Deserialize, Serialize};
 pub use self::medium::{FileMedium, Medium};
 use self::plan::Plan;
 use crate::check::{CheckOptions, CheckOutcome, check};
-use crate::compress::PartReport;
+use crate::compress::{GapsReport, PartReport};
 use crate::control::{Control, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::{Autoclear, Incompatible};
 use crate::format::{self, Format, Image, Qcow2};
-use crate::guest::{self, Kept, TableKind};
+use crate::guest::{self, ExtraGains, Kept, TableKind};
 use crate::progress::Meter;
 use crate::reason;
 use crate::storage::Storage;
@@ -67,6 +67,9 @@ pub struct InPlaceReport {
     pub after_bytes: u64,
     /// Guest bytes that were stored and free, and are not stored any more.
     pub dropped_bytes: u64,
+    /// Of these, the extra gains that were asked for.
+    #[serde(default)]
+    pub extra_dropped_bytes: u64,
     /// Guest bytes that are stored and free still, since they share a compressed cluster or a block of the file with
     /// something used, or their cluster with another one.
     pub left_bytes: u64,
@@ -76,6 +79,9 @@ pub struct InPlaceReport {
     pub kept: Vec<Kept>,
     /// Each partition, or the disk itself, in the order of the disk.
     pub parts: Vec<PartReport>,
+    /// The gaps between partitions, when they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<GapsReport>,
 }
 
 /// Gives back what the guest in an image file has freed. The file is open for reading and writing; while this works, it
@@ -88,13 +94,27 @@ pub struct InPlaceReport {
 /// Of any [`ErrorKind`]. What is refused is refused before anything is changed. When reading or writing fails, or the
 /// caller cancels, the image is valid and complete, and may have leaked clusters.
 pub fn punch_file(file: File, format: Option<Format>, control: &Control) -> Result<InPlaceReport> {
+    punch_file_with(file, format, ExtraGains::default(), control)
+}
+
+/// The same, and gives back what no guest reads any more.
+///
+/// # Errors
+///
+/// Those of [`punch_file`].
+pub fn punch_file_with(
+    file: File,
+    format: Option<Format>,
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<InPlaceReport> {
     lock::lock(&file)?;
     let medium = Arc::new(FileMedium::new(file)?);
     medium.check_holes()?;
     // What somebody wrote a moment ago has no place on the medium yet.
     medium.flush()?;
     let before_bytes = medium.allocated_bytes();
-    let report = punch(Arc::clone(&medium) as Arc<dyn Medium>, format, control)?;
+    let report = punch_with(Arc::clone(&medium) as Arc<dyn Medium>, format, extra, control)?;
     Ok(InPlaceReport { before_bytes, after_bytes: medium.allocated_bytes(), ..report })
 }
 
@@ -104,6 +124,15 @@ pub fn punch_file(file: File, format: Option<Format>, control: &Control) -> Resu
 ///
 /// Those of [`punch_file`].
 pub fn punch(medium: Arc<dyn Medium>, format: Option<Format>, control: &Control) -> Result<InPlaceReport> {
+    punch_with(medium, format, ExtraGains::default(), control)
+}
+
+fn punch_with(
+    medium: Arc<dyn Medium>,
+    format: Option<Format>,
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<InPlaceReport> {
     Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
     let storage: Arc<dyn Storage> = Arc::clone(&medium) as Arc<dyn Storage>;
     let before = storage.fingerprint()?;
@@ -112,7 +141,7 @@ pub fn punch(medium: Arc<dyn Medium>, format: Option<Format>, control: &Control)
         refuse(qcow2)?;
         check_clean(&storage, control)?;
     }
-    let layout = guest::scan(&*image.disk, control)?;
+    let layout = guest::scan_with(&*image.disk, extra, control)?;
     let mut plan = Plan::new(&*image.disk, &layout);
     if storage.fingerprint()? != before {
         let message = "the image changed while it was looked at";
@@ -142,10 +171,12 @@ fn report(image: &Image, layout: &guest::Layout, plan: &Plan<'_>) -> InPlaceRepo
         before_bytes: 0,
         after_bytes: 0,
         dropped_bytes: plan.dropped_bytes(),
+        extra_dropped_bytes: plan.extra_dropped_bytes(),
         left_bytes: plan.left_bytes(),
         table: layout.table(),
         kept: layout.kept().to_vec(),
         parts: plan.parts().to_vec(),
+        gaps: plan.gaps().cloned(),
     }
 }
 

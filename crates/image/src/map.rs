@@ -14,7 +14,7 @@ use crate::disk::{Extent, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Image;
 use crate::format::qcow2::Mapping;
-use crate::guest::{self, Layout};
+use crate::guest::{self, ExtraGains, Layout};
 use crate::progress::Meter;
 use crate::reason;
 
@@ -28,7 +28,7 @@ pub struct MapExtent {
     pub range: Range<u64>,
     /// What the tables of the image say of it.
     pub kind: ExtentKind,
-    /// The image stores it, and the guest has freed it: what compress drops.
+    /// The image stores it, and the guest has freed it, or it is one of the gains that were asked for: what compress drops.
     pub is_free: bool,
     /// Where the first byte lies in the image file, when the whole extent lies there in one piece.
     pub host_offset: Option<u64>,
@@ -71,7 +71,16 @@ impl<'a> DiskMap<'a> {
     ///
     /// Of [`guest::scan`].
     pub fn open(image: &'a Image, control: &Control) -> Result<Self> {
-        Ok(Self { image, layout: guest::scan(&*image.disk, control)? })
+        Self::open_with(image, ExtraGains::default(), control)
+    }
+
+    /// The same, and finds what can be dropped beside free space.
+    ///
+    /// # Errors
+    ///
+    /// Of [`guest::scan`].
+    pub fn open_with(image: &'a Image, extra: ExtraGains, control: &Control) -> Result<Self> {
+        Ok(Self { image, layout: guest::scan_with(&*image.disk, extra, control)? })
     }
 
     /// The parts that extents are told to lie in.

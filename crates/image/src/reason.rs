@@ -164,3 +164,9 @@ pub const KEPT_SNAPSHOT: &str = "KEPT_SNAPSHOT";
 pub const KEPT_COMPONENT: &str = "KEPT_COMPONENT";
 /// Kept: a partition table or a physical volume inside a logical volume.
 pub const KEPT_NESTED: &str = "KEPT_NESTED";
+/// Kept: the body of a journal, since something about it is odd.
+pub const KEPT_JOURNAL: &str = "KEPT_JOURNAL";
+/// Kept: inode tables, since nothing vouches for what is unused of them.
+pub const KEPT_INODE_TABLE: &str = "KEPT_INODE_TABLE";
+/// Kept: gaps between partitions, since something may own them.
+pub const KEPT_GAP: &str = "KEPT_GAP";

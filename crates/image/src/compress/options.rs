@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::ExtraGains;
 use crate::reason;
 
 /// More threads than this only wait for each other.
@@ -131,6 +132,8 @@ pub struct CompressOptions {
     pub threads: usize,
     /// Leave out what the guest's file systems have freed.
     pub drop_free: bool,
+    /// Leave out what no guest reads any more, too; counts with `drop_free` only.
+    pub extra: ExtraGains,
     /// Read the finished file back and compare it with what went in.
     pub verify: bool,
     /// Stop with [`ErrorKind::OutputLimit`] once the file would grow past this.
@@ -147,6 +150,7 @@ impl Default for CompressOptions {
             share_identical: false,
             threads: 0,
             drop_free: true,
+            extra: ExtraGains::default(),
             verify: true,
             output_limit_bytes: None,
         }

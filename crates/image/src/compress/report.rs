@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CompressOptions, Compression, Written};
 use crate::format::{Format, Image};
-use crate::guest::{Kept, Layout, Part, PartSummary, TableKind, VolumeSummary};
+use crate::guest::{ExtraSummary, Gaps, Kept, Layout, Part, PartSummary, TableKind, VolumeSummary, ranges};
 use crate::storage::Storage;
 
 /// What a compression would read and leave out.
@@ -16,14 +16,36 @@ pub struct Estimate {
     pub virtual_size_bytes: u64,
     /// Guest bytes that the source stores, compressed or not.
     pub stored_bytes: u64,
-    /// Of these, what the guest has freed.
+    /// Of these, what is dropped: what the guest has freed, and the extra gains that were asked for.
     pub dropped_bytes: u64,
+    /// Of these, the extra gains.
+    #[serde(default)]
+    pub extra_dropped_bytes: u64,
     /// The partition table, when there is one.
     pub table: Option<TableKind>,
     /// Why the disk as a whole was left alone, when it was.
     pub kept: Vec<Kept>,
     /// Each partition, or the disk itself, in the order of the disk.
     pub parts: Vec<PartReport>,
+    /// The gaps between partitions, when they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<GapsReport>,
+}
+
+/// The gaps between partitions and what was left out of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapsReport {
+    /// What they come to, and why one was kept.
+    #[serde(flatten)]
+    pub summary: ExtraSummary,
+    /// Bytes that the source stores there and that are left out.
+    pub dropped_bytes: u64,
+}
+
+impl GapsReport {
+    pub(crate) fn new(gaps: &Gaps) -> Self {
+        Self { summary: gaps.summary().clone(), dropped_bytes: 0 }
+    }
 }
 
 /// One part of the disk and what was left out of it.
@@ -32,8 +54,11 @@ pub struct PartReport {
     /// The part, what is in it, and the reasons for what was left alone; without its volumes, which are below.
     #[serde(flatten)]
     pub part: PartSummary,
-    /// Bytes that the source stores there and the guest has freed.
+    /// Bytes that the source stores there and that are left out.
     pub dropped_bytes: u64,
+    /// Of these, the extra gains.
+    #[serde(default)]
+    pub extra_dropped_bytes: u64,
     /// The logical volumes, when it is a physical volume of LVM2.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeReport>,
@@ -45,29 +70,41 @@ pub struct VolumeReport {
     /// The volume, what is in it, and the reasons for what was left alone.
     #[serde(flatten)]
     pub volume: VolumeSummary,
-    /// Bytes that the source stores there, in this part, and the guest has freed.
+    /// Bytes that the source stores there, in this part, and that are left out.
     pub dropped_bytes: u64,
+    /// Of these, the extra gains.
+    #[serde(default)]
+    pub extra_dropped_bytes: u64,
 }
 
 impl PartReport {
     pub(crate) fn new(part: &Part) -> Self {
         let mut part = part.summary().clone();
         let volumes = std::mem::take(&mut part.volumes).into_iter();
-        let volumes = volumes.map(|volume| VolumeReport { volume, dropped_bytes: 0 }).collect();
-        Self { part, dropped_bytes: 0, volumes }
+        let volumes = volumes.map(|volume| VolumeReport { volume, dropped_bytes: 0, extra_dropped_bytes: 0 });
+        Self { part, dropped_bytes: 0, extra_dropped_bytes: 0, volumes: volumes.collect() }
     }
 
-    /// Counts a stored range of `part` that is left out, here and with the volumes that it lies in.
-    pub(crate) fn count_dropped(&mut self, part: &Part, range: Range<u64>) {
-        self.dropped_bytes += range.end - range.start;
-        if self.volumes.is_empty() {
-            return;
+    /// Counts stored ranges of `part`, ascending, that are left out, here and with the volumes that they lie in. Returns
+    /// how much of them is an extra gain.
+    pub(crate) fn count_dropped(&mut self, part: &Part, dropped: &[Range<u64>]) -> u64 {
+        let (Some(first), Some(last)) = (dropped.first(), dropped.last()) else { return 0 };
+        let window = first.start..last.end;
+        let (mut extra, mut extra_dropped) = (Vec::new(), Vec::new());
+        part.extra_within(window.clone(), &mut extra);
+        ranges::intersect(dropped, &extra, &mut extra_dropped);
+        let extra_bytes = ranges::total_bytes(&extra_dropped);
+        self.dropped_bytes += ranges::total_bytes(dropped);
+        self.extra_dropped_bytes += extra_bytes;
+        if !self.volumes.is_empty() {
+            let mut pieces = Vec::new();
+            part.volumes_within(window, &mut pieces);
+            for (volume, piece) in pieces {
+                self.volumes[volume].dropped_bytes += ranges::overlap_bytes(dropped, &piece);
+                self.volumes[volume].extra_dropped_bytes += ranges::overlap_bytes(&extra_dropped, &piece);
+            }
         }
-        let mut pieces = Vec::new();
-        part.volumes_within(range, &mut pieces);
-        for (volume, piece) in pieces {
-            self.volumes[volume].dropped_bytes += piece.end - piece.start;
-        }
+        extra_bytes
     }
 }
 
@@ -78,9 +115,11 @@ impl Estimate {
             virtual_size_bytes,
             stored_bytes: 0,
             dropped_bytes: 0,
+            extra_dropped_bytes: 0,
             table: layout.and_then(Layout::table),
             kept: layout.map(|layout| layout.kept().to_vec()).unwrap_or_default(),
             parts: parts.map(PartReport::new).collect(),
+            gaps: layout.and_then(Layout::gaps).map(GapsReport::new),
         }
     }
 }
@@ -111,14 +150,21 @@ pub struct CompressReport {
     pub shared_bytes: u64,
     /// Bytes that the source stores in clusters in which all that the guest keeps is zero.
     pub zero_bytes: u64,
-    /// Bytes that the source stores and the guest has freed.
+    /// Bytes that the source stores and that were left out: what the guest has freed, and the extra gains that were
+    /// asked for.
     pub dropped_bytes: u64,
+    /// Of these, the extra gains.
+    #[serde(default)]
+    pub extra_dropped_bytes: u64,
     /// The partition table, when there is one and the guest's free space was asked for.
     pub table: Option<TableKind>,
     /// Why the disk as a whole was left alone, when it was.
     pub kept: Vec<Kept>,
     /// Each partition, or the disk itself; empty when the guest's free space was not asked for.
     pub parts: Vec<PartReport>,
+    /// The gaps between partitions, when they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<GapsReport>,
     /// Internal snapshots of the source, which the output does not have.
     pub snapshots_left_out: u64,
     /// Sum over the guest's clusters that hold something: equal for two outputs of the same kept content.
@@ -147,9 +193,11 @@ pub(super) fn build(
         shared_bytes: written.figures.shared_bytes,
         zero_bytes: written.figures.zero_bytes,
         dropped_bytes: written.figures.dropped_bytes,
+        extra_dropped_bytes: estimate.extra_dropped_bytes,
         table: layout.and_then(Layout::table),
         kept: estimate.kept,
         parts: estimate.parts,
+        gaps: estimate.gaps,
         snapshots_left_out: image.qcow2.as_ref().map_or(0, |image| image.header().snapshot_count.into()),
         content_proof: written.proof.to_string(),
         verified: options.verify,

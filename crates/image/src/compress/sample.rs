@@ -8,12 +8,12 @@ use super::copy::Copier;
 use super::encoder::Encoder;
 use super::feed::Feed;
 use super::unit::{Packed, Unit, Worker};
-use super::{CompressOptions, Estimate, plan};
+use super::{CompressOptions, Estimate, plan, scan};
 use crate::control::{Control, Phase};
 use crate::error::Result;
 use crate::format::Image;
 use crate::format::qcow2::writer::CLUSTER_BYTES;
-use crate::guest::{self, Layout, ranges};
+use crate::guest::{Layout, ranges};
 use crate::progress::Meter;
 
 /// Clusters that are packed to learn how well the rest would: 64 MiB of the guest at most.
@@ -48,7 +48,7 @@ pub fn dry_run(image: &Image, options: &CompressOptions, control: &Control) -> R
     options.check()?;
     Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
     let disk = &*image.disk;
-    let layout = if options.drop_free { Some(guest::scan(disk, control)?) } else { None };
+    let layout = scan(disk, options, control)?;
     let layout = layout.as_ref();
     let estimate = plan(disk, layout, control)?;
     let chosen = choose(image, layout, control)?;

@@ -1,8 +1,10 @@
 //! GUID partition table: both copies, all checksums.
 
+use std::ops::Range;
+
 use super::Kept;
 use super::device::{Device, Fields};
-use super::table::Partition;
+use super::table::{Claims, Partition};
 use crate::error::Result;
 use crate::reason;
 
@@ -22,7 +24,7 @@ pub(crate) enum Gpt {
     /// No header.
     None,
     /// Partitions that both copies agree on.
-    Partitions(Vec<Partition>),
+    Partitions(Vec<Partition>, Claims),
     /// A table that cannot be believed.
     Broken(Kept),
 }
@@ -80,7 +82,18 @@ fn read_copies(device: &Device<'_>, sector_bytes: u64) -> Result<Gpt> {
     if read_entries(device, sector_bytes, &backup)?.is_none() {
         return Ok(broken("the backup entries of the GPT are damaged"));
     }
-    Ok(partitions(&primary, &entries, sector_bytes))
+    let tables = [&primary, &backup].map(|header| header.places(sector_bytes)).concat();
+    Ok(partitions(&primary, &entries, sector_bytes, tables))
+}
+
+impl Header {
+    /// Where the header and its entries lie; both were read there.
+    fn places(&self, sector_bytes: u64) -> [Range<u64>; 2] {
+        let [header, entries] =
+            [self.own, self.entries_place].map(|place| place.saturating_mul(sector_bytes));
+        let entries_bytes = u64::from(self.entries) * u64::from(self.entry_bytes);
+        [header..header.saturating_add(sector_bytes), entries..entries.saturating_add(entries_bytes)]
+    }
 }
 
 fn read_header(device: &Device<'_>, sector_bytes: u64, place: u64) -> Result<Option<Header>> {
@@ -125,10 +138,12 @@ fn read_entries(device: &Device<'_>, sector_bytes: u64, header: &Header) -> Resu
     Ok(Some(entries))
 }
 
-fn partitions(header: &Header, entries: &[u8], sector_bytes: u64) -> Gpt {
+fn partitions(header: &Header, entries: &[u8], sector_bytes: u64, tables: Vec<Range<u64>>) -> Gpt {
     let mut partitions = Vec::new();
+    let mut leftovers = false;
     for (index, entry) in (1..).zip(entries.chunks_exact(header.entry_bytes as usize)) {
         if entry[..16].iter().all(|byte| *byte == 0) {
+            leftovers |= entry.iter().any(|byte| *byte != 0);
             continue;
         }
         let (first, last) = (entry.u64_at(32), entry.u64_at(40));
@@ -149,7 +164,9 @@ fn partitions(header: &Header, entries: &[u8], sector_bytes: u64) -> Gpt {
         let name = name(&entry[56..128]);
         partitions.push(Partition { index, name, type_id: Some(type_id), start_bytes, length_bytes, closed });
     }
-    Gpt::Partitions(partitions)
+    let end = header.last_usable.saturating_add(1).saturating_mul(sector_bytes);
+    let usable = header.first_usable.saturating_mul(sector_bytes)..end;
+    Gpt::Partitions(partitions, Claims { usable, tables, leftovers, guarded: true })
 }
 
 /// The usual text form: the first three groups are little-endian numbers.

@@ -2,7 +2,7 @@
 
 use super::Kept;
 use super::device::{Device, Fields};
-use super::table::{PARTITIONS_MAX, Partition};
+use super::table::{Claims, PARTITIONS_MAX, Partition};
 use crate::error::Result;
 use crate::reason;
 
@@ -13,6 +13,9 @@ const TYPE_PROTECTIVE: u8 = 0xee;
 const TYPE_LDM: u8 = 0x42;
 /// Type codes of containers for logical partitions.
 const TYPES_EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+/// Tables of logical partitions of which none can be missed: the first lies where the container begins, and any other is
+/// the next.
+const LINKS_SURE: usize = 2;
 /// The first logical partition has this number, whatever the primary ones are.
 const FIRST_LOGICAL: u32 = 5;
 
@@ -24,7 +27,7 @@ pub(crate) enum Mbr {
     /// One partition of the protective type and no other: the GPT counts.
     Protective,
     /// Partitions, containers of logical ones left out.
-    Partitions(Vec<Partition>),
+    Partitions(Vec<Partition>, Claims),
     /// A table that contradicts itself.
     Broken(Kept),
 }
@@ -34,6 +37,13 @@ struct Entry {
     kind: u8,
     start: u64,
     sectors: u64,
+}
+
+impl Entry {
+    /// Unused, and not empty.
+    fn is_leftover(&self) -> bool {
+        (self.kind == 0 || self.sectors == 0) && (self.kind != 0 || self.start != 0 || self.sectors != 0)
+    }
 }
 
 fn broken(message: &str) -> Mbr {
@@ -84,6 +94,12 @@ pub(crate) fn read(device: &Device<'_>) -> Result<Mbr> {
         return Ok(if alone { Mbr::Protective } else { broken("a protective MBR entry beside others") });
     }
     let mut partitions = Vec::new();
+    let mut claims = Claims {
+        usable: SECTOR_BYTES..device.length_bytes(),
+        tables: Vec::new(),
+        leftovers: entries.iter().any(Entry::is_leftover),
+        guarded: false,
+    };
     let mut container = None;
     for (index, entry) in used {
         if entry.start == 0 {
@@ -105,11 +121,15 @@ pub(crate) fn read(device: &Device<'_>) -> Result<Mbr> {
         if partitions.iter().any(overlap) {
             return Ok(broken("partitions overlap"));
         }
-        if let Some(fault) = read_logical(device, container, &mut partitions)? {
+        if let Some(fault) = read_logical(device, container, &mut partitions, &mut claims)? {
             return Ok(fault);
         }
+        // With more links than this, one that leads too far passes over a partition and shows in nothing else.
+        if claims.tables.len() > LINKS_SURE {
+            claims.tables.push(inside.start * SECTOR_BYTES..inside.end * SECTOR_BYTES);
+        }
     }
-    Ok(Mbr::Partitions(partitions))
+    Ok(Mbr::Partitions(partitions, claims))
 }
 
 /// Follows the chain of table sectors inside the extended partition; returns what is wrong with it.
@@ -117,6 +137,7 @@ fn read_logical(
     device: &Device<'_>,
     container: Entry,
     partitions: &mut Vec<Partition>,
+    claims: &mut Claims,
 ) -> Result<Option<Mbr>> {
     let mut place = container.start;
     for index in FIRST_LOGICAL.. {
@@ -127,6 +148,8 @@ fn read_logical(
         let Some(entries) = sector.as_ref().and_then(entries) else {
             return Ok(Some(broken("the chain of logical partitions is broken")));
         };
+        claims.tables.push(place * SECTOR_BYTES..(place + 1) * SECTOR_BYTES);
+        claims.leftovers |= entries.iter().any(Entry::is_leftover);
         let [data, link, rest @ ..] = entries;
         if rest.iter().any(|entry| entry.kind != 0 && entry.sectors != 0) {
             return Ok(Some(broken("a logical partition has more entries than two")));

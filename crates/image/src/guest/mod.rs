@@ -9,7 +9,9 @@ mod btrfs;
 mod device;
 mod exfat;
 mod ext;
+mod extra;
 mod fat;
+mod gaps;
 mod gpt;
 mod lvm;
 mod mbr;
@@ -19,6 +21,7 @@ mod reader;
 mod signature;
 mod swap;
 mod table;
+mod whole_disk;
 mod xfs;
 
 use std::fmt;
@@ -27,10 +30,11 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use self::device::Device;
+pub use self::extra::{ExtraGains, ExtraSummary};
+pub use self::gaps::Gaps;
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::error::Result;
-use crate::reason;
 
 /// The kind of a partition table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,6 +85,9 @@ pub struct PartSummary {
     pub free_bytes: u64,
     /// Why it, or groups of it, were left alone.
     pub kept: Vec<Kept>,
+    /// What can be dropped beside free space, when it was asked for and the content may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<ExtraSummary>,
     /// The logical volumes, when it is a physical volume of LVM2. A volume that lies on several parts is listed with each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeSummary>,
@@ -101,18 +108,30 @@ pub struct VolumeSummary {
     pub free_bytes: u64,
     /// Why it, or groups of it, were left alone.
     pub kept: Vec<Kept>,
+    /// As in [`PartSummary::extra`], of all of the volume, wherever it lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<ExtraSummary>,
 }
 
 /// What a file system says of its free space. It was checked as a whole before; each answer checks again what it
 /// depends on, so that only small figures stay in memory.
 pub(crate) trait FreeSpace: Send + Sync + fmt::Debug {
-    /// Adds to `free`, ascending, what is free in `range`. Both count from the start of `device`.
+    /// Adds to `free`, ascending, what is free in `range`, and what else may be dropped there when it was asked for. Both
+    /// count from the start of `device`.
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()>;
 
     /// The first byte behind the file system, where a hash tree over all of it may begin.
     fn end_bytes(&self) -> Option<u64> {
         None
     }
+
+    /// What can be dropped beside free space, when it was asked for and this may have it.
+    fn extra(&self) -> Option<&ExtraSummary> {
+        None
+    }
+
+    /// Adds, ascending, which pieces of `range` are dropped beside free space; those that hold nothing else.
+    fn extra_within(&self, _range: Range<u64>, _found: &mut Vec<Range<u64>>) {}
 
     /// The volumes that the device is divided into.
     fn volumes(&self) -> &[VolumeSummary] {
@@ -132,12 +151,18 @@ pub struct Part {
 }
 
 impl Part {
+    /// A table that is not believed may name any place.
+    fn end(&self) -> u64 {
+        self.summary.start_bytes.saturating_add(self.summary.length_bytes)
+    }
+
     /// Where it lies and what is in it.
     pub fn summary(&self) -> &PartSummary {
         &self.summary
     }
 
-    /// Adds to `free`, ascending, the bytes of `range` that the guest has freed; counted from the start of the disk.
+    /// Adds to `free`, ascending, the bytes of `range` that the guest has freed, and those that may be dropped beside;
+    /// counted from the start of the disk.
     pub fn free_within(&self, disk: &dyn Disk, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         let Some(space) = &self.free else { return Ok(()) };
         let device = Device::new(disk, self.summary.start_bytes, self.summary.length_bytes);
@@ -151,6 +176,21 @@ impl Part {
         space.free_within(&device, inside.start - start..inside.end - start, &mut found)?;
         free.extend(found.into_iter().map(|range| range.start + start..range.end + start));
         Ok(())
+    }
+
+    /// Adds, ascending, the bytes of `range` that are dropped beside free space; counted from the start of the disk.
+    pub fn extra_within(&self, range: Range<u64>, found: &mut Vec<Range<u64>>) {
+        let Some(space) = &self.free else { return };
+        let start = self.summary.start_bytes;
+        let inside = range.start.max(start)..range.end.min(self.end());
+        if inside.is_empty() {
+            return;
+        }
+        let first = found.len();
+        space.extra_within(inside.start - start..inside.end - start, found);
+        for range in &mut found[first..] {
+            *range = range.start + start..range.end + start;
+        }
     }
 
     /// Adds which pieces of `range` belong to which volume, as its number in [`PartSummary::volumes`]; counted from the
@@ -176,6 +216,7 @@ pub struct Layout {
     table: Option<TableKind>,
     kept: Vec<Kept>,
     parts: Vec<Part>,
+    gaps: Option<Gaps>,
 }
 
 impl Layout {
@@ -194,21 +235,28 @@ impl Layout {
         &self.parts
     }
 
-    /// Adds to `free`, ascending, the bytes of `range` that the guest has freed.
+    /// The gaps between partitions, when they were asked for.
+    pub fn gaps(&self) -> Option<&Gaps> {
+        self.gaps.as_ref()
+    }
+
+    /// Adds to `free`, ascending, the bytes of `range` that the guest has freed, and those that may be dropped beside.
     pub fn free_within(&self, disk: &dyn Disk, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
         // Parts do not overlap and are sorted, so the answers are too.
+        let before = free.len();
         let first = self.parts.partition_point(|part| part.end() <= range.start);
         for part in self.parts[first..].iter().take_while(|part| part.summary.start_bytes < range.end) {
             part.free_within(disk, range.clone(), free)?;
         }
+        let found = free.len();
+        if let Some(gaps) = &self.gaps {
+            gaps.within(&range, free);
+        }
+        if free.len() > found {
+            // Gaps lie between parts: together they are disjoint.
+            free[before..].sort_unstable_by_key(|range| range.start);
+        }
         Ok(())
-    }
-}
-
-impl Part {
-    /// A table that is not believed may name any place.
-    fn end(&self) -> u64 {
-        self.summary.start_bytes.saturating_add(self.summary.length_bytes)
     }
 }
 
@@ -218,62 +266,43 @@ impl Part {
 ///
 /// Only when the image cannot be read or the caller cancels: a guest that is not understood is no error.
 pub fn scan(disk: &dyn Disk, control: &Control) -> Result<Layout> {
+    scan_with(disk, ExtraGains::default(), control)
+}
+
+/// The same, and what can be dropped beside free space.
+///
+/// # Errors
+///
+/// Those of [`scan`].
+pub fn scan_with(disk: &dyn Disk, extra: ExtraGains, control: &Control) -> Result<Layout> {
     let whole = Device::new(disk, 0, disk.virtual_size_bytes());
     let found = table::read(&whole)?;
     let mut parts = Vec::with_capacity(found.partitions.len().max(1));
     if found.table.is_none() && found.kept.is_none() {
-        parts.push(reader::scan_part(&whole, table::Partition::whole_disk(&whole), control)?);
+        parts.push(reader::scan_part(&whole, table::Partition::whole_disk(&whole), extra, control)?);
     }
+    let closed = found.partitions.iter().any(|partition| partition.closed.is_some());
     for partition in found.partitions {
         control.check_cancelled()?;
         let device = Device::new(disk, partition.start_bytes, partition.length_bytes);
         parts.push(match &found.kept {
             Some(_) => reader::closed_part(partition),
-            None => reader::scan_part(&device, partition, control)?,
+            None => reader::scan_part(&device, partition, extra, control)?,
         });
     }
-    keep_whole_disk(&mut parts);
-    Ok(Layout { table: found.table, kept: found.kept.into_iter().collect(), parts })
-}
-
-/// What keeps the whole disk, wherever on it it lies, and the sentence for all that would have been dropped.
-///
-/// A hibernated system goes on where it was, with what it has in its memory: the file systems that it had mounted, some
-/// of which bear no mark of that on the disk (Btrfs), and swap space beside the one that it lies in. A hash tree of
-/// dm-verity vouches for every block of another partition, and does not say which: a free block that is zeroed cannot
-/// be read any more, and by default of some guests reading it restarts them.
-const WHOLE_DISK: [(&str, &str); 2] = [
-    (reason::KEPT_HIBERNATED, "a hibernated system lies on the same disk, and may have this in use"),
-    (
-        reason::KEPT_VERIFIED,
-        "a hash tree on the same disk may vouch for every block of this, the free ones too",
-    ),
-];
-
-fn keep_whole_disk(parts: &mut [Part]) {
-    for (code, message) in WHOLE_DISK {
-        let says = |kept: &[Kept]| kept.iter().any(|kept| kept.reason == code);
-        let found = |part: &Part| {
-            let summary = &part.summary;
-            says(&summary.kept) || summary.volumes.iter().any(|volume| says(&volume.kept))
-        };
-        if parts.iter().any(found) {
-            keep_all(parts, &Kept::whole(code, message));
-        }
-    }
-}
-
-fn keep_all(parts: &mut [Part], why: &Kept) {
-    for part in parts.iter_mut().filter(|part| part.free.is_some()) {
-        part.free = None;
-        part.summary.free_bytes = 0;
-        part.summary.kept = vec![why.clone()];
-        let read = |volume: &&mut VolumeSummary| !volume.kept.iter().any(|kept| kept.groups == 0);
-        for volume in part.summary.volumes.iter_mut().filter(read) {
-            volume.free_bytes = 0;
-            volume.kept = vec![why.clone()];
-        }
-    }
+    let kept_whole = whole_disk::keep(&mut parts);
+    let gaps = if !extra.gaps || found.table.is_none() {
+        None
+    } else if found.kept.is_some() {
+        Some(Gaps::refused("the partition table is not believed"))
+    } else if closed {
+        Some(Gaps::refused("a partition of the disk belongs to a volume manager"))
+    } else if let Some(message) = kept_whole {
+        Some(Gaps::refused(message))
+    } else {
+        Some(Gaps::find(&whole, &found.claims, &parts)?)
+    };
+    Ok(Layout { table: found.table, kept: found.kept.into_iter().collect(), parts, gaps })
 }
 
 #[cfg(test)]
@@ -326,7 +355,7 @@ mod tests {
         };
         // The first part's range ends at 2000 of the disk, the second part's starts at 2000 of the part.
         let parts = vec![part(0, 1000), part(4000, 2000)];
-        let layout = Layout { table: None, kept: Vec::new(), parts };
+        let layout = Layout { table: None, kept: Vec::new(), parts, gaps: None };
         let mut free = Vec::new();
         layout.free_within(&Nothing, 0..10_000, &mut free).unwrap();
         assert_eq!(free, [1000..2000, 6000..7000]);

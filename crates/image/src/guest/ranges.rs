@@ -51,6 +51,16 @@ pub(crate) fn overlap_bytes(list: &[Range<u64>], range: &Range<u64>) -> u64 {
     list[first..].iter().take_while(|other| other.start < range.end).map(overlap).sum()
 }
 
+/// Adds what of `list` lies in `range`.
+pub(crate) fn add_within(list: &[Range<u64>], range: &Range<u64>, found: &mut Vec<Range<u64>>) {
+    if range.is_empty() {
+        return;
+    }
+    let first = list.partition_point(|other| other.end <= range.start);
+    let inside = list[first..].iter().take_while(|other| other.start < range.end);
+    found.extend(inside.map(|other| other.start.max(range.start)..other.end.min(range.end)));
+}
+
 /// Bytes of all ranges together.
 pub(crate) fn total_bytes(list: &[Range<u64>]) -> u64 {
     list.iter().map(|range| range.end - range.start).sum()
@@ -91,6 +101,10 @@ mod tests {
             prop_assert_eq!(&result, &list(&both));
             let expected = (from..from + length).filter(|at| a.get(*at as usize) == Some(&true)).count() as u64;
             prop_assert_eq!(overlap_bytes(&list(&a), &(from..from + length)), expected);
+            result.clear();
+            add_within(&list(&a), &(from..from + length), &mut result);
+            prop_assert_eq!(total_bytes(&result), expected);
+            prop_assert!(result.iter().all(|range| from <= range.start && range.start < range.end && range.end <= from + length));
         }
     }
 }

@@ -3,7 +3,9 @@
 use super::device::Device;
 use super::signature::{self, Signature};
 use super::table::{self, Partition};
-use super::{FreeSpace, Kept, Part, PartSummary, WHOLE_DISK, btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs};
+use super::{
+    ExtraGains, FreeSpace, Kept, Part, PartSummary, btrfs, exfat, ext, fat, lvm, ntfs, swap, whole_disk, xfs,
+};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::reason;
@@ -48,19 +50,27 @@ impl From<Error> for Stop {
 pub(crate) struct Reader {
     /// The signature's name.
     signature: &'static str,
-    open: fn(&Device<'_>, &Control) -> Result<FileSystem>,
+    open: Open,
+}
+
+/// How a reader is called.
+enum Open {
+    /// It knows of free space only.
+    Free(fn(&Device<'_>, &Control) -> Result<FileSystem>),
+    /// It knows of more that can be dropped.
+    Extra(fn(&Device<'_>, ExtraGains, &Control) -> Result<FileSystem>),
 }
 
 /// Every file system whose free space is read. What is signed and not listed is kept whole.
 pub(crate) const READERS: &[Reader] = &[
-    Reader { signature: "btrfs", open: btrfs::open },
-    Reader { signature: "exfat", open: exfat::open },
-    Reader { signature: "ext", open: ext::open },
-    Reader { signature: "fat", open: fat::open },
-    Reader { signature: VOLUME_MANAGER, open: lvm::open },
-    Reader { signature: "ntfs", open: ntfs::open },
-    Reader { signature: "swap", open: swap::open },
-    Reader { signature: "xfs", open: xfs::open },
+    Reader { signature: "btrfs", open: Open::Free(btrfs::open) },
+    Reader { signature: "exfat", open: Open::Free(exfat::open) },
+    Reader { signature: "ext", open: Open::Extra(ext::open) },
+    Reader { signature: "fat", open: Open::Free(fat::open) },
+    Reader { signature: VOLUME_MANAGER, open: Open::Extra(lvm::open) },
+    Reader { signature: "ntfs", open: Open::Free(ntfs::open) },
+    Reader { signature: "swap", open: Open::Free(swap::open) },
+    Reader { signature: "xfs", open: Open::Free(xfs::open) },
 ];
 
 /// The one content that is divided into volumes.
@@ -72,17 +82,26 @@ pub(crate) fn closed_part(partition: Partition) -> Part {
 }
 
 /// Looks into a part.
-pub(crate) fn scan_part(device: &Device<'_>, partition: Partition, control: &Control) -> Result<Part> {
+pub(crate) fn scan_part(
+    device: &Device<'_>,
+    partition: Partition,
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<Part> {
     let found = signature::find(device)?;
     let system = match &partition.closed {
         Some(kept) => nothing(found.first().map_or("unknown", |first| first.name), vec![kept.clone()]),
-        None => open_only(device, &found, control)?,
+        None => open_only(device, &found, extra, control)?,
     };
     Ok(part(partition, system))
 }
 
 /// Looks into a logical volume: into file systems, but not into what would divide it once more.
-pub(crate) fn look_into_volume(device: &Device<'_>, control: &Control) -> Result<FileSystem> {
+pub(crate) fn look_into_volume(
+    device: &Device<'_>,
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<FileSystem> {
     let table = table::read(device)?;
     if table.table.is_some() {
         let message = "a partition table inside a volume is not looked into";
@@ -93,35 +112,46 @@ pub(crate) fn look_into_volume(device: &Device<'_>, control: &Control) -> Result
             let message = "a physical volume inside a volume is not looked into";
             Ok(nothing(one.name, vec![Kept::whole(reason::KEPT_NESTED, message)]))
         }
-        found => open_only(device, found, control),
+        found => open_only(device, found, extra, control),
     }
 }
 
 /// Opens what is there when it is one thing and no more.
-fn open_only(device: &Device<'_>, found: &[Signature], control: &Control) -> Result<FileSystem> {
+fn open_only(
+    device: &Device<'_>,
+    found: &[Signature],
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<FileSystem> {
     Ok(match found {
         [] => {
             let kept = Kept::whole(reason::KEPT_UNKNOWN_CONTENT, "no file system was recognised");
             nothing("unknown", vec![kept])
         }
-        [one] => open(device, one, control)?,
+        [one] => open(device, one, extra, control)?,
         [first, second, ..] => {
             let message = format!("the signatures of {} and {} in one place", first.name, second.name);
             let mut kept = vec![Kept::whole(reason::KEPT_TWO_SIGNATURES, message)];
             // Whichever is in force: what would keep the whole disk still does.
             let whole_disk = found.iter().filter_map(|one| Some(closed(one, one.closed?)));
-            kept.extend(whole_disk.filter(|kept| WHOLE_DISK.iter().any(|(code, _)| kept.reason == *code)));
+            kept.extend(whole_disk.filter(|kept| whole_disk::is_kept_by(&kept.reason)));
             nothing("unknown", kept)
         }
     })
 }
 
-fn open(device: &Device<'_>, signature: &Signature, control: &Control) -> Result<FileSystem> {
+fn open(
+    device: &Device<'_>,
+    signature: &Signature,
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<FileSystem> {
     if let Some(reason) = signature.closed {
         return Ok(nothing(signature.name, vec![closed(signature, reason)]));
     }
-    match READERS.iter().find(|reader| reader.signature == signature.name) {
-        Some(reader) => keep_verified(device, (reader.open)(device, control)?),
+    match READERS.iter().find(|reader| reader.signature == signature.name).map(|reader| &reader.open) {
+        Some(Open::Free(open)) => keep_verified(device, open(device, control)?),
+        Some(Open::Extra(open)) => keep_verified(device, open(device, extra, control)?),
         None => {
             let message = format!("the free space of {} is not read", signature.name);
             Ok(nothing(signature.name, vec![Kept::whole(reason::KEPT_NO_READER, message)]))
@@ -160,6 +190,7 @@ fn part(partition: Partition, system: FileSystem) -> Part {
         label: system.label,
         free_bytes: system.free_bytes,
         kept: system.kept,
+        extra: system.free.as_ref().and_then(|free| free.extra()).cloned(),
         volumes: system.free.as_ref().map(|free| free.volumes().to_vec()).unwrap_or_default(),
     };
     Part { summary, free: system.free }

@@ -1,5 +1,7 @@
 //! Which partition table a disk has, and whether it can be believed.
 
+use std::ops::Range;
+
 use super::device::Device;
 use super::gpt::{self, Gpt};
 use super::mbr::{self, Mbr};
@@ -30,6 +32,19 @@ impl Partition {
     }
 }
 
+/// What a table takes of the disk beside its partitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Claims {
+    /// Where partitions may lie, as the table says.
+    pub(crate) usable: Range<u64>,
+    /// Places of the table itself, in any order.
+    pub(crate) tables: Vec<Range<u64>>,
+    /// An unused entry is not empty: a partition may have been taken out by half.
+    pub(crate) leftovers: bool,
+    /// Checksums vouch for the places of the partitions.
+    pub(crate) guarded: bool,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -38,35 +53,37 @@ pub(crate) struct Table {
     pub(crate) kept: Option<Kept>,
     /// Sorted by place, without overlap unless `kept`.
     pub(crate) partitions: Vec<Partition>,
+    pub(crate) claims: Claims,
 }
 
 /// Reads the partition table of `device`, if it has one.
 pub(crate) fn read(device: &Device<'_>) -> Result<Table> {
     let mbr = mbr::read(device)?;
     let gpt = gpt::read(device)?;
-    let (kind, mut partitions, mut kept) = match (mbr, gpt) {
+    let none = Claims::default();
+    let (kind, mut partitions, claims, mut kept) = match (mbr, gpt) {
         (Mbr::None, Gpt::None) => return Ok(Table::default()),
-        (Mbr::Partitions(partitions), Gpt::None) => (TableKind::Mbr, partitions, None),
-        (Mbr::Broken(kept), Gpt::None) => (TableKind::Mbr, Vec::new(), Some(kept)),
+        (Mbr::Partitions(partitions, claims), Gpt::None) => (TableKind::Mbr, partitions, claims, None),
+        (Mbr::Broken(kept), Gpt::None) => (TableKind::Mbr, Vec::new(), none, Some(kept)),
         (Mbr::Protective, Gpt::None) => {
             let kept = Kept::whole(reason::KEPT_TABLE_INVALID, "a protective MBR without a valid GPT");
-            (TableKind::Gpt, Vec::new(), Some(kept))
+            (TableKind::Gpt, Vec::new(), none, Some(kept))
         }
-        (Mbr::Protective, Gpt::Partitions(partitions)) => (TableKind::Gpt, partitions, None),
-        (Mbr::Protective, Gpt::Broken(kept)) => (TableKind::Gpt, Vec::new(), Some(kept)),
+        (Mbr::Protective, Gpt::Partitions(partitions, claims)) => (TableKind::Gpt, partitions, claims, None),
+        (Mbr::Protective, Gpt::Broken(kept)) => (TableKind::Gpt, Vec::new(), none, Some(kept)),
         // Two tables at once, of which neither guards the other: whoever wrote last is unknown.
-        (_, Gpt::Partitions(partitions)) => {
+        (_, Gpt::Partitions(partitions, claims)) => {
             let kept =
                 Kept::whole(reason::KEPT_TABLE_CONFLICT, "the MBR beside the GPT is not the protective one");
-            (TableKind::Gpt, partitions, Some(kept))
+            (TableKind::Gpt, partitions, claims, Some(kept))
         }
-        (_, Gpt::Broken(kept)) => (TableKind::Gpt, Vec::new(), Some(kept)),
+        (_, Gpt::Broken(kept)) => (TableKind::Gpt, Vec::new(), none, Some(kept)),
     };
     partitions.sort_by_key(|partition| (partition.start_bytes, partition.index));
     if kept.is_none() {
         kept = conflict(device, &partitions)?;
     }
-    Ok(Table { table: Some(kind), kept, partitions })
+    Ok(Table { table: Some(kind), kept, partitions, claims })
 }
 
 /// Why partitions that were read without fault still cannot be believed.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::compress::PartReport;
+use crate::compress::{GapsReport, PartReport};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::guest::{Layout, ranges};
@@ -19,15 +19,27 @@ pub(super) struct Plan<'a> {
     unit: Range<u64>,
     free: Vec<Range<u64>>,
     parts: Vec<PartReport>,
+    gaps: Option<GapsReport>,
     dropped_bytes: u64,
+    extra_dropped_bytes: u64,
     left_bytes: u64,
 }
 
 impl<'a> Plan<'a> {
     pub(super) fn new(disk: &'a dyn Disk, layout: &'a Layout) -> Self {
         let parts = layout.parts().iter().map(PartReport::new).collect();
-        let (unit_bytes, unit) = (UNIT_BYTES, 0..0);
-        Self { disk, layout, unit_bytes, unit, free: Vec::new(), parts, dropped_bytes: 0, left_bytes: 0 }
+        Self {
+            disk,
+            layout,
+            unit_bytes: UNIT_BYTES,
+            unit: 0..0,
+            free: Vec::new(),
+            parts,
+            gaps: layout.gaps().map(GapsReport::new),
+            dropped_bytes: 0,
+            extra_dropped_bytes: 0,
+            left_bytes: 0,
+        }
     }
 
     /// No question is for more than a cluster, and none crosses one.
@@ -64,8 +76,14 @@ impl<'a> Plan<'a> {
             let end = summary.start_bytes.saturating_add(summary.length_bytes);
             let inside = summary.start_bytes.max(range.start)..end.min(range.end);
             if !inside.is_empty() {
-                report.count_dropped(part, inside);
+                self.extra_dropped_bytes += report.count_dropped(part, std::slice::from_ref(&inside));
             }
+        }
+        if let (Some(gaps), Some(report)) = (self.layout.gaps(), &mut self.gaps) {
+            let mut inside = Vec::new();
+            gaps.within(range, &mut inside);
+            report.dropped_bytes += ranges::total_bytes(&inside);
+            self.extra_dropped_bytes += ranges::total_bytes(&inside);
         }
     }
 
@@ -76,6 +94,15 @@ impl<'a> Plan<'a> {
 
     pub(super) fn dropped_bytes(&self) -> u64 {
         self.dropped_bytes
+    }
+
+    /// Of the dropped bytes, what is not free space.
+    pub(super) fn extra_dropped_bytes(&self) -> u64 {
+        self.extra_dropped_bytes
+    }
+
+    pub(super) fn gaps(&self) -> Option<&GapsReport> {
+        self.gaps.as_ref()
     }
 
     pub(super) fn left_bytes(&self) -> u64 {

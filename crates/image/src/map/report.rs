@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::MapExtent;
-use crate::compress::PartReport;
+use crate::compress::{GapsReport, PartReport};
 use crate::disk::ExtentKind;
-use crate::guest::{Kept, Layout, TableKind};
+use crate::guest::{Kept, Layout, TableKind, ranges};
 
 /// Guest bytes by what the image says of them and what the guest does with them; together the length of what they are
 /// about.
@@ -15,7 +15,7 @@ pub struct MapTotals {
     pub data_bytes: u64,
     /// Stored compressed, and not known to be free.
     pub compressed_bytes: u64,
-    /// Stored, plain or compressed, and freed by the guest: what compress drops.
+    /// Stored, plain or compressed, and freed by the guest, or one of the gains that were asked for: what compress drops.
     pub dropped_bytes: u64,
     /// Read as zeros by an explicit mark.
     pub zero_bytes: u64,
@@ -61,6 +61,12 @@ pub struct MapSummary {
     pub kept: Vec<Kept>,
     /// Each partition, or the disk itself, in the order of the disk.
     pub parts: Vec<PartMap>,
+    /// Of the dropped bytes, the extra gains.
+    #[serde(default)]
+    pub extra_dropped_bytes: u64,
+    /// The gaps between partitions, when they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<GapsReport>,
 }
 
 /// One part of the disk.
@@ -85,15 +91,25 @@ impl MapSummary {
             parts: parts
                 .map(|part| PartMap { report: PartReport::new(part), totals: MapTotals::default() })
                 .collect(),
+            extra_dropped_bytes: 0,
+            gaps: layout.gaps().map(GapsReport::new),
         }
     }
 
     pub(super) fn add(&mut self, extent: &MapExtent, layout: &Layout) {
         self.totals.add(extent);
-        let Some(index) = extent.part else { return };
-        self.parts[index].totals.add(extent);
-        if extent.is_free {
-            self.parts[index].report.count_dropped(&layout.parts()[index], extent.range.clone());
+        let dropped = std::slice::from_ref(&extent.range);
+        if let Some(index) = extent.part {
+            self.parts[index].totals.add(extent);
+            if extent.is_free {
+                let report = &mut self.parts[index].report;
+                self.extra_dropped_bytes += report.count_dropped(&layout.parts()[index], dropped);
+            }
+        } else if let Some(gaps) = self.gaps.as_mut().filter(|_| extent.is_free) {
+            // Outside of all parts nothing else is free.
+            let bytes = ranges::total_bytes(dropped);
+            gaps.dropped_bytes += bytes;
+            self.extra_dropped_bytes += bytes;
         }
     }
 }

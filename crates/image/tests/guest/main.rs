@@ -7,6 +7,7 @@ mod btrfs;
 mod exfat;
 mod exfat_maker;
 mod ext;
+mod extra;
 mod fat;
 mod lvm;
 mod ntfs;

@@ -60,11 +60,11 @@ pub(crate) struct GroupMap {
     free_clusters: u64,
 }
 
-fn is_used(bitmap: &[u8], bit: usize) -> bool {
+pub(super) fn is_used(bitmap: &[u8], bit: usize) -> bool {
     bitmap[bit / 8] >> (bit % 8) & 1 == 1
 }
 
-fn count_free(bitmap: &[u8], bits: usize) -> u64 {
+pub(super) fn count_free(bitmap: &[u8], bits: usize) -> u64 {
     let whole: u64 = bitmap[..bits / 8].iter().map(|byte| u64::from(byte.count_zeros())).sum();
     whole + (bits / 8 * 8..bits).filter(|bit| !is_used(bitmap, *bit)).count() as u64
 }

@@ -22,6 +22,14 @@ pub(crate) struct Metadata {
     pub(crate) complete: bool,
 }
 
+/// How much of some blocks holds metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    None,
+    Some,
+    All,
+}
+
 /// What is used of a group's descriptor.
 #[derive(Debug)]
 pub(crate) struct Descriptor {
@@ -31,8 +39,15 @@ pub(crate) struct Descriptor {
     pub(crate) free_clusters: u64,
     pub(crate) uninitialised: bool,
     pub(crate) bitmap_checksum: u32,
+    pub(crate) free_inodes: u64,
+    /// Inodes at the end of the table that were never used.
+    pub(crate) unused_inodes: u64,
+    /// No inode of the group was ever used, and nobody wrote its inode bitmap.
+    pub(crate) inodes_uninitialised: bool,
+    pub(crate) inode_bitmap_checksum: u32,
 }
 
+const INODE_UNINIT: u16 = 1;
 const BLOCK_UNINIT: u16 = 2;
 
 /// Where the descriptor of a group lies on the device.
@@ -81,6 +96,10 @@ impl Descriptor {
             free_clusters: short(12, 44).into(),
             uninitialised: flags && bytes.u16_at(18) & BLOCK_UNINIT != 0,
             bitmap_checksum: short(24, 56),
+            free_inodes: short(14, 46).into(),
+            unused_inodes: if flags { short(28, 50).into() } else { 0 },
+            inodes_uninitialised: flags && bytes.u16_at(18) & INODE_UNINIT != 0,
+            inode_bitmap_checksum: short(26, 58),
         })
     }
 
@@ -128,6 +147,36 @@ impl Metadata {
             ranges::push_joined(&mut used, range);
         }
         Ok(Ok(Self { used, complete }))
+    }
+
+    /// Whether all of `blocks` holds metadata, or the other way round none of it.
+    pub(crate) fn share_of(&self, superblock: &Superblock, blocks: &Range<u64>) -> Share {
+        let per_group = superblock.blocks_per_group;
+        let group_of = |block: u64| {
+            let group = (block.max(superblock.first_data_block) - superblock.first_data_block) / per_group;
+            // The caller's blocks lie inside the file system.
+            u32::try_from(group).unwrap_or(u32::MAX).min(superblock.groups - 1)
+        };
+        let mut found = Vec::new();
+        for group in group_of(blocks.start)..=group_of(blocks.end.saturating_sub(1)) {
+            self.for_each_in(superblock, group, |range| {
+                found.push(range.start.max(blocks.start)..range.end.min(blocks.end));
+            });
+        }
+        found.retain(|range| !range.is_empty());
+        found.sort_unstable_by_key(|range| range.start);
+        let mut covered = blocks.start;
+        for range in &found {
+            if range.start > covered {
+                return Share::Some;
+            }
+            covered = covered.max(range.end);
+        }
+        match (found.is_empty(), covered == blocks.end) {
+            (true, _) => Share::None,
+            (false, true) => Share::All,
+            (false, false) => Share::Some,
+        }
     }
 
     /// Calls `mark` with every range of blocks of `group` that holds metadata, this group's or another's.

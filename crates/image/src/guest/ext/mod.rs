@@ -4,7 +4,12 @@
 //! memory. Each answer reads its group's descriptor and bitmap again and checks them again.
 
 mod checksum;
+mod gains;
 mod group;
+mod inode;
+mod inode_tables;
+mod journal;
+mod mapping;
 mod metadata;
 mod superblock;
 
@@ -12,12 +17,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::gains::Gains;
 use self::group::{Fault, GroupMap};
 use self::metadata::Metadata;
 use self::superblock::Superblock;
 use super::device::Device;
 use super::reader::{FileSystem, nothing};
-use super::{FreeSpace, Kept, ranges};
+use super::{ExtraGains, ExtraSummary, FreeSpace, Kept, ranges};
 use crate::control::Control;
 use crate::error::Result;
 use crate::reason;
@@ -29,16 +35,18 @@ struct Ext {
     metadata: Metadata,
     /// The group that was asked for last: units come in order, so threads share it nearly always.
     last: Mutex<Option<(u32, Arc<GroupMap>)>>,
+    /// What goes beside free space, when it was asked for.
+    gains: Option<Gains>,
 }
 
 /// Reads the free space of the file system on `device`.
-pub(crate) fn open(device: &Device<'_>, control: &Control) -> Result<FileSystem> {
+pub(crate) fn open(device: &Device<'_>, extra: ExtraGains, control: &Control) -> Result<FileSystem> {
     let superblock = match Superblock::read(device)? {
         Ok(superblock) => superblock,
         Err(kept) => return Ok(nothing("ext", vec![kept])),
     };
     let (content, label) = (superblock.name().to_owned(), superblock.label.clone());
-    let system = match check(device, superblock, control)? {
+    let system = match check(device, superblock, extra, control)? {
         Ok(system) => system,
         Err(kept) => nothing(&content, vec![kept]),
     };
@@ -46,7 +54,12 @@ pub(crate) fn open(device: &Device<'_>, control: &Control) -> Result<FileSystem>
 }
 
 /// Everything behind the superblock; the inner error is the reason to keep all.
-fn check(device: &Device<'_>, superblock: Superblock, control: &Control) -> Result<Result<FileSystem, Kept>> {
+fn check(
+    device: &Device<'_>,
+    superblock: Superblock,
+    extra: ExtraGains,
+    control: &Control,
+) -> Result<Result<FileSystem, Kept>> {
     if let Err(kept) = superblock.check_mmp(device)? {
         return Ok(Err(kept));
     }
@@ -57,7 +70,7 @@ fn check(device: &Device<'_>, superblock: Superblock, control: &Control) -> Resu
         Ok(metadata) => metadata,
         Err(kept) => return Ok(Err(kept)),
     };
-    let ext = Ext { superblock, metadata, last: Mutex::new(None) };
+    let mut ext = Ext { superblock, metadata, last: Mutex::new(None), gains: None };
     let mut faults: BTreeMap<Fault, u64> = BTreeMap::new();
     let (mut free_bytes, mut counted) = (0, 0);
     for group in 0..ext.superblock.groups {
@@ -78,8 +91,12 @@ fn check(device: &Device<'_>, superblock: Superblock, control: &Control) -> Resu
         let message = "the free blocks of the groups do not add up to those of the superblock";
         return Ok(Err(Kept::whole(reason::KEPT_FREE_COUNT, message)));
     }
+    if extra.journals || extra.inode_tables {
+        ext.gains = Some(Gains::find(device, &ext, extra, faults.is_empty(), control)?);
+    }
     let kept = faults.into_iter().map(|(fault, groups)| fault.kept(groups)).collect();
-    let free: Option<Box<dyn FreeSpace>> = if free_bytes > 0 { Some(Box::new(ext)) } else { None };
+    let free: Option<Box<dyn FreeSpace>> =
+        if free_bytes > 0 || ext.gains.is_some() { Some(Box::new(ext)) } else { None };
     Ok(Ok(FileSystem { content: String::new(), label: None, free_bytes, kept, free }))
 }
 
@@ -89,6 +106,58 @@ impl FreeSpace for Ext {
     }
 
     fn free_within(&self, device: &Device<'_>, range: Range<u64>, free: &mut Vec<Range<u64>>) -> Result<()> {
+        let mut gained = Vec::new();
+        self.extra_within(range.clone(), &mut gained);
+        if gained.is_empty() {
+            return self.blocks_within(device, range, free);
+        }
+        // Not in the bitmap as free, so all of it together is disjoint.
+        self.blocks_within(device, range, &mut gained)?;
+        gained.sort_unstable_by_key(|piece| piece.start);
+        gained.into_iter().for_each(|piece| ranges::push_joined(free, piece));
+        Ok(())
+    }
+
+    fn extra(&self) -> Option<&ExtraSummary> {
+        self.gains.as_ref().map(Gains::summary)
+    }
+
+    fn extra_within(&self, range: Range<u64>, found: &mut Vec<Range<u64>>) {
+        if let Some(gains) = &self.gains {
+            gains.within(&range, found);
+        }
+    }
+}
+
+/// Whether all of `blocks`, which lie inside, are used by bitmaps that hold.
+fn is_all_used(device: &Device<'_>, ext: &Ext, blocks: &Range<u64>) -> Result<bool> {
+    let superblock = &ext.superblock;
+    let mut place = blocks.start;
+    while place < blocks.end {
+        let group = (place - superblock.first_data_block) / superblock.blocks_per_group;
+        let group = u32::try_from(group).expect("below the number of groups");
+        let start = superblock.group_start(group);
+        let end = blocks.end.min(start + superblock.group_blocks(group));
+        let Some(map) = ext.group(device, group)? else { return Ok(false) };
+        let mut free = false;
+        let bytes = |block: u64| (block - start) * superblock.block_bytes;
+        map.free_within(bytes(place)..bytes(end), |_| free = true);
+        if free {
+            return Ok(false);
+        }
+        place = end;
+    }
+    Ok(true)
+}
+
+impl Ext {
+    /// What the bitmaps call free.
+    fn blocks_within(
+        &self,
+        device: &Device<'_>,
+        range: Range<u64>,
+        free: &mut Vec<Range<u64>>,
+    ) -> Result<()> {
         let superblock = &self.superblock;
         let group_bytes = superblock.blocks_per_group * superblock.block_bytes;
         let start = superblock.first_data_block * superblock.block_bytes;
@@ -107,9 +176,7 @@ impl FreeSpace for Ext {
         }
         Ok(())
     }
-}
 
-impl Ext {
     fn group(&self, device: &Device<'_>, group: u32) -> Result<Option<Arc<GroupMap>>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((number, map)) = &*last

@@ -13,6 +13,7 @@ const CHECKSUM_OFFSET: usize = 1020;
 
 const COMPAT_HAS_JOURNAL: u32 = 0x4;
 const COMPAT_SPARSE_SUPER2: u32 = 0x200;
+const COMPAT_FAST_COMMIT: u32 = 0x400;
 /// Preallocation, imagic, journal, attributes, resize inode, directory index, sparse_super2, fast commit, stable
 /// inodes, orphan file. The rest (lazy groups, snapshot exclusion) changes what bitmaps mean.
 const COMPAT_KNOWN: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x200 | 0x400 | 0x800 | 0x1000;
@@ -39,6 +40,9 @@ const RO_METADATA_CSUM: u32 = 0x400;
 /// replicas, shared blocks.
 const RO_KNOWN: u32 =
     0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200 | 0x400 | 0x1000 | 0x2000 | 0x8000 | 0x1_0000;
+
+/// The inode that is set aside for the journal.
+pub(crate) const JOURNAL_INODE: u32 = 8;
 
 const STATE_VALID: u16 = 1;
 const STATE_ERROR: u16 = 2;
@@ -80,6 +84,8 @@ pub(crate) struct Superblock {
     pub(crate) first_data_block: u64,
     pub(crate) blocks_per_group: u64,
     pub(crate) groups: u32,
+    pub(crate) inodes_per_group: u64,
+    pub(crate) inode_bytes: u64,
     pub(crate) inode_table_blocks: u64,
     pub(crate) descriptor_bytes: usize,
     pub(crate) descriptor_blocks: u64,
@@ -192,6 +198,8 @@ impl Superblock {
             first_data_block,
             blocks_per_group,
             groups,
+            inodes_per_group,
+            inode_bytes,
             inode_table_blocks: (inodes_per_group * inode_bytes).div_ceil(block_bytes),
             descriptor_bytes,
             descriptor_blocks: (u64::from(groups) * descriptor_bytes as u64).div_ceil(block_bytes),
@@ -233,6 +241,34 @@ impl Superblock {
         } else {
             "ext2"
         }
+    }
+
+    /// Whether there is a journal, inside or on another device.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.features.compat & COMPAT_HAS_JOURNAL != 0
+    }
+
+    /// Whether the journal lies in the inode that is set aside for it.
+    pub(crate) fn journal_is_internal(&self) -> bool {
+        let [uuid, number, device] = [208..224, 224..228, 228..232].map(|place| &self.raw[place]);
+        number == JOURNAL_INODE.to_le_bytes() && uuid.iter().chain(device).all(|byte| *byte == 0)
+    }
+
+    /// The copy of the journal's inode: where its blocks lie, and its size.
+    pub(crate) fn journal_copy(&self) -> Option<(&[u8], u64)> {
+        const KIND_BLOCKS: u8 = 1;
+        let size = u64::from(self.raw.u32_at(332)) | u64::from(self.raw.u32_at(328)) << 32;
+        (self.raw[253] == KIND_BLOCKS).then(|| (&self.raw[268..328], size))
+    }
+
+    /// Whether the end of the journal may hold fast commits.
+    pub(crate) fn has_fast_commits(&self) -> bool {
+        self.features.compat & COMPAT_FAST_COMMIT != 0
+    }
+
+    /// Whether the file system was closed.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.raw.u16_at(58) & STATE_VALID != 0
     }
 
     /// First block of a group.

@@ -22,6 +22,7 @@ mod volume;
 
 use self::setting::Setting;
 use self::space::Space;
+use super::ExtraGains;
 use super::device::Device;
 use super::reader::{FileSystem, nothing};
 use crate::control::Control;
@@ -30,12 +31,12 @@ use crate::error::Result;
 const CONTENT: &str = "lvm2";
 
 /// Reads the free space of the physical volume on `device`.
-pub(crate) fn open(device: &Device<'_>, control: &Control) -> Result<FileSystem> {
+pub(crate) fn open(device: &Device<'_>, extra: ExtraGains, control: &Control) -> Result<FileSystem> {
     let setting = match Setting::read(device, control)? {
         Ok(setting) => setting,
         Err(kept) => return Ok(nothing(CONTENT, vec![kept])),
     };
-    let space = Space::open(&setting, device.disk(), control)?;
+    let space = Space::open(&setting, device.disk(), extra, control)?;
     Ok(FileSystem {
         content: CONTENT.to_owned(),
         label: Some(setting.group.name),

@@ -10,7 +10,7 @@ use crate::disk::Disk;
 use crate::error::Result;
 use crate::guest::device::Device;
 use crate::guest::reader::{self, FileSystem};
-use crate::guest::{FreeSpace, Kept, VolumeSummary, ranges};
+use crate::guest::{ExtraGains, FreeSpace, Kept, VolumeSummary, ranges};
 use crate::reason;
 
 /// Volumes that are looked into; each keeps what its reader needs in memory.
@@ -55,7 +55,12 @@ pub(crate) struct Space {
 
 impl Space {
     /// Looks into the volumes.
-    pub(crate) fn open(setting: &Setting, disk: &dyn Disk, control: &Control) -> Result<Self> {
+    pub(crate) fn open(
+        setting: &Setting,
+        disk: &dyn Disk,
+        extra: ExtraGains,
+        control: &Control,
+    ) -> Result<Self> {
         let mut space = Self { areas: Vec::new(), opened: Vec::new(), volumes: Vec::new() };
         space.add_free_extents(setting);
         for volume in &setting.group.logical {
@@ -65,7 +70,7 @@ impl Space {
             if columns.peek().is_some() && !columns.any(|column| column.volume == setting.own) {
                 continue;
             }
-            space.add_volume(setting, volume, disk, control)?;
+            space.add_volume(setting, volume, disk, extra, control)?;
         }
         space.areas.sort_unstable_by_key(|area| area.range.start);
         Ok(space)
@@ -87,6 +92,7 @@ impl Space {
         setting: &Setting,
         volume: &Logical,
         disk: &dyn Disk,
+        extra: ExtraGains,
         control: &Control,
     ) -> Result<()> {
         let map = match (&volume.kept, setting.map(volume)) {
@@ -103,7 +109,7 @@ impl Space {
         let system = match &map {
             Ok(map) => {
                 let volume = VolumeDisk { disk, map };
-                reader::look_into_volume(&Device::new(&volume, 0, map.length_bytes), control)?
+                reader::look_into_volume(&Device::new(&volume, 0, map.length_bytes), extra, control)?
             }
             Err(kept) => reader::nothing("unknown", vec![kept.clone()]),
         };
@@ -116,6 +122,7 @@ impl Space {
             label,
             free_bytes: 0,
             kept,
+            extra: free.as_ref().and_then(|free| free.extra()).cloned(),
         });
         if let (Ok(map), Some(free)) = (map, free) {
             let number = self.volumes.len() - 1;
@@ -145,14 +152,17 @@ impl Space {
 
     /// What is free of the volume that was opened last, on this physical volume.
     fn count_free_bytes(&self, disk: &dyn Disk) -> Result<u64> {
-        let (mut bytes, mut free) = (0, Vec::new());
+        let (mut bytes, mut free, mut extra) = (0, Vec::new(), Vec::new());
         let last = self.opened.len() - 1;
         let pieces = self.areas.iter().filter_map(|area| Some((&area.range, area.piece?)));
         for (range, piece) in pieces.filter(|(_, piece)| piece.volume == last) {
             for start in (range.start..range.end).step_by(STEP_BYTES as usize) {
+                let step = start..range.end.min(start + STEP_BYTES);
                 free.clear();
-                self.free_in_piece(disk, range, piece, start..range.end.min(start + STEP_BYTES), &mut free)?;
-                bytes += ranges::total_bytes(&free);
+                self.free_in_piece(disk, range, piece, step.clone(), &mut free)?;
+                extra.clear();
+                self.extra_in_piece(range, piece, step, &mut extra);
+                bytes += ranges::total_bytes(&free) - ranges::total_bytes(&extra);
             }
         }
         Ok(bytes)
@@ -183,18 +193,47 @@ impl Space {
         free: &mut Vec<Range<u64>>,
     ) -> Result<()> {
         let opened = &self.opened[piece.volume];
-        let stretch = &opened.map.stretches[piece.stretch];
         let volume = VolumeDisk { disk, map: &opened.map };
         let device = Device::new(&volume, 0, opened.map.length_bytes);
+        self.ask_in_piece(column, piece, range, free, |range, found| {
+            opened.free.free_within(&device, range, found)
+        })
+    }
+
+    /// The same for what is dropped beside free space.
+    fn extra_in_piece(
+        &self,
+        column: &Range<u64>,
+        piece: Piece,
+        range: Range<u64>,
+        extra: &mut Vec<Range<u64>>,
+    ) {
+        let opened = &self.opened[piece.volume];
+        let asked = self.ask_in_piece(column, piece, range, extra, |range, found| {
+            opened.free.extra_within(range, found);
+            Ok(())
+        });
+        debug_assert!(asked.is_ok(), "nothing is read");
+    }
+
+    fn ask_in_piece(
+        &self,
+        column: &Range<u64>,
+        piece: Piece,
+        range: Range<u64>,
+        answer: &mut Vec<Range<u64>>,
+        mut ask: impl FnMut(Range<u64>, &mut Vec<Range<u64>>) -> Result<()>,
+    ) -> Result<()> {
+        let stretch = &self.opened[piece.volume].map.stretches[piece.stretch];
         let mut found = Vec::new();
         let mut place = range.start;
         while place < range.end {
             let (logical, follow) = stretch.logical(piece.column, place - column.start);
             let length = follow.min(range.end - place);
             found.clear();
-            opened.free.free_within(&device, logical..logical + length, &mut found)?;
+            ask(logical..logical + length, &mut found)?;
             for piece in &found {
-                ranges::push_joined(free, piece.start - logical + place..piece.end - logical + place);
+                ranges::push_joined(answer, piece.start - logical + place..piece.end - logical + place);
             }
             place += length;
         }
@@ -211,6 +250,14 @@ impl FreeSpace for Space {
             }
         }
         Ok(())
+    }
+
+    fn extra_within(&self, range: Range<u64>, found: &mut Vec<Range<u64>>) {
+        for (area, range) in self.areas_within(&range) {
+            if let Some(piece) = area.piece {
+                self.extra_in_piece(&area.range, piece, range, found);
+            }
+        }
     }
 
     fn volumes(&self) -> &[VolumeSummary] {
