@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use imageops_image::compress::{CompressOptions, Compression, Level, Recompress, Window};
+use imageops_image::guest::ExtraGains;
 
 use crate::exit::Failure;
 use crate::output::Form;
@@ -173,6 +174,42 @@ pub(crate) enum WindowName {
     Narrow,
 }
 
+/// What can be dropped beside free space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExtraName {
+    /// Bodies of clean ext3 and ext4 journals.
+    Journals,
+    /// Inode tables of ext4 that no file has used.
+    InodeTables,
+    /// Gaps of 1 MiB and more between and behind partitions.
+    Gaps,
+}
+
+/// The gain of dropping more than free space; `compress` and `map` share it.
+#[derive(Debug, Args)]
+pub(crate) struct ExtraArgs {
+    /// Drop what no guest reads any more, beside free space: journals, inode-tables, gaps. Local files only.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    drop_extra: Vec<ExtraName>,
+}
+
+impl ExtraArgs {
+    /// Whether anything is asked for.
+    pub(crate) fn any(&self) -> bool {
+        !self.drop_extra.is_empty()
+    }
+
+    /// As the engine knows it.
+    pub(crate) fn gains(&self) -> ExtraGains {
+        let has = |name| self.drop_extra.contains(&name);
+        ExtraGains {
+            journals: has(ExtraName::Journals),
+            inode_tables: has(ExtraName::InodeTables),
+            gaps: has(ExtraName::Gaps),
+        }
+    }
+}
+
 fn parse_level(text: &str) -> Result<Level, String> {
     text.parse().map_err(|_| "not fast, default, small, smallest or a number".to_owned())
 }
@@ -228,8 +265,11 @@ pub(crate) struct CompressArgs {
     pub(crate) dry_run: bool,
 
     /// Keep what the guest has freed: the output then compares equal byte for byte.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "drop_extra")]
     pub(crate) keep_free_space: bool,
+
+    #[command(flatten)]
+    pub(crate) extra: ExtraArgs,
 
     /// Do not read the output back before it gets its name. Local files only.
     #[arg(long)]
@@ -260,6 +300,7 @@ impl CompressArgs {
             share_identical: self.share_identical,
             threads: self.threads.unwrap_or(0).into(),
             drop_free: !self.keep_free_space,
+            extra: self.extra.gains(),
             verify: !self.no_verify,
             ..CompressOptions::default()
         }
@@ -382,6 +423,25 @@ mod tests {
         assert_eq!(check(&["--digest", "none"]).digests(), Ok((false, false)));
         assert!(check(&["--digest", "none,md5"]).digests().is_err());
         assert!(Cli::try_parse_from(["imageops", "check", "disk", "--digest", "sha1"]).is_err());
+    }
+
+    #[test]
+    fn extra_gains_are_off_unless_said() {
+        let gains = |arguments: &[&str]| {
+            let line = ["imageops", "compress", "in", "out"];
+            match Cli::try_parse_from(line.iter().chain(arguments)).map(|parsed| parsed.command) {
+                Ok(Command::Compress(arguments)) => Some(arguments.options().extra),
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => None,
+            }
+        };
+        let none = ExtraGains::default();
+        assert_eq!(gains(&[]), Some(none));
+        assert_eq!(gains(&["--drop-extra", "gaps"]), Some(ExtraGains { gaps: true, ..none }));
+        let both = ExtraGains { journals: true, inode_tables: true, gaps: false };
+        assert_eq!(gains(&["--drop-extra", "journals,inode-tables"]), Some(both));
+        assert_eq!(gains(&["--drop-extra", "logs"]), None);
+        assert_eq!(gains(&["--drop-extra", "gaps", "--keep-free-space"]), None);
     }
 
     #[test]

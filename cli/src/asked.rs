@@ -11,6 +11,7 @@ pub(crate) fn request(arguments: &CompressArgs, source: v1::Source) -> Result<v1
     for (set, flag) in [
         (arguments.threads.is_some(), "--threads"),
         (arguments.no_verify, "--no-verify"),
+        (arguments.extra.any(), "--drop-extra"),
         (arguments.format.is_some(), "--format"),
     ] {
         if set {

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use imageops::v1::{self, source};
 use imageops_image::compress::CompressOptions;
 use imageops_image::format::Format;
+use imageops_image::guest::ExtraGains;
 use serde::Serialize;
 
 use crate::args::{CompressArgs, Global};
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, count, print, print_json, rate, size, size_exact, span};
 use crate::target::Target;
-use crate::view::{Compressed, parts_table};
+use crate::view::{Compressed, add_extra, parts_table};
 use crate::{asked, dry_run, in_place, local, server};
 
 /// The JSON form.
@@ -70,7 +71,10 @@ fn compress_file(
     // The last chance to stop: after this the file is there.
     control.check_cancelled()?;
     target_file.publish()?;
-    Ok(Compressed::from(report))
+    let mut compressed = Compressed::from(report);
+    // Nobody who did not ask for more needs to know that it is 0.
+    compressed.extra_dropped_bytes.take_if(|_| options.extra == ExtraGains::default());
+    Ok(compressed)
 }
 
 async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
@@ -142,7 +146,11 @@ pub(crate) fn text(result: &Compressed) -> String {
         facts.add("shared", size(result.shared_bytes));
     }
     facts.add("zeros left out", size(result.zero_bytes));
-    facts.add("freed, dropped", size(result.dropped_bytes));
+    facts.add(
+        "freed, dropped",
+        size(result.dropped_bytes.saturating_sub(result.extra_dropped_bytes.unwrap_or(0))),
+    );
+    add_extra(&mut facts, result.extra_dropped_bytes, result.gaps.as_ref());
     if result.snapshots_left_out > 0 {
         facts.add("left out", count(result.snapshots_left_out, "internal snapshot"));
     }

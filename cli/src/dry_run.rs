@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::args::{CompressArgs, Global};
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, print, print_json, size, size_exact};
-use crate::view::{Estimate, parts_table};
+use crate::view::{Estimate, add_extra, parts_table};
 use crate::{asked, local, server};
 
 /// The JSON form.
@@ -45,7 +45,10 @@ async fn here(arguments: &CompressArgs) -> Result<Estimate, Failure> {
     let format = arguments.format.map(Format::from);
     let options = arguments.options();
     let (format, told) = local::run(move |control| look(&source, format, &options, control)).await?;
-    Ok(Estimate::new(format, told))
+    let mut estimate = Estimate::new(format, told);
+    // Nobody who did not ask for more needs to know that it is 0.
+    estimate.extra_dropped_bytes.take_if(|_| !arguments.extra.any());
+    Ok(estimate)
 }
 
 async fn through_server(address: &str, arguments: &CompressArgs) -> Result<Estimate, Failure> {
@@ -76,7 +79,9 @@ pub(crate) fn text(told: &Estimate) -> String {
     facts.add_some("source format", told.source_format.as_deref());
     facts.add("virtual size", size_exact(told.virtual_size));
     facts.add("stored", size_exact(told.stored_bytes));
-    facts.add("freed, dropped", size_exact(told.dropped_bytes));
+    let extra = told.extra_dropped_bytes;
+    facts.add("freed, dropped", size_exact(told.dropped_bytes.saturating_sub(extra.unwrap_or(0))));
+    add_extra(&mut facts, extra, told.gaps.as_ref());
     facts.add("kept", size_exact(told.kept_bytes));
     let sample = if told.sampled_clusters == told.kept_clusters {
         "all of it was packed to see".to_owned()

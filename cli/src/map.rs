@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use imageops_image::disk::ExtentKind;
 use imageops_image::format::{self, Format};
-use imageops_image::guest::Layout;
+use imageops_image::guest::{ExtraGains, Layout};
 use imageops_image::map::{DiskMap, MapExtent, MapSummary};
 use imageops_image::{Control, Error as EngineError};
 use serde::Serialize;
 
-use crate::args::{FormatName, Global};
+use crate::args::{ExtraArgs, FormatName, Global};
 use crate::exit::{Exit, Failure};
 use crate::local;
 use crate::output::{Facts, Form, print, printable, size, size_exact};
 use crate::picture::Picture;
 use crate::target::Target;
-use crate::view::{Part, Reason, parts_table};
+use crate::view::{Gaps, Part, Reason, add_extra, parts_table};
 
 #[derive(Debug, Args)]
 pub(crate) struct MapArgs {
@@ -32,6 +32,9 @@ pub(crate) struct MapArgs {
     /// Format of FILE; without it the content decides.
     #[arg(long, value_enum)]
     format: Option<FormatName>,
+
+    #[command(flatten)]
+    extra: ExtraArgs,
 }
 
 /// Prints the extents of an image, and draws them when asked.
@@ -44,7 +47,8 @@ pub(crate) async fn run(global: &Global, arguments: &MapArgs) -> Result<Exit, Fa
     let source = arguments.source.clone();
     let format = arguments.format.map(Format::from);
     let svg = arguments.svg.clone();
-    local::run(move |control| map_file(&source, format, form, svg.as_deref(), control)).await?;
+    let extra = arguments.extra.any().then(|| arguments.extra.gains());
+    local::run(move |control| map_file(&source, format, extra, form, svg.as_deref(), control)).await?;
     Ok(Exit::Success)
 }
 
@@ -64,6 +68,7 @@ impl From<EngineError> for Ended {
 fn map_file(
     source: &Path,
     format: Option<Format>,
+    extra: Option<ExtraGains>,
     form: Form,
     svg: Option<&Path>,
     control: &Control,
@@ -73,7 +78,7 @@ fn map_file(
     let control = if io::stdout().is_terminal() { &quiet } else { control };
     let failed = |error: EngineError| Failure::from(error).of(source.display());
     let image = format::open(local::open(source)?, format).map_err(failed)?;
-    let map = DiskMap::open(&image, control).map_err(failed)?;
+    let map = DiskMap::open_with(&image, extra.unwrap_or_default(), control).map_err(failed)?;
     let target = svg.map(|path| Target::create(path, Some(source))).transpose()?;
     let mut picture = svg.map(|_| Picture::new(image.disk.virtual_size_bytes(), map.layout()));
     let mut printer = Printer::new(form);
@@ -94,7 +99,7 @@ fn map_file(
     };
     printer.end()?;
     if form == Form::Table {
-        print(&text(source, image.format, &summary))?;
+        print(&text(source, image.format, &summary, extra.is_some()))?;
     }
     if let (Some(picture), Some(target)) = (picture, target) {
         let drawn = picture.render(&summary.totals);
@@ -118,7 +123,7 @@ struct Entry<'a> {
     offset: Option<u64>,
     /// Bytes of the file that hold it.
     stored: u64,
-    /// Stored, and freed by the guest.
+    /// Stored, and freed by the guest, or dropped beside that because it was asked for.
     free: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     part: Option<u32>,
@@ -239,7 +244,7 @@ impl Printer {
 }
 
 /// The sums for people.
-fn text(source: &Path, format: Format, summary: &MapSummary) -> String {
+fn text(source: &Path, format: Format, summary: &MapSummary, extra: bool) -> String {
     let totals = &summary.totals;
     let mut facts = Facts::default();
     facts.add("image", source.to_string_lossy());
@@ -248,7 +253,10 @@ fn text(source: &Path, format: Format, summary: &MapSummary) -> String {
     facts.add("stored", size_exact(totals.stored_bytes()));
     facts.add("used, plain", size(totals.data_bytes));
     facts.add("used, packed", size(totals.compressed_bytes));
-    facts.add("freed by guest", format!("{}: compress drops them", size_exact(totals.dropped_bytes)));
+    let freed = totals.dropped_bytes.saturating_sub(summary.extra_dropped_bytes);
+    facts.add("freed by guest", format!("{}: compress drops them", size_exact(freed)));
+    let gaps = summary.gaps.clone().map(Gaps::from);
+    add_extra(&mut facts, extra.then_some(summary.extra_dropped_bytes), gaps.as_ref());
     facts.add("zero marks", size(totals.zero_bytes));
     facts.add("not stored", size(totals.hole_bytes));
     for kept in &summary.kept {

@@ -137,6 +137,9 @@ pub(crate) struct Part {
     pub(crate) dropped: Option<u64>,
     /// Why all of it, or pieces of it, were left alone.
     pub(crate) kept: Vec<Reason>,
+    /// What is dropped beside free space, when it was asked for and the content may have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) extra: Option<Extra>,
     /// The logical volumes of a physical volume.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) volumes: Vec<Volume>,
@@ -160,6 +163,32 @@ pub(crate) struct Volume {
     pub(crate) dropped: Option<u64>,
     /// Why all of it, or pieces of it, were left alone.
     pub(crate) kept: Vec<Reason>,
+    /// As in [`Part`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) extra: Option<Extra>,
+}
+
+/// What can be dropped of a part or a volume beside free space.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Extra {
+    /// Bytes, stored or not.
+    pub(crate) bytes: u64,
+    /// Of the dropped bytes of the part, these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dropped: Option<u64>,
+    /// Why it was refused, as a whole or for some block groups.
+    pub(crate) kept: Vec<Reason>,
+}
+
+/// What can be dropped between partitions.
+pub(crate) type Gaps = Extra;
+
+/// The lines of what was dropped beside free space, when it was asked for.
+pub(crate) fn add_extra(facts: &mut Facts, dropped_bytes: Option<u64>, gaps: Option<&Gaps>) {
+    facts.add_some("extra, dropped", dropped_bytes.map(size_exact));
+    for reason in gaps.map_or(&[][..], |gaps| &gaps.kept) {
+        facts.add("gap kept because", reason.line());
+    }
 }
 
 /// The first reason, and how many there are.
@@ -179,11 +208,12 @@ struct Row<'a> {
     file_system: &'a Option<String>,
     free: Option<u64>,
     dropped: Option<u64>,
+    extra: Option<&'a Extra>,
     kept: &'a [Reason],
 }
 
 impl Row<'_> {
-    fn cells(&self, compressed: bool) -> Vec<String> {
+    fn cells(&self, compressed: bool, extra: bool) -> Vec<String> {
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size);
         let file_system = self.file_system.clone().unwrap_or_else(|| "-".to_owned());
         let mut cells =
@@ -191,7 +221,11 @@ impl Row<'_> {
         if compressed {
             cells.push(bytes(self.dropped));
         }
-        cells.push(kept_line(self.kept));
+        if extra {
+            cells.push(bytes(self.extra.map(|extra| extra.dropped.unwrap_or(extra.bytes))));
+        }
+        let refused = self.extra.map_or(&[][..], |extra| &extra.kept);
+        cells.push(kept_line(&[self.kept, refused].concat()));
         cells
     }
 }
@@ -206,6 +240,7 @@ impl Part {
             file_system: &self.file_system,
             free: self.free,
             dropped: self.dropped,
+            extra: self.extra.as_ref(),
             kept: &self.kept,
         };
         let volumes = self.volumes.iter().map(|volume| Row {
@@ -216,6 +251,7 @@ impl Part {
             file_system: &volume.file_system,
             free: volume.free,
             dropped: volume.dropped,
+            extra: volume.extra.as_ref(),
             kept: &volume.kept,
         });
         std::iter::once(part).chain(volumes)
@@ -232,8 +268,12 @@ pub(crate) fn parts_table(parts: &[Part]) -> String {
     if compressed {
         header.push("dropped>");
     }
+    let extra = parts.iter().flat_map(Part::rows).any(|row| row.extra.is_some());
+    if extra {
+        header.push("extra>");
+    }
     header.push("kept because");
-    let rows = parts.iter().flat_map(Part::rows).map(|row| row.cells(compressed));
+    let rows = parts.iter().flat_map(Part::rows).map(|row| row.cells(compressed, extra));
     format!("\n{}", output::table(&header, rows))
 }
 
@@ -354,6 +394,12 @@ pub(crate) struct Compressed {
     pub(crate) shared_bytes: u64,
     pub(crate) zero_bytes: u64,
     pub(crate) dropped_bytes: u64,
+    /// Of these, what is not free space, when more was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) extra_dropped_bytes: Option<u64>,
+    /// The gaps between partitions, when they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gaps: Option<Gaps>,
     pub(crate) parts: Vec<Part>,
     /// Why the disk as a whole was left alone.
     pub(crate) kept: Vec<Reason>,
@@ -371,6 +417,12 @@ pub(crate) struct Estimate {
     pub(crate) virtual_size: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) dropped_bytes: u64,
+    /// As in [`Compressed`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) extra_dropped_bytes: Option<u64>,
+    /// Likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gaps: Option<Gaps>,
     pub(crate) kept_bytes: u64,
     pub(crate) output_bytes_estimate: u64,
     pub(crate) kept_clusters: u64,

@@ -74,6 +74,33 @@ fn what_the_guest_freed_is_dropped_and_told() {
 }
 
 #[test]
+fn extra_gains_are_dropped_when_asked_for_and_told() {
+    let Some(images) = images("extra_gains_are_dropped_when_asked_for_and_told") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("out.qcow2");
+    let (source, target) = (images.join("debian-ext4.qcow2"), target.to_str().unwrap().to_owned());
+    let source = source.to_str().unwrap();
+    let plain = json(&run(&["compress", "--output", "json", source, &target]));
+    assert!(plain["extra_dropped_bytes"].is_null() && plain["parts"][1]["extra"].is_null(), "{plain}");
+    let extra = ["compress", "--drop-extra", "journals,inode-tables,gaps", "--output", "json", source];
+    let done = json(&run(&[&extra[..], &[&target]].concat()));
+    let told = json(&run(&[&extra[..], &["--dry-run"]].concat()));
+    for document in [&done, &told] {
+        let gained = document["extra_dropped_bytes"].as_u64().unwrap();
+        assert_eq!(
+            document["dropped_bytes"].as_u64().unwrap(),
+            plain["dropped_bytes"].as_u64().unwrap() + gained,
+            "{document}"
+        );
+        assert!(document["parts"][1]["extra"]["bytes"].as_u64().unwrap() > 1 << 20, "{document}");
+        assert!(document["gaps"]["kept"].as_array().unwrap().is_empty(), "{document}");
+    }
+    let text = run(&["map", "--drop-extra", "journals", source]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("extra, dropped") && text.contains("  extra"), "{text}");
+}
+
+#[test]
 fn a_signal_leaves_nothing() {
     let Some(images) = images("a_signal_leaves_nothing") else { return };
     let source = images.join("debian-ext4.raw");

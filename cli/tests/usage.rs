@@ -11,7 +11,7 @@ use support::{imageops, run, status};
 
 #[test]
 fn wrong_usage_is_status_1_and_never_2() {
-    let wrong: [&[&str]; 15] = [
+    let wrong: [&[&str]; 17] = [
         &[],
         &["frobnicate"],
         &["check"],
@@ -25,6 +25,8 @@ fn wrong_usage_is_status_1_and_never_2() {
         &["compress", "a"],
         &["compress", "a", "b", "--level", "13"],
         &["compress", "a", "b", "--threads", "0"],
+        &["compress", "a", "b", "--drop-extra", "logs"],
+        &["compress", "a", "b", "--drop-extra", "gaps", "--keep-free-space"],
         &["job"],
         &["completions", "tcsh"],
     ];

@@ -1,14 +1,14 @@
 //! From the reports of the engine.
 
 use imageops_image::check::{ByteRange, CheckFigures, CheckOutcome, CheckReport, Finding as EngineFinding};
-use imageops_image::compress::{CompressReport, DryRun, PartReport, VolumeReport};
+use imageops_image::compress::{CompressReport, DryRun, GapsReport, PartReport, VolumeReport};
 use imageops_image::digest::Digests as EngineDigests;
 use imageops_image::format::Format;
-use imageops_image::guest::{Kept, PartSummary, VolumeSummary};
+use imageops_image::guest::{ExtraSummary, Kept, PartSummary, VolumeSummary};
 use imageops_image::inspect;
 
 use super::{
-    Check, Compressed, Digests, Estimate, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
+    Check, Compressed, Digests, Estimate, Extra, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
     Verdict, Volume,
 };
 use crate::output::count;
@@ -80,6 +80,19 @@ fn file_system(content: String) -> Option<String> {
     Some(content).filter(|content| content != "unknown")
 }
 
+impl From<ExtraSummary> for Extra {
+    fn from(extra: ExtraSummary) -> Self {
+        let kept = extra.kept.into_iter().map(Reason::from).collect();
+        Self { bytes: extra.bytes, dropped: None, kept }
+    }
+}
+
+impl From<GapsReport> for Extra {
+    fn from(report: GapsReport) -> Self {
+        Self { dropped: Some(report.dropped_bytes), ..Self::from(report.summary) }
+    }
+}
+
 impl From<PartSummary> for Part {
     fn from(part: PartSummary) -> Self {
         Self {
@@ -91,6 +104,7 @@ impl From<PartSummary> for Part {
             free: free(part.free_bytes, &part.kept),
             dropped: None,
             kept: part.kept.into_iter().map(Reason::from).collect(),
+            extra: part.extra.map(Extra::from),
             volumes: part.volumes.into_iter().map(Volume::from).collect(),
         }
     }
@@ -106,6 +120,7 @@ impl From<VolumeSummary> for Volume {
             free: free(volume.free_bytes, &volume.kept),
             dropped: None,
             kept: volume.kept.into_iter().map(Reason::from).collect(),
+            extra: volume.extra.map(Extra::from),
         }
     }
 }
@@ -113,13 +128,17 @@ impl From<VolumeSummary> for Volume {
 impl From<PartReport> for Part {
     fn from(report: PartReport) -> Self {
         let volumes = report.volumes.into_iter().map(Volume::from).collect();
-        Self { dropped: Some(report.dropped_bytes), volumes, ..Self::from(report.part) }
+        let part = Self::from(report.part);
+        let extra = part.extra.map(|extra| Extra { dropped: Some(report.extra_dropped_bytes), ..extra });
+        Self { dropped: Some(report.dropped_bytes), extra, volumes, ..part }
     }
 }
 
 impl From<VolumeReport> for Volume {
     fn from(report: VolumeReport) -> Self {
-        Self { dropped: Some(report.dropped_bytes), ..Self::from(report.volume) }
+        let volume = Self::from(report.volume);
+        let extra = volume.extra.map(|extra| Extra { dropped: Some(report.extra_dropped_bytes), ..extra });
+        Self { dropped: Some(report.dropped_bytes), extra, ..volume }
     }
 }
 
@@ -205,6 +224,8 @@ impl From<CompressReport> for Compressed {
             shared_bytes: report.shared_bytes,
             zero_bytes: report.zero_bytes,
             dropped_bytes: report.dropped_bytes,
+            extra_dropped_bytes: Some(report.extra_dropped_bytes),
+            gaps: report.gaps.map(Extra::from),
             parts: report.parts.into_iter().map(Part::from).collect(),
             kept: report.kept.into_iter().map(Reason::from).collect(),
             snapshots_left_out: report.snapshots_left_out,
@@ -223,6 +244,8 @@ impl Estimate {
             virtual_size: estimate.virtual_size_bytes,
             stored_bytes: estimate.stored_bytes,
             dropped_bytes: estimate.dropped_bytes,
+            extra_dropped_bytes: Some(estimate.extra_dropped_bytes),
+            gaps: estimate.gaps.map(Extra::from),
             kept_bytes: estimate.stored_bytes.saturating_sub(estimate.dropped_bytes),
             output_bytes_estimate: told.output_bytes_estimate,
             kept_clusters: told.kept_clusters,

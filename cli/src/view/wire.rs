@@ -90,6 +90,7 @@ impl From<v1::GuestPart> for Part {
             free: part.free_bytes,
             dropped: None,
             kept: part.kept.into_iter().map(Reason::from).collect(),
+            extra: None,
             volumes: part.volumes.into_iter().map(Volume::from).collect(),
         }
     }
@@ -105,6 +106,7 @@ impl From<v1::GuestVolume> for Volume {
             free: volume.free_bytes,
             dropped: None,
             kept: volume.kept.into_iter().map(Reason::from).collect(),
+            extra: None,
         }
     }
 }
@@ -204,6 +206,8 @@ impl From<v1::CompressResult> for Compressed {
             shared_bytes: result.shared_bytes,
             zero_bytes: result.zero_bytes,
             dropped_bytes: result.dropped_bytes,
+            extra_dropped_bytes: None,
+            gaps: None,
             parts: result.parts.into_iter().map(Part::from).collect(),
             kept: result.kept.into_iter().map(Reason::from).collect(),
             snapshots_left_out: result.snapshots_left_out.into(),
@@ -221,6 +225,8 @@ impl From<v1::CompressionEstimate> for Estimate {
             virtual_size: told.virtual_size_bytes,
             stored_bytes: told.stored_bytes,
             dropped_bytes: told.dropped_bytes,
+            extra_dropped_bytes: None,
+            gaps: None,
             kept_bytes: told.stored_bytes.saturating_sub(told.dropped_bytes),
             output_bytes_estimate: told.estimated_output_bytes,
             kept_clusters: told.kept_clusters,
