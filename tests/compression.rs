@@ -10,7 +10,7 @@ mod support;
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
     CompressRequest, CompressResult, Compression, CompressionEstimate, CompressionLevel, CompressionWindow,
-    EstimateCompressionRequest, ImageFormat, Job, JobKind, JobState, ListJobsRequest, Recompress,
+    EstimateCompressionRequest, ExtraGain, ImageFormat, Job, JobKind, JobState, ListJobsRequest, Recompress,
 };
 use imageops_client::Client;
 
@@ -287,4 +287,55 @@ async fn an_estimate_has_the_figures_of_the_compression() {
     let (_, whole) = estimate(&service.client(), whole).await;
     assert_eq!((whole.dropped_bytes, whole.parts.len()), (0, 0));
     assert!(whole.estimated_output_bytes > told.estimated_output_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_free_space_is_dropped_when_asked() {
+    let Some(debian) = image("debian-ext4.qcow2") else { return };
+    let service = Service::start();
+    service.place(&debian, "debian.img");
+    let (job, plain, _) = run(&service, compress_file("debian.img", "plain.img")).await;
+    assert!(job.compression.unwrap().extra_gains.is_empty());
+    assert_eq!((plain.extra_dropped_bytes, &plain.gaps), (0, &None));
+    assert!(plain.parts.iter().all(|part| part.extra_dropped_bytes == 0 && part.extra.is_none()));
+
+    let all = [ExtraGain::Journals, ExtraGain::InodeTables, ExtraGain::Gaps].map(i32::from);
+    let request = CompressRequest { extra_gains: all.into(), ..compress_file("debian.img", "small.img") };
+    let (job, real, _) = run(&service, request).await;
+    assert_eq!(job.compression.unwrap().extra_gains, all);
+    let gained = real.extra_dropped_bytes;
+    assert!(gained > 0);
+    assert_eq!(real.dropped_bytes, plain.dropped_bytes + gained);
+    let part = real.parts.iter().find(|part| part.extra.is_some()).unwrap();
+    assert_eq!(part.part.as_ref().unwrap().file_system, "ext4");
+    let (extra, gaps) = (part.extra.as_ref().unwrap(), real.gaps.as_ref().unwrap());
+    assert_eq!(part.extra_dropped_bytes + gaps.dropped_bytes, gained);
+    assert!(extra.bytes >= gained && extra.kept.is_empty(), "{extra:?}");
+    assert!(gaps.extra.as_ref().unwrap().bytes >= gaps.dropped_bytes);
+
+    let request = EstimateCompressionRequest {
+        source: file("debian.img"),
+        extra_gains: all.into(),
+        ..Default::default()
+    };
+    let (_, told) = estimate(&service.client(), request).await;
+    assert_eq!(
+        (told.dropped_bytes, told.extra_dropped_bytes, &told.parts, &told.gaps),
+        (real.dropped_bytes, gained, &real.parts, &real.gaps)
+    );
+
+    // Each of them alone; together they are all of it.
+    let mut sum = 0;
+    for gain in all {
+        let request = EstimateCompressionRequest {
+            source: file("debian.img"),
+            extra_gains: vec![gain, gain],
+            ..Default::default()
+        };
+        let (job, told) = estimate(&service.client(), request).await;
+        assert_eq!(job.compression.unwrap().extra_gains, [gain]);
+        assert_eq!(told.gaps.is_some(), gain == i32::from(ExtraGain::Gaps));
+        sum += told.extra_dropped_bytes;
+    }
+    assert_eq!(sum, gained);
 }

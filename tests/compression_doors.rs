@@ -8,7 +8,7 @@ mod support;
 use std::process::{Command, Output};
 
 use imageops::v1::{
-    CompressRequest, Compression, CompressionLevel, CompressionWindow, EstimateCompressionRequest,
+    CompressRequest, Compression, CompressionLevel, CompressionWindow, EstimateCompressionRequest, ExtraGain,
     ListJobsRequest, Recompress, Source,
 };
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use support::http::{self, Answer};
+use support::images::image;
 use support::jobs::{compress_file, ended, file, write_busy_disk};
 use support::status::assert_status;
 use support::{Service, binary};
@@ -31,6 +32,7 @@ fn refused() -> Vec<(CompressRequest, &'static str, &'static str)> {
     let zstd = CompressRequest { compression: Compression::Zstd.into(), ..Default::default() };
     let narrow = CompressRequest { window: CompressionWindow::Narrow.into(), ..Default::default() };
     let fast = CompressionLevel::Fast.into();
+    let extra = |gain| CompressRequest { extra_gains: vec![gain], ..Default::default() };
     vec![
         (CompressRequest { window: narrow.window, ..zstd.clone() }, "COMPRESSION_WINDOW", "window"),
         (CompressRequest { level: Some(10), ..narrow }, "INVALID_ARGUMENT", "level"),
@@ -43,6 +45,13 @@ fn refused() -> Vec<(CompressRequest, &'static str, &'static str)> {
         (CompressRequest { named_level: 77, ..Default::default() }, "INVALID_ARGUMENT", "named_level"),
         (CompressRequest { window: 77, ..Default::default() }, "INVALID_ARGUMENT", "window"),
         (CompressRequest { recompress: 77, ..Default::default() }, "INVALID_ARGUMENT", "recompress"),
+        (extra(77), "INVALID_ARGUMENT", "extra_gains"),
+        (extra(ExtraGain::Unspecified.into()), "INVALID_ARGUMENT", "extra_gains"),
+        (
+            CompressRequest { keep_free_space: true, ..extra(ExtraGain::Gaps.into()) },
+            "INVALID_ARGUMENT",
+            "extra_gains",
+        ),
     ]
 }
 
@@ -62,6 +71,7 @@ fn estimate_of(request: CompressRequest, source: Option<Source>) -> EstimateComp
         window: request.window,
         recompress: request.recompress,
         share_identical: request.share_identical,
+        extra_gains: request.extra_gains,
     }
 }
 
@@ -79,7 +89,8 @@ async fn what_no_coder_can_do_is_refused_by_its_field() {
             assert_eq!(violations[0].field, field, "{request:?}");
         }
         // An unknown number has no name in JSON.
-        if [request.named_level, request.window, request.recompress].contains(&77) {
+        let numbers = [request.named_level, request.window, request.recompress];
+        if numbers.iter().chain(&request.extra_gains).any(|number| *number == 77) {
             continue;
         }
         let mut body = serde_json::to_value(&request).unwrap();
@@ -110,6 +121,7 @@ async fn other_choices_are_another_request() {
         CompressRequest { recompress: Recompress::Always.into(), ..first.clone() },
         CompressRequest { share_identical: true, ..first.clone() },
         CompressRequest { keep_free_space: true, ..first.clone() },
+        CompressRequest { extra_gains: vec![ExtraGain::Journals.into()], ..first.clone() },
     ];
     for other in others {
         let refused = client.stub().compress(other).await.unwrap_err();
@@ -123,9 +135,13 @@ async fn other_choices_are_another_request() {
     let told = client.estimate_compression(own.clone()).await.unwrap();
     ended(&client, &told.name).await;
     assert_eq!(client.estimate_compression(own.clone()).await.unwrap().name, told.name);
-    let other = EstimateCompressionRequest { share_identical: true, ..own };
-    let refused = client.stub().estimate_compression(other).await.unwrap_err();
-    assert_status(&refused, Code::AlreadyExists, "REQUEST_ID_REUSED");
+    for other in [
+        EstimateCompressionRequest { share_identical: true, ..own.clone() },
+        EstimateCompressionRequest { extra_gains: vec![ExtraGain::Gaps.into()], ..own },
+    ] {
+        let refused = client.stub().estimate_compression(other).await.unwrap_err();
+        assert_status(&refused, Code::AlreadyExists, "REQUEST_ID_REUSED");
+    }
     assert_eq!(client.list_jobs(ListJobsRequest::default()).await.unwrap().jobs.len(), 2);
 }
 
@@ -186,9 +202,51 @@ async fn rest_reaches_every_choice() {
     let listed = http::get(service.http(), "/v1/jobs?kind=estimate").json();
     assert_eq!(listed["jobs"].as_array().unwrap().len(), 1);
     let schemas = http::get(service.http(), "/openapi.json").json()["components"]["schemas"].take();
-    for name in ["CompressionEstimate", "CompressionSettings", "CompressionLevel", "Recompress"] {
+    for name in [
+        "CompressionEstimate",
+        "CompressionSettings",
+        "CompressionLevel",
+        "Recompress",
+        "ExtraGain",
+        "ExtraFigures",
+        "CompressedGaps",
+    ] {
         assert!(schemas[name]["description"].is_string(), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rest_drops_more_than_free_space_when_asked() {
+    let Some(debian) = image("debian-ext4.qcow2") else { return };
+    let service = Service::start();
+    service.place(&debian, "debian.img");
+    let plain = json!({"source": {"file": "debian.img"}, "outputFile": "out.img"});
+    let job = job_of(&service, &http::post_json(service.http(), "/v1/compressions", &plain));
+    let of_result = |job: &Value| number(&job["compress"]["extraDroppedBytes"]);
+    assert_eq!(of_result(&job), 0);
+    assert!(job["compress"]["gaps"].is_null() && job["compress"]["parts"][1]["extra"].is_null(), "{job}");
+
+    let gains = json!(["EXTRA_GAIN_JOURNALS", "EXTRA_GAIN_INODE_TABLES", "EXTRA_GAIN_GAPS"]);
+    let mut body = plain;
+    body["extraGains"] = gains.clone();
+    let job = job_of(&service, &http::post_json(service.http(), "/v1/compressions", &body));
+    assert_eq!(job["compression"]["extraGains"], gains);
+    assert!(of_result(&job) > 0, "{job}");
+    let part = &job["compress"]["parts"][1];
+    assert_eq!(number(&part["extraDroppedBytes"]), of_result(&job));
+    assert!(number(&part["extra"]["bytes"]) > 1 << 20, "{part}");
+    assert!(number(&job["compress"]["gaps"]["extra"]["bytes"]) > 1 << 20, "{job}");
+    body.as_object_mut().unwrap().remove("outputFile");
+    let told = job_of(&service, &http::post_json(service.http(), "/v1/estimates", &body));
+    assert_eq!(told["compression"]["extraGains"], gains);
+    for member in ["extraDroppedBytes", "droppedBytes", "parts", "gaps"] {
+        assert_eq!(told["estimate"][member], job["compress"][member], "{member}");
+    }
+}
+
+/// A number of the JSON form of the contract, 0 where it is left out.
+fn number(value: &Value) -> u64 {
+    value.as_str().map_or(0, |text| text.parse().unwrap())
 }
 
 /// Runs the command against the server.
@@ -228,11 +286,7 @@ async fn the_command_line_reaches_every_choice() {
 
     let jobs = succeeded(&imageops(&service, &["job", "list", "-o", "json"]));
     let names: Vec<_> = jobs.as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();
-    let show = |name: &str| {
-        let output = imageops(&service, &["job", "show", name]);
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let show = |name: &str| text(&imageops(&service, &["job", "show", name]));
     let line = "zlib, level 9 (small), window of 4 KiB, all packed anew, equal clusters once";
     assert!(show(names[1]).contains(line), "{}", show(names[1]));
     let estimate = show(names[2]);
@@ -245,4 +299,46 @@ async fn the_command_line_reaches_every_choice() {
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8(output.stderr).unwrap().contains("is for local files"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_drops_more_than_free_space_when_asked() {
+    let service = Service::start();
+    // Parts and gaps, logical volumes, and a gain that is refused for some groups.
+    for name in ["debian-ext4.qcow2", "debian-lvm.qcow2", "fs/ext4-32bit.raw"] {
+        let Some(guest) = image(name) else { return };
+        service.place(&guest, "guest.img");
+        let here = |arguments: &[&str]| {
+            let mut local = Command::new(binary("imageops"));
+            local.current_dir(service.image_path()).env_remove("IMAGEOPS_SERVER").args(arguments);
+            local.output().unwrap()
+        };
+        let plain = ["compress", "guest.img", "--dry-run", "-o", "json"];
+        let without = succeeded(&imageops(&service, &plain));
+        assert!(without["extra_dropped_bytes"].is_null() && without["gaps"].is_null(), "{without}");
+        let extra = ["--drop-extra", "journals,inode-tables,gaps"];
+        let told = succeeded(&imageops(&service, &[&plain[..], &extra].concat()));
+        let gained = told["extra_dropped_bytes"].as_u64().unwrap();
+        assert!(gained > 0, "{told}");
+        let freed = without["dropped_bytes"].as_u64().unwrap();
+        assert_eq!(told["dropped_bytes"].as_u64().unwrap(), freed + gained, "{name}");
+        assert_eq!(succeeded(&here(&[&plain[..], &extra].concat())), told, "{name}: as for a local file");
+        let table = [&plain[..3], &extra].concat();
+        assert_eq!(text(&imageops(&service, &table)), text(&here(&table)), "{name}");
+
+        let real = [&["compress", "guest.img", "out.img", "-o", "json"][..], &extra].concat();
+        let done = succeeded(&imageops(&service, &real));
+        for member in ["extra_dropped_bytes", "dropped_bytes", "parts", "gaps"] {
+            assert_eq!(done[member], told[member], "{name}: {member}");
+        }
+        let jobs = succeeded(&imageops(&service, &["job", "list", "-o", "json"]));
+        let shown = text(&imageops(&service, &["job", "show", jobs[0]["name"].as_str().unwrap()]));
+        assert!(shown.contains("(default), journals and inode tables and gaps dropped\n"), "{shown}");
+        assert!(shown.contains("extra, dropped"), "{shown}");
+    }
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
 }

@@ -188,7 +188,7 @@ pub(crate) enum ExtraName {
 /// The gain of dropping more than free space; `compress` and `map` share it.
 #[derive(Debug, Args)]
 pub(crate) struct ExtraArgs {
-    /// Drop what no guest reads any more, beside free space: journals, inode-tables, gaps. Local files only.
+    /// Drop what no guest reads any more, beside free space: journals, inode-tables, gaps.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     drop_extra: Vec<ExtraName>,
 }

@@ -2,6 +2,7 @@
 
 use imageops::v1;
 use imageops_image::compress::Level;
+use imageops_image::guest::ExtraGains;
 
 use crate::args::{CompressArgs, CompressionName, RecompressName, WindowName};
 use crate::exit::Failure;
@@ -11,7 +12,6 @@ pub(crate) fn request(arguments: &CompressArgs, source: v1::Source) -> Result<v1
     for (set, flag) in [
         (arguments.threads.is_some(), "--threads"),
         (arguments.no_verify, "--no-verify"),
-        (arguments.extra.any(), "--drop-extra"),
         (arguments.format.is_some(), "--format"),
     ] {
         if set {
@@ -37,6 +37,7 @@ pub(crate) fn request(arguments: &CompressArgs, source: v1::Source) -> Result<v1
         },
         share_identical: arguments.share_identical,
         keep_free_space: arguments.keep_free_space,
+        extra_gains: extra(arguments.extra.gains()),
         ..v1::CompressRequest::default()
     })
 }
@@ -49,6 +50,15 @@ fn level(level: Level) -> (Option<u32>, v1::CompressionLevel) {
         Level::Small => (None, v1::CompressionLevel::Small),
         Level::Smallest => (None, v1::CompressionLevel::Smallest),
     }
+}
+
+fn extra(gains: ExtraGains) -> Vec<i32> {
+    let gains = [
+        (gains.journals, v1::ExtraGain::Journals),
+        (gains.inode_tables, v1::ExtraGain::InodeTables),
+        (gains.gaps, v1::ExtraGain::Gaps),
+    ];
+    gains.into_iter().filter(|(set, _)| *set).map(|(_, gain)| gain.into()).collect()
 }
 
 /// The same choices for an estimate.
@@ -64,7 +74,13 @@ pub(crate) fn estimate(request: v1::CompressRequest) -> v1::EstimateCompressionR
         window: request.window,
         recompress: request.recompress,
         share_identical: request.share_identical,
+        extra_gains: request.extra_gains,
     }
+}
+
+/// Whether a job was asked to drop more than free space: nobody else needs to know that it is 0.
+pub(crate) fn has_extra(job: &v1::Job) -> bool {
+    job.compression.as_ref().is_some_and(|settings| !settings.extra_gains.is_empty())
 }
 
 /// How a job compresses, on one line: what is always said, and what is not the default.
@@ -91,7 +107,20 @@ pub(crate) fn line(settings: &v1::CompressionSettings) -> String {
         line += ", ";
         line += mark;
     }
+    let extra: Vec<_> = settings.extra_gains().filter_map(extra_name).collect();
+    if !extra.is_empty() {
+        line += &format!(", {} dropped", extra.join(" and "));
+    }
     line
+}
+
+fn extra_name(gain: v1::ExtraGain) -> Option<&'static str> {
+    match gain {
+        v1::ExtraGain::Unspecified => None,
+        v1::ExtraGain::Journals => Some("journals"),
+        v1::ExtraGain::InodeTables => Some("inode tables"),
+        v1::ExtraGain::Gaps => Some("gaps"),
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +136,8 @@ mod tests {
             ..v1::CompressionSettings::default()
         };
         assert_eq!(line(&settings), "zlib, level 4 (default)");
+        let extra = v1::CompressionSettings { extra_gains: vec![1, 2], ..settings.clone() };
+        assert_eq!(line(&extra), "zlib, level 4 (default), journals and inode tables dropped");
         let settings = v1::CompressionSettings {
             level: 9,
             named_level: None,

@@ -93,6 +93,7 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(Stri
     let client = server::connect(address)?;
     let job = server::call(client.compress(request)).await?;
     let job = server::run_job(&client, job).await?;
+    let has_extra = asked::has_extra(&job);
     match job.result {
         Some(v1::job::Result::Compress(result)) => {
             let output = if result.output_image.is_empty() {
@@ -100,7 +101,7 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(Stri
             } else {
                 result.output_image.clone()
             };
-            Ok((output, Compressed::from(result)))
+            Ok((output, Compressed::of(result, has_extra)))
         }
         _ => Err(Failure::new(format!("{}: the job succeeded without a result", job.name))),
     }

@@ -56,8 +56,9 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<Estim
     let client = server::connect(address)?;
     let job = server::call(client.estimate_compression(asked::estimate(request))).await?;
     let job = server::run_job(&client, job).await?;
+    let has_extra = asked::has_extra(&job);
     match job.result {
-        Some(v1::job::Result::Estimate(told)) => Ok(Estimate::from(told)),
+        Some(v1::job::Result::Estimate(told)) => Ok(Estimate::of(told, has_extra)),
         _ => Err(Failure::new(format!("{}: the job succeeded without a result", job.name))),
     }
 }

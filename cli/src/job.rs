@@ -109,10 +109,10 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
             let output =
                 if result.output_image.is_empty() { &result.output_file } else { &result.output_image };
             facts.add("output", output);
-            crate::compress::text(&Compressed::from(result.clone()))
+            crate::compress::text(&Compressed::of(result.clone(), asked::has_extra(job)))
         }
         Some(imageops::v1::job::Result::Estimate(told)) => {
-            crate::dry_run::text(&Estimate::from(told.clone()))
+            crate::dry_run::text(&Estimate::of(told.clone(), asked::has_extra(job)))
         }
         None => String::new(),
     };

@@ -3,7 +3,7 @@
 use imageops::v1;
 
 use super::{
-    Check, Compressed, Digests, Estimate, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
+    Check, Compressed, Digests, Estimate, Extra, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
     Verdict, Volume,
 };
 
@@ -111,11 +111,25 @@ impl From<v1::GuestVolume> for Volume {
     }
 }
 
+impl Extra {
+    fn of(figures: v1::ExtraFigures, dropped_bytes: u64) -> Self {
+        let kept = figures.kept.into_iter().map(Reason::from).collect();
+        Self { bytes: figures.bytes, dropped: Some(dropped_bytes), kept }
+    }
+}
+
+impl From<v1::CompressedGaps> for Extra {
+    fn from(gaps: v1::CompressedGaps) -> Self {
+        Self::of(gaps.extra.unwrap_or_default(), gaps.dropped_bytes)
+    }
+}
+
 impl From<v1::CompressedPart> for Part {
     fn from(compressed: v1::CompressedPart) -> Self {
         let mut part = Self::from(compressed.part.unwrap_or_default());
         part.dropped = Some(compressed.dropped_bytes);
         part.kept.extend(compressed.kept_pieces.into_iter().map(Reason::from));
+        part.extra = compressed.extra.map(|extra| Extra::of(extra, compressed.extra_dropped_bytes));
         part.volumes = compressed.volumes.into_iter().map(Volume::from).collect();
         part
     }
@@ -125,6 +139,7 @@ impl From<v1::CompressedVolume> for Volume {
     fn from(compressed: v1::CompressedVolume) -> Self {
         let mut volume = Self::from(compressed.volume.unwrap_or_default());
         volume.dropped = Some(compressed.dropped_bytes);
+        volume.extra = compressed.extra.map(|extra| Extra::of(extra, compressed.extra_dropped_bytes));
         volume.kept.extend(compressed.kept_pieces.into_iter().map(Reason::from));
         volume
     }
@@ -194,8 +209,9 @@ impl From<v1::CheckResult> for Check {
     }
 }
 
-impl From<v1::CompressResult> for Compressed {
-    fn from(result: v1::CompressResult) -> Self {
+impl Compressed {
+    /// The result; with `has_extra` the job was asked to drop more than free space.
+    pub(crate) fn of(result: v1::CompressResult, has_extra: bool) -> Self {
         Self {
             source_format: format_name(result.source_format()),
             virtual_size: result.virtual_size_bytes,
@@ -206,8 +222,8 @@ impl From<v1::CompressResult> for Compressed {
             shared_bytes: result.shared_bytes,
             zero_bytes: result.zero_bytes,
             dropped_bytes: result.dropped_bytes,
-            extra_dropped_bytes: None,
-            gaps: None,
+            extra_dropped_bytes: has_extra.then_some(result.extra_dropped_bytes),
+            gaps: result.gaps.map(Extra::from),
             parts: result.parts.into_iter().map(Part::from).collect(),
             kept: result.kept.into_iter().map(Reason::from).collect(),
             snapshots_left_out: result.snapshots_left_out.into(),
@@ -218,15 +234,16 @@ impl From<v1::CompressResult> for Compressed {
     }
 }
 
-impl From<v1::CompressionEstimate> for Estimate {
-    fn from(told: v1::CompressionEstimate) -> Self {
+impl Estimate {
+    /// As [`Compressed::of`].
+    pub(crate) fn of(told: v1::CompressionEstimate, has_extra: bool) -> Self {
         Self {
             source_format: format_name(told.source_format()),
             virtual_size: told.virtual_size_bytes,
             stored_bytes: told.stored_bytes,
             dropped_bytes: told.dropped_bytes,
-            extra_dropped_bytes: None,
-            gaps: None,
+            extra_dropped_bytes: has_extra.then_some(told.extra_dropped_bytes),
+            gaps: told.gaps.map(Extra::from),
             kept_bytes: told.stored_bytes.saturating_sub(told.dropped_bytes),
             output_bytes_estimate: told.estimated_output_bytes,
             kept_clusters: told.kept_clusters,

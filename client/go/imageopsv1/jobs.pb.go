@@ -551,6 +551,64 @@ func (Recompress) EnumDescriptor() ([]byte, []int) {
 	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{8}
 }
 
+// What can be dropped beside free space, when it is asked for: conclusions of the engine, not the guest's own word.
+// docs/formats.md tells what each of them keeps.
+type ExtraGain int32
+
+const (
+	// Refused.
+	ExtraGain_EXTRA_GAIN_UNSPECIFIED ExtraGain = 0
+	// Bodies of clean journals inside ext3 and ext4.
+	ExtraGain_EXTRA_GAIN_JOURNALS ExtraGain = 1
+	// Inode tables of ext4 that no file has ever used.
+	ExtraGain_EXTRA_GAIN_INODE_TABLES ExtraGain = 2
+	// Gaps of 1 MiB and more between and behind partitions.
+	ExtraGain_EXTRA_GAIN_GAPS ExtraGain = 3
+)
+
+// Enum value maps for ExtraGain.
+var (
+	ExtraGain_name = map[int32]string{
+		0: "EXTRA_GAIN_UNSPECIFIED",
+		1: "EXTRA_GAIN_JOURNALS",
+		2: "EXTRA_GAIN_INODE_TABLES",
+		3: "EXTRA_GAIN_GAPS",
+	}
+	ExtraGain_value = map[string]int32{
+		"EXTRA_GAIN_UNSPECIFIED":  0,
+		"EXTRA_GAIN_JOURNALS":     1,
+		"EXTRA_GAIN_INODE_TABLES": 2,
+		"EXTRA_GAIN_GAPS":         3,
+	}
+)
+
+func (x ExtraGain) Enum() *ExtraGain {
+	p := new(ExtraGain)
+	*p = x
+	return p
+}
+
+func (x ExtraGain) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExtraGain) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_jobs_proto_enumTypes[9].Descriptor()
+}
+
+func (ExtraGain) Type() protoreflect.EnumType {
+	return &file_imageops_v1_jobs_proto_enumTypes[9]
+}
+
+func (x ExtraGain) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExtraGain.Descriptor instead.
+func (ExtraGain) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{9}
+}
+
 // Why a WatchStatus message was sent.
 type WatchEvent int32
 
@@ -592,11 +650,11 @@ func (x WatchEvent) String() string {
 }
 
 func (WatchEvent) Descriptor() protoreflect.EnumDescriptor {
-	return file_imageops_v1_jobs_proto_enumTypes[9].Descriptor()
+	return file_imageops_v1_jobs_proto_enumTypes[10].Descriptor()
 }
 
 func (WatchEvent) Type() protoreflect.EnumType {
-	return &file_imageops_v1_jobs_proto_enumTypes[9]
+	return &file_imageops_v1_jobs_proto_enumTypes[10]
 }
 
 func (x WatchEvent) Number() protoreflect.EnumNumber {
@@ -605,7 +663,7 @@ func (x WatchEvent) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchEvent.Descriptor instead.
 func (WatchEvent) EnumDescriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{10}
 }
 
 // How far a job is.
@@ -1440,6 +1498,8 @@ type CompressionSettings struct {
 	ShareIdentical bool `protobuf:"varint,6,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
 	// Whether what the guest has freed is kept.
 	KeepFreeSpace bool `protobuf:"varint,7,opt,name=keep_free_space,json=keepFreeSpace,proto3" json:"keep_free_space,omitempty"`
+	// What is dropped beside free space, each once, in the order of their numbers. Empty: nothing.
+	ExtraGains    []ExtraGain `protobuf:"varint,8,rep,packed,name=extra_gains,json=extraGains,proto3,enum=imageops.v1.ExtraGain" json:"extra_gains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1523,6 +1583,13 @@ func (x *CompressionSettings) GetKeepFreeSpace() bool {
 	return false
 }
 
+func (x *CompressionSettings) GetExtraGains() []ExtraGain {
+	if x != nil {
+		return x.ExtraGains
+	}
+	return nil
+}
+
 // Request of Compress.
 type CompressRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1553,8 +1620,11 @@ type CompressRequest struct {
 	Recompress Recompress `protobuf:"varint,11,opt,name=recompress,proto3,enum=imageops.v1.Recompress" json:"recompress,omitempty"`
 	// Stores equal clusters once: `shared_bytes` of the result tells what that won.
 	ShareIdentical bool `protobuf:"varint,12,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What to drop beside free space; not with `keep_free_space`. `extra_dropped_bytes` of the result tells what that won.
+	// Empty: nothing.
+	ExtraGains    []ExtraGain `protobuf:"varint,13,rep,packed,name=extra_gains,json=extraGains,proto3,enum=imageops.v1.ExtraGain" json:"extra_gains,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompressRequest) Reset() {
@@ -1671,6 +1741,13 @@ func (x *CompressRequest) GetShareIdentical() bool {
 	return false
 }
 
+func (x *CompressRequest) GetExtraGains() []ExtraGain {
+	if x != nil {
+		return x.ExtraGains
+	}
+	return nil
+}
+
 // Answer of Compress.
 type CompressResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1722,7 +1799,7 @@ type CompressedPart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The part; `kept` says why its free space was left alone.
 	Part *GuestPart `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
-	// Bytes dropped from it because the guest has freed them.
+	// Bytes dropped from it: what the guest has freed, and the extra gains that were asked for.
 	DroppedBytes uint64 `protobuf:"varint,2,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
 	// Reasons why pieces of the part (block groups) were kept while the rest was read, each reason once.
 	KeptPieces []*Reason `protobuf:"bytes,3,rep,name=kept_pieces,json=keptPieces,proto3" json:"kept_pieces,omitempty"`
@@ -1730,7 +1807,12 @@ type CompressedPart struct {
 	KeptPieceCount uint64 `protobuf:"varint,4,opt,name=kept_piece_count,json=keptPieceCount,proto3" json:"kept_piece_count,omitempty"`
 	// Of a physical volume of LVM2: its logical volumes, at most 256. `free_bytes` and `dropped_bytes` of the part count
 	// them in, beside the extents that belong to no volume.
-	Volumes       []*CompressedVolume `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes []*CompressedVolume `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Of `dropped_bytes`: the extra gains, those of its volumes counted in.
+	ExtraDroppedBytes uint64 `protobuf:"varint,6,opt,name=extra_dropped_bytes,json=extraDroppedBytes,proto3" json:"extra_dropped_bytes,omitempty"`
+	// What could be dropped of it beside free space. Absent: it was not asked for, or the content has none of it. With a
+	// physical volume its volumes have it.
+	Extra         *ExtraFigures `protobuf:"bytes,7,opt,name=extra,proto3" json:"extra,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1800,24 +1882,152 @@ func (x *CompressedPart) GetVolumes() []*CompressedVolume {
 	return nil
 }
 
+func (x *CompressedPart) GetExtraDroppedBytes() uint64 {
+	if x != nil {
+		return x.ExtraDroppedBytes
+	}
+	return 0
+}
+
+func (x *CompressedPart) GetExtra() *ExtraFigures {
+	if x != nil {
+		return x.Extra
+	}
+	return nil
+}
+
+// What could be dropped of something beside free space.
+type ExtraFigures struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes, whether the source stores them or not; free space is not among them.
+	Bytes uint64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Why a gain that was asked for was refused, as a whole or for some block groups.
+	Kept          []*Reason `protobuf:"bytes,2,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtraFigures) Reset() {
+	*x = ExtraFigures{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtraFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtraFigures) ProtoMessage() {}
+
+func (x *ExtraFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtraFigures.ProtoReflect.Descriptor instead.
+func (*ExtraFigures) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExtraFigures) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ExtraFigures) GetKept() []*Reason {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// What compress did with the gaps between and behind partitions.
+type CompressedGaps struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What could be dropped, and why a gap was kept.
+	Extra *ExtraFigures `protobuf:"bytes,1,opt,name=extra,proto3" json:"extra,omitempty"`
+	// Bytes that the source stored there and that were dropped.
+	DroppedBytes  uint64 `protobuf:"varint,2,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompressedGaps) Reset() {
+	*x = CompressedGaps{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompressedGaps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompressedGaps) ProtoMessage() {}
+
+func (x *CompressedGaps) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompressedGaps.ProtoReflect.Descriptor instead.
+func (*CompressedGaps) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CompressedGaps) GetExtra() *ExtraFigures {
+	if x != nil {
+		return x.Extra
+	}
+	return nil
+}
+
+func (x *CompressedGaps) GetDroppedBytes() uint64 {
+	if x != nil {
+		return x.DroppedBytes
+	}
+	return 0
+}
+
 // What compress did with a logical volume.
 type CompressedVolume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The volume; `kept` says why its free space was left alone.
 	Volume *GuestVolume `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	// Bytes dropped from it because the guest has freed them, of those that lie in the part.
+	// As in CompressedPart, of the bytes that lie in the part.
 	DroppedBytes uint64 `protobuf:"varint,2,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
 	// As in CompressedPart.
 	KeptPieces []*Reason `protobuf:"bytes,3,rep,name=kept_pieces,json=keptPieces,proto3" json:"kept_pieces,omitempty"`
 	// As in CompressedPart.
 	KeptPieceCount uint64 `protobuf:"varint,4,opt,name=kept_piece_count,json=keptPieceCount,proto3" json:"kept_piece_count,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// As in CompressedPart.
+	ExtraDroppedBytes uint64 `protobuf:"varint,5,opt,name=extra_dropped_bytes,json=extraDroppedBytes,proto3" json:"extra_dropped_bytes,omitempty"`
+	// As in CompressedPart, of all of the volume, wherever it lies.
+	Extra         *ExtraFigures `protobuf:"bytes,6,opt,name=extra,proto3" json:"extra,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompressedVolume) Reset() {
 	*x = CompressedVolume{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +2039,7 @@ func (x *CompressedVolume) String() string {
 func (*CompressedVolume) ProtoMessage() {}
 
 func (x *CompressedVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[12]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2052,7 @@ func (x *CompressedVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressedVolume.ProtoReflect.Descriptor instead.
 func (*CompressedVolume) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{12}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CompressedVolume) GetVolume() *GuestVolume {
@@ -1873,6 +2083,20 @@ func (x *CompressedVolume) GetKeptPieceCount() uint64 {
 	return 0
 }
 
+func (x *CompressedVolume) GetExtraDroppedBytes() uint64 {
+	if x != nil {
+		return x.ExtraDroppedBytes
+	}
+	return 0
+}
+
+func (x *CompressedVolume) GetExtra() *ExtraFigures {
+	if x != nil {
+		return x.Extra
+	}
+	return nil
+}
+
 // Result of a COMPRESS job.
 type CompressResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1892,7 +2116,8 @@ type CompressResult struct {
 	DataBytes uint64 `protobuf:"varint,7,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
 	// Guest bytes that read as zeros and were left out.
 	ZeroBytes uint64 `protobuf:"varint,8,opt,name=zero_bytes,json=zeroBytes,proto3" json:"zero_bytes,omitempty"`
-	// Guest bytes that were stored in the source and dropped because the guest has freed them.
+	// Guest bytes that were stored in the source and dropped: what the guest has freed, and the extra gains that were
+	// asked for.
 	DroppedBytes uint64 `protobuf:"varint,9,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
 	// By part, what was dropped and what was left alone and why.
 	Parts []*CompressedPart `protobuf:"bytes,10,rep,name=parts,proto3" json:"parts,omitempty"`
@@ -1910,14 +2135,18 @@ type CompressResult struct {
 	// Of `data_bytes`: guest bytes that were compressed in the source and were copied as they were.
 	CopiedBytes uint64 `protobuf:"varint,16,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
 	// Of `data_bytes`: guest bytes that share the stored bytes of an earlier cluster; 0 without `share_identical`.
-	SharedBytes   uint64 `protobuf:"varint,17,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
+	SharedBytes uint64 `protobuf:"varint,17,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
+	// Of `dropped_bytes`: the extra gains; 0 without `extra_gains`.
+	ExtraDroppedBytes uint64 `protobuf:"varint,18,opt,name=extra_dropped_bytes,json=extraDroppedBytes,proto3" json:"extra_dropped_bytes,omitempty"`
+	// The gaps between partitions. Absent: they were not asked for, or the disk has no partition table.
+	Gaps          *CompressedGaps `protobuf:"bytes,19,opt,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompressResult) Reset() {
 	*x = CompressResult{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2158,7 @@ func (x *CompressResult) String() string {
 func (*CompressResult) ProtoMessage() {}
 
 func (x *CompressResult) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[13]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2171,7 @@ func (x *CompressResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressResult.ProtoReflect.Descriptor instead.
 func (*CompressResult) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{13}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CompressResult) GetOutputFile() string {
@@ -2064,6 +2293,20 @@ func (x *CompressResult) GetSharedBytes() uint64 {
 	return 0
 }
 
+func (x *CompressResult) GetExtraDroppedBytes() uint64 {
+	if x != nil {
+		return x.ExtraDroppedBytes
+	}
+	return 0
+}
+
+func (x *CompressResult) GetGaps() *CompressedGaps {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
 // Request of EstimateCompression: the members of CompressRequest without those that say where the output goes.
 type EstimateCompressionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2087,13 +2330,15 @@ type EstimateCompressionRequest struct {
 	Recompress Recompress `protobuf:"varint,11,opt,name=recompress,proto3,enum=imageops.v1.Recompress" json:"recompress,omitempty"`
 	// As in CompressRequest. What sharing would win is not estimated.
 	ShareIdentical bool `protobuf:"varint,12,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// As in CompressRequest.
+	ExtraGains    []ExtraGain `protobuf:"varint,13,rep,packed,name=extra_gains,json=extraGains,proto3,enum=imageops.v1.ExtraGain" json:"extra_gains,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EstimateCompressionRequest) Reset() {
 	*x = EstimateCompressionRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +2350,7 @@ func (x *EstimateCompressionRequest) String() string {
 func (*EstimateCompressionRequest) ProtoMessage() {}
 
 func (x *EstimateCompressionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[14]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +2363,7 @@ func (x *EstimateCompressionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateCompressionRequest.ProtoReflect.Descriptor instead.
 func (*EstimateCompressionRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{14}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EstimateCompressionRequest) GetSource() *Source {
@@ -2191,6 +2436,13 @@ func (x *EstimateCompressionRequest) GetShareIdentical() bool {
 	return false
 }
 
+func (x *EstimateCompressionRequest) GetExtraGains() []ExtraGain {
+	if x != nil {
+		return x.ExtraGains
+	}
+	return nil
+}
+
 // Answer of EstimateCompression.
 type EstimateCompressionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2202,7 +2454,7 @@ type EstimateCompressionResponse struct {
 
 func (x *EstimateCompressionResponse) Reset() {
 	*x = EstimateCompressionResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2466,7 @@ func (x *EstimateCompressionResponse) String() string {
 func (*EstimateCompressionResponse) ProtoMessage() {}
 
 func (x *EstimateCompressionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[15]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2479,7 @@ func (x *EstimateCompressionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateCompressionResponse.ProtoReflect.Descriptor instead.
 func (*EstimateCompressionResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{15}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EstimateCompressionResponse) GetJob() *Job {
@@ -2246,7 +2498,7 @@ type CompressionEstimate struct {
 	VirtualSizeBytes uint64 `protobuf:"varint,2,opt,name=virtual_size_bytes,json=virtualSizeBytes,proto3" json:"virtual_size_bytes,omitempty"`
 	// Guest bytes that the source stores, compressed or not.
 	StoredBytes uint64 `protobuf:"varint,3,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
-	// Of these, what would be dropped because the guest has freed it.
+	// Of these, what would be dropped: what the guest has freed, and the extra gains that were asked for.
 	DroppedBytes uint64 `protobuf:"varint,4,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
 	// About how long the output would be, in bytes, by the clusters that were packed to learn it.
 	EstimatedOutputBytes uint64 `protobuf:"varint,5,opt,name=estimated_output_bytes,json=estimatedOutputBytes,proto3" json:"estimated_output_bytes,omitempty"`
@@ -2261,13 +2513,17 @@ type CompressionEstimate struct {
 	Kept []*Reason `protobuf:"bytes,9,rep,name=kept,proto3" json:"kept,omitempty"`
 	// As in Inspection. Empty also with `keep_free_space`: then nobody looks.
 	PartitionTable string `protobuf:"bytes,10,opt,name=partition_table,json=partitionTable,proto3" json:"partition_table,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// As in CompressResult.
+	ExtraDroppedBytes uint64 `protobuf:"varint,11,opt,name=extra_dropped_bytes,json=extraDroppedBytes,proto3" json:"extra_dropped_bytes,omitempty"`
+	// As in CompressResult.
+	Gaps          *CompressedGaps `protobuf:"bytes,12,opt,name=gaps,proto3" json:"gaps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompressionEstimate) Reset() {
 	*x = CompressionEstimate{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2535,7 @@ func (x *CompressionEstimate) String() string {
 func (*CompressionEstimate) ProtoMessage() {}
 
 func (x *CompressionEstimate) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[16]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2548,7 @@ func (x *CompressionEstimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompressionEstimate.ProtoReflect.Descriptor instead.
 func (*CompressionEstimate) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{16}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CompressionEstimate) GetSourceFormat() ImageFormat {
@@ -2365,6 +2621,20 @@ func (x *CompressionEstimate) GetPartitionTable() string {
 	return ""
 }
 
+func (x *CompressionEstimate) GetExtraDroppedBytes() uint64 {
+	if x != nil {
+		return x.ExtraDroppedBytes
+	}
+	return 0
+}
+
+func (x *CompressionEstimate) GetGaps() *CompressedGaps {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
 // Request of GetJob.
 type GetJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2376,7 +2646,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2658,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[17]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2671,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{17}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -2422,7 +2692,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2704,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[18]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2717,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{18}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -2474,7 +2744,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2756,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2769,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListJobsRequest) GetPageSize() uint32 {
@@ -2543,7 +2813,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2825,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2838,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -2598,7 +2868,7 @@ type WaitJobRequest struct {
 
 func (x *WaitJobRequest) Reset() {
 	*x = WaitJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2880,7 @@ func (x *WaitJobRequest) String() string {
 func (*WaitJobRequest) ProtoMessage() {}
 
 func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2893,7 @@ func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobRequest.ProtoReflect.Descriptor instead.
 func (*WaitJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WaitJobRequest) GetName() string {
@@ -2651,7 +2921,7 @@ type WaitJobResponse struct {
 
 func (x *WaitJobResponse) Reset() {
 	*x = WaitJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2933,7 @@ func (x *WaitJobResponse) String() string {
 func (*WaitJobResponse) ProtoMessage() {}
 
 func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2946,7 @@ func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobResponse.ProtoReflect.Descriptor instead.
 func (*WaitJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitJobResponse) GetJob() *Job {
@@ -2697,7 +2967,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2979,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2992,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -2743,7 +3013,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3025,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3038,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -2789,7 +3059,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +3071,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +3084,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -2833,7 +3103,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +3115,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +3128,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 // Request of WatchStatus.
@@ -2874,7 +3144,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +3156,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3169,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchStatusRequest) GetJob() string {
@@ -2932,7 +3202,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2944,7 +3214,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2957,7 +3227,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchStatusResponse) GetEvent() WatchEvent {
@@ -3060,7 +3330,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\adigests\x18\x06 \x01(\v2\x14.imageops.v1.DigestsR\adigests\x127\n" +
 	"\n" +
 	"inspection\x18\a \x01(\v2\x17.imageops.v1.InspectionR\n" +
-	"inspection\"\xfe\x02\n" +
+	"inspection\"\xb7\x03\n" +
 	"\x13CompressionSettings\x12:\n" +
 	"\vcompression\x18\x01 \x01(\x0e2\x18.imageops.v1.CompressionR\vcompression\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\rR\x05level\x12C\n" +
@@ -3071,8 +3341,10 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"recompress\x18\x05 \x01(\x0e2\x17.imageops.v1.RecompressR\n" +
 	"recompress\x12'\n" +
 	"\x0fshare_identical\x18\x06 \x01(\bR\x0eshareIdentical\x12&\n" +
-	"\x0fkeep_free_space\x18\a \x01(\bR\rkeepFreeSpaceB\x0e\n" +
-	"\f_named_level\"\xb6\x04\n" +
+	"\x0fkeep_free_space\x18\a \x01(\bR\rkeepFreeSpace\x127\n" +
+	"\vextra_gains\x18\b \x03(\x0e2\x16.imageops.v1.ExtraGainR\n" +
+	"extraGainsB\x0e\n" +
+	"\f_named_level\"\xef\x04\n" +
 	"\x0fCompressRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12\x1f\n" +
 	"\voutput_file\x18\x02 \x01(\tR\n" +
@@ -3091,23 +3363,35 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\n" +
 	"recompress\x18\v \x01(\x0e2\x17.imageops.v1.RecompressR\n" +
 	"recompress\x12'\n" +
-	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdenticalB\b\n" +
+	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdentical\x127\n" +
+	"\vextra_gains\x18\r \x03(\x0e2\x16.imageops.v1.ExtraGainR\n" +
+	"extraGainsB\b\n" +
 	"\x06_level\"6\n" +
 	"\x10CompressResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xfa\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xdb\x02\n" +
 	"\x0eCompressedPart\x12*\n" +
 	"\x04part\x18\x01 \x01(\v2\x16.imageops.v1.GuestPartR\x04part\x12#\n" +
 	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\x124\n" +
 	"\vkept_pieces\x18\x03 \x03(\v2\x13.imageops.v1.ReasonR\n" +
 	"keptPieces\x12(\n" +
 	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\x127\n" +
-	"\avolumes\x18\x05 \x03(\v2\x1d.imageops.v1.CompressedVolumeR\avolumes\"\xc9\x01\n" +
+	"\avolumes\x18\x05 \x03(\v2\x1d.imageops.v1.CompressedVolumeR\avolumes\x12.\n" +
+	"\x13extra_dropped_bytes\x18\x06 \x01(\x04R\x11extraDroppedBytes\x12/\n" +
+	"\x05extra\x18\a \x01(\v2\x19.imageops.v1.ExtraFiguresR\x05extra\"M\n" +
+	"\fExtraFigures\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12'\n" +
+	"\x04kept\x18\x02 \x03(\v2\x13.imageops.v1.ReasonR\x04kept\"f\n" +
+	"\x0eCompressedGaps\x12/\n" +
+	"\x05extra\x18\x01 \x01(\v2\x19.imageops.v1.ExtraFiguresR\x05extra\x12#\n" +
+	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\"\xaa\x02\n" +
 	"\x10CompressedVolume\x120\n" +
 	"\x06volume\x18\x01 \x01(\v2\x18.imageops.v1.GuestVolumeR\x06volume\x12#\n" +
 	"\rdropped_bytes\x18\x02 \x01(\x04R\fdroppedBytes\x124\n" +
 	"\vkept_pieces\x18\x03 \x03(\v2\x13.imageops.v1.ReasonR\n" +
 	"keptPieces\x12(\n" +
-	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\"\xab\x05\n" +
+	"\x10kept_piece_count\x18\x04 \x01(\x04R\x0ekeptPieceCount\x12.\n" +
+	"\x13extra_dropped_bytes\x18\x05 \x01(\x04R\x11extraDroppedBytes\x12/\n" +
+	"\x05extra\x18\x06 \x01(\v2\x19.imageops.v1.ExtraFiguresR\x05extra\"\x8c\x06\n" +
 	"\x0eCompressResult\x12\x1f\n" +
 	"\voutput_file\x18\x01 \x01(\tR\n" +
 	"outputFile\x12!\n" +
@@ -3129,7 +3413,9 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\adigests\x18\x0e \x01(\v2\x14.imageops.v1.DigestsR\adigests\x12'\n" +
 	"\x04kept\x18\x0f \x03(\v2\x13.imageops.v1.ReasonR\x04kept\x12!\n" +
 	"\fcopied_bytes\x18\x10 \x01(\x04R\vcopiedBytes\x12!\n" +
-	"\fshared_bytes\x18\x11 \x01(\x04R\vsharedBytes\"\xf0\x03\n" +
+	"\fshared_bytes\x18\x11 \x01(\x04R\vsharedBytes\x12.\n" +
+	"\x13extra_dropped_bytes\x18\x12 \x01(\x04R\x11extraDroppedBytes\x12/\n" +
+	"\x04gaps\x18\x13 \x01(\v2\x1b.imageops.v1.CompressedGapsR\x04gaps\"\xa9\x04\n" +
 	"\x1aEstimateCompressionRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12:\n" +
 	"\vcompression\x18\x04 \x01(\x0e2\x18.imageops.v1.CompressionR\vcompression\x12\x19\n" +
@@ -3145,10 +3431,12 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\n" +
 	"recompress\x18\v \x01(\x0e2\x17.imageops.v1.RecompressR\n" +
 	"recompress\x12'\n" +
-	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdenticalB\b\n" +
+	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdentical\x127\n" +
+	"\vextra_gains\x18\r \x03(\x0e2\x16.imageops.v1.ExtraGainR\n" +
+	"extraGainsB\b\n" +
 	"\x06_level\"A\n" +
 	"\x1bEstimateCompressionResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xd5\x03\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xb6\x04\n" +
 	"\x13CompressionEstimate\x12=\n" +
 	"\rsource_format\x18\x01 \x01(\x0e2\x18.imageops.v1.ImageFormatR\fsourceFormat\x12,\n" +
 	"\x12virtual_size_bytes\x18\x02 \x01(\x04R\x10virtualSizeBytes\x12!\n" +
@@ -3160,7 +3448,9 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x05parts\x18\b \x03(\v2\x1b.imageops.v1.CompressedPartR\x05parts\x12'\n" +
 	"\x04kept\x18\t \x03(\v2\x13.imageops.v1.ReasonR\x04kept\x12'\n" +
 	"\x0fpartition_table\x18\n" +
-	" \x01(\tR\x0epartitionTable\"#\n" +
+	" \x01(\tR\x0epartitionTable\x12.\n" +
+	"\x13extra_dropped_bytes\x18\v \x01(\x04R\x11extraDroppedBytes\x12/\n" +
+	"\x04gaps\x18\f \x01(\v2\x1b.imageops.v1.CompressedGapsR\x04gaps\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"4\n" +
 	"\x0eGetJobResponse\x12\"\n" +
@@ -3241,7 +3531,12 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"Recompress\x12\x1a\n" +
 	"\x16RECOMPRESS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fRECOMPRESS_AUTO\x10\x01\x12\x15\n" +
-	"\x11RECOMPRESS_ALWAYS\x10\x02*v\n" +
+	"\x11RECOMPRESS_ALWAYS\x10\x02*r\n" +
+	"\tExtraGain\x12\x1a\n" +
+	"\x16EXTRA_GAIN_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13EXTRA_GAIN_JOURNALS\x10\x01\x12\x1b\n" +
+	"\x17EXTRA_GAIN_INODE_TABLES\x10\x02\x12\x13\n" +
+	"\x0fEXTRA_GAIN_GAPS\x10\x03*v\n" +
 	"\n" +
 	"WatchEvent\x12\x1b\n" +
 	"\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -3261,8 +3556,8 @@ func file_imageops_v1_jobs_proto_rawDescGZIP() []byte {
 	return file_imageops_v1_jobs_proto_rawDescData
 }
 
-var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_imageops_v1_jobs_proto_goTypes = []any{
 	(JobKind)(0),                        // 0: imageops.v1.JobKind
 	(JobState)(0),                       // 1: imageops.v1.JobState
@@ -3273,113 +3568,125 @@ var file_imageops_v1_jobs_proto_goTypes = []any{
 	(CompressionLevel)(0),               // 6: imageops.v1.CompressionLevel
 	(CompressionWindow)(0),              // 7: imageops.v1.CompressionWindow
 	(Recompress)(0),                     // 8: imageops.v1.Recompress
-	(WatchEvent)(0),                     // 9: imageops.v1.WatchEvent
-	(*Progress)(nil),                    // 10: imageops.v1.Progress
-	(*JobError)(nil),                    // 11: imageops.v1.JobError
-	(*Job)(nil),                         // 12: imageops.v1.Job
-	(*CheckRequest)(nil),                // 13: imageops.v1.CheckRequest
-	(*CheckResponse)(nil),               // 14: imageops.v1.CheckResponse
-	(*CheckFigures)(nil),                // 15: imageops.v1.CheckFigures
-	(*Finding)(nil),                     // 16: imageops.v1.Finding
-	(*CheckResult)(nil),                 // 17: imageops.v1.CheckResult
-	(*CompressionSettings)(nil),         // 18: imageops.v1.CompressionSettings
-	(*CompressRequest)(nil),             // 19: imageops.v1.CompressRequest
-	(*CompressResponse)(nil),            // 20: imageops.v1.CompressResponse
-	(*CompressedPart)(nil),              // 21: imageops.v1.CompressedPart
-	(*CompressedVolume)(nil),            // 22: imageops.v1.CompressedVolume
-	(*CompressResult)(nil),              // 23: imageops.v1.CompressResult
-	(*EstimateCompressionRequest)(nil),  // 24: imageops.v1.EstimateCompressionRequest
-	(*EstimateCompressionResponse)(nil), // 25: imageops.v1.EstimateCompressionResponse
-	(*CompressionEstimate)(nil),         // 26: imageops.v1.CompressionEstimate
-	(*GetJobRequest)(nil),               // 27: imageops.v1.GetJobRequest
-	(*GetJobResponse)(nil),              // 28: imageops.v1.GetJobResponse
-	(*ListJobsRequest)(nil),             // 29: imageops.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),            // 30: imageops.v1.ListJobsResponse
-	(*WaitJobRequest)(nil),              // 31: imageops.v1.WaitJobRequest
-	(*WaitJobResponse)(nil),             // 32: imageops.v1.WaitJobResponse
-	(*CancelJobRequest)(nil),            // 33: imageops.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),           // 34: imageops.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),            // 35: imageops.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),           // 36: imageops.v1.DeleteJobResponse
-	(*WatchStatusRequest)(nil),          // 37: imageops.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),         // 38: imageops.v1.WatchStatusResponse
-	(*durationpb.Duration)(nil),         // 39: google.protobuf.Duration
-	(*Source)(nil),                      // 40: imageops.v1.Source
-	(*timestamppb.Timestamp)(nil),       // 41: google.protobuf.Timestamp
-	(*Reason)(nil),                      // 42: imageops.v1.Reason
-	(*Digests)(nil),                     // 43: imageops.v1.Digests
-	(*Inspection)(nil),                  // 44: imageops.v1.Inspection
-	(*GuestPart)(nil),                   // 45: imageops.v1.GuestPart
-	(*GuestVolume)(nil),                 // 46: imageops.v1.GuestVolume
-	(ImageFormat)(0),                    // 47: imageops.v1.ImageFormat
+	(ExtraGain)(0),                      // 9: imageops.v1.ExtraGain
+	(WatchEvent)(0),                     // 10: imageops.v1.WatchEvent
+	(*Progress)(nil),                    // 11: imageops.v1.Progress
+	(*JobError)(nil),                    // 12: imageops.v1.JobError
+	(*Job)(nil),                         // 13: imageops.v1.Job
+	(*CheckRequest)(nil),                // 14: imageops.v1.CheckRequest
+	(*CheckResponse)(nil),               // 15: imageops.v1.CheckResponse
+	(*CheckFigures)(nil),                // 16: imageops.v1.CheckFigures
+	(*Finding)(nil),                     // 17: imageops.v1.Finding
+	(*CheckResult)(nil),                 // 18: imageops.v1.CheckResult
+	(*CompressionSettings)(nil),         // 19: imageops.v1.CompressionSettings
+	(*CompressRequest)(nil),             // 20: imageops.v1.CompressRequest
+	(*CompressResponse)(nil),            // 21: imageops.v1.CompressResponse
+	(*CompressedPart)(nil),              // 22: imageops.v1.CompressedPart
+	(*ExtraFigures)(nil),                // 23: imageops.v1.ExtraFigures
+	(*CompressedGaps)(nil),              // 24: imageops.v1.CompressedGaps
+	(*CompressedVolume)(nil),            // 25: imageops.v1.CompressedVolume
+	(*CompressResult)(nil),              // 26: imageops.v1.CompressResult
+	(*EstimateCompressionRequest)(nil),  // 27: imageops.v1.EstimateCompressionRequest
+	(*EstimateCompressionResponse)(nil), // 28: imageops.v1.EstimateCompressionResponse
+	(*CompressionEstimate)(nil),         // 29: imageops.v1.CompressionEstimate
+	(*GetJobRequest)(nil),               // 30: imageops.v1.GetJobRequest
+	(*GetJobResponse)(nil),              // 31: imageops.v1.GetJobResponse
+	(*ListJobsRequest)(nil),             // 32: imageops.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),            // 33: imageops.v1.ListJobsResponse
+	(*WaitJobRequest)(nil),              // 34: imageops.v1.WaitJobRequest
+	(*WaitJobResponse)(nil),             // 35: imageops.v1.WaitJobResponse
+	(*CancelJobRequest)(nil),            // 36: imageops.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),           // 37: imageops.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),            // 38: imageops.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),           // 39: imageops.v1.DeleteJobResponse
+	(*WatchStatusRequest)(nil),          // 40: imageops.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),         // 41: imageops.v1.WatchStatusResponse
+	(*durationpb.Duration)(nil),         // 42: google.protobuf.Duration
+	(*Source)(nil),                      // 43: imageops.v1.Source
+	(*timestamppb.Timestamp)(nil),       // 44: google.protobuf.Timestamp
+	(*Reason)(nil),                      // 45: imageops.v1.Reason
+	(*Digests)(nil),                     // 46: imageops.v1.Digests
+	(*Inspection)(nil),                  // 47: imageops.v1.Inspection
+	(*GuestPart)(nil),                   // 48: imageops.v1.GuestPart
+	(*GuestVolume)(nil),                 // 49: imageops.v1.GuestVolume
+	(ImageFormat)(0),                    // 50: imageops.v1.ImageFormat
 }
 var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	2,  // 0: imageops.v1.Progress.phase:type_name -> imageops.v1.JobPhase
-	39, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	42, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
 	0,  // 2: imageops.v1.Job.kind:type_name -> imageops.v1.JobKind
 	1,  // 3: imageops.v1.Job.state:type_name -> imageops.v1.JobState
-	10, // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
-	40, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
-	11, // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
-	17, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
-	23, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
-	26, // 9: imageops.v1.Job.estimate:type_name -> imageops.v1.CompressionEstimate
-	41, // 10: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	41, // 11: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	41, // 12: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	41, // 13: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 14: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
-	40, // 15: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
+	11, // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
+	43, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
+	12, // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
+	18, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
+	26, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
+	29, // 9: imageops.v1.Job.estimate:type_name -> imageops.v1.CompressionEstimate
+	44, // 10: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	44, // 11: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	44, // 12: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	44, // 13: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 14: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
+	43, // 15: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
 	3,  // 16: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
-	12, // 17: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
+	13, // 17: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
 	4,  // 18: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
-	15, // 19: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
-	42, // 20: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
-	16, // 21: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
-	43, // 22: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
-	44, // 23: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
+	16, // 19: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
+	45, // 20: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
+	17, // 21: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
+	46, // 22: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
+	47, // 23: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
 	5,  // 24: imageops.v1.CompressionSettings.compression:type_name -> imageops.v1.Compression
 	6,  // 25: imageops.v1.CompressionSettings.named_level:type_name -> imageops.v1.CompressionLevel
 	7,  // 26: imageops.v1.CompressionSettings.window:type_name -> imageops.v1.CompressionWindow
 	8,  // 27: imageops.v1.CompressionSettings.recompress:type_name -> imageops.v1.Recompress
-	40, // 28: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
-	5,  // 29: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
-	6,  // 30: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 31: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 32: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
-	12, // 33: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
-	45, // 34: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
-	42, // 35: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
-	22, // 36: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
-	46, // 37: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
-	42, // 38: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
-	47, // 39: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
-	21, // 40: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
-	43, // 41: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
-	42, // 42: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
-	40, // 43: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
-	5,  // 44: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
-	6,  // 45: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 46: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 47: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
-	12, // 48: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
-	47, // 49: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
-	21, // 50: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
-	42, // 51: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
-	12, // 52: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
-	1,  // 53: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
-	0,  // 54: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
-	12, // 55: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
-	39, // 56: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
-	12, // 57: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
-	12, // 58: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
-	9,  // 59: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
-	12, // 60: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	9,  // 28: imageops.v1.CompressionSettings.extra_gains:type_name -> imageops.v1.ExtraGain
+	43, // 29: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
+	5,  // 30: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 31: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 32: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 33: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
+	9,  // 34: imageops.v1.CompressRequest.extra_gains:type_name -> imageops.v1.ExtraGain
+	13, // 35: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
+	48, // 36: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
+	45, // 37: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
+	25, // 38: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
+	23, // 39: imageops.v1.CompressedPart.extra:type_name -> imageops.v1.ExtraFigures
+	45, // 40: imageops.v1.ExtraFigures.kept:type_name -> imageops.v1.Reason
+	23, // 41: imageops.v1.CompressedGaps.extra:type_name -> imageops.v1.ExtraFigures
+	49, // 42: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
+	45, // 43: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
+	23, // 44: imageops.v1.CompressedVolume.extra:type_name -> imageops.v1.ExtraFigures
+	50, // 45: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
+	22, // 46: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
+	46, // 47: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
+	45, // 48: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
+	24, // 49: imageops.v1.CompressResult.gaps:type_name -> imageops.v1.CompressedGaps
+	43, // 50: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
+	5,  // 51: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 52: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 53: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 54: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
+	9,  // 55: imageops.v1.EstimateCompressionRequest.extra_gains:type_name -> imageops.v1.ExtraGain
+	13, // 56: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
+	50, // 57: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
+	22, // 58: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
+	45, // 59: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
+	24, // 60: imageops.v1.CompressionEstimate.gaps:type_name -> imageops.v1.CompressedGaps
+	13, // 61: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
+	1,  // 62: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
+	0,  // 63: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
+	13, // 64: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
+	42, // 65: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
+	13, // 66: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
+	13, // 67: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
+	10, // 68: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
+	13, // 69: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_jobs_proto_init() }
@@ -3397,14 +3704,14 @@ func file_imageops_v1_jobs_proto_init() {
 	file_imageops_v1_jobs_proto_msgTypes[6].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[8].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[9].OneofWrappers = []any{}
-	file_imageops_v1_jobs_proto_msgTypes[14].OneofWrappers = []any{}
+	file_imageops_v1_jobs_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_jobs_proto_rawDesc), len(file_imageops_v1_jobs_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   29,
+			NumEnums:      11,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

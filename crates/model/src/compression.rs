@@ -20,6 +20,21 @@ pub struct CompressionChoice {
     /// Stores equal clusters once.
     #[serde(default)]
     pub share_identical: bool,
+    /// Drops more than free space.
+    #[serde(default)]
+    pub extra: ExtraChoice,
+}
+
+/// What is dropped beside free space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExtraChoice {
+    /// Bodies of clean journals.
+    pub journals: bool,
+    /// Inode tables that no file has ever used.
+    pub inode_tables: bool,
+    /// Gaps between and behind partitions.
+    pub gaps: bool,
 }
 
 /// Effort of a coder.

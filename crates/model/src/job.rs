@@ -236,7 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::compression::{Effort, NamedLevel};
+    use crate::compression::{Effort, ExtraChoice, NamedLevel};
 
     fn any_event() -> impl Strategy<Value = JobEvent> {
         prop_oneof![
@@ -290,6 +290,7 @@ mod tests {
                 narrow_window: true,
                 recompress_always: true,
                 share_identical: true,
+                extra: ExtraChoice { journals: true, inode_tables: true, gaps: true },
             };
             let spec = JobSpec::Estimate(EstimateSpec { source: Source::File("a".into()), compression });
             let text = serde_json::to_string(&spec).expect("a spec is plain data");

@@ -14,7 +14,7 @@ mod tenant;
 mod time;
 mod upload;
 
-pub use compression::{CompressionChoice, Effort, NamedLevel};
+pub use compression::{CompressionChoice, Effort, ExtraChoice, NamedLevel};
 pub use details::{ImageDetails, InvalidDetail};
 pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
 pub use image::{ImageEvent, ImageState};

@@ -2,7 +2,7 @@
 
 use imageops::v1;
 use imageops_image::reason;
-use imageops_model::{CompressionChoice, Effort, NamedLevel};
+use imageops_model::{CompressionChoice, Effort, ExtraChoice, NamedLevel};
 
 use crate::compression::engine_options;
 use crate::failure::{Failure, Result};
@@ -20,6 +20,7 @@ pub(crate) fn request_of_estimate(request: v1::EstimateCompressionRequest) -> v1
         window: request.window,
         recompress: request.recompress,
         share_identical: request.share_identical,
+        extra_gains: request.extra_gains,
         output_file: String::new(),
         output_display_name: String::new(),
     }
@@ -34,6 +35,7 @@ pub(crate) fn read_compression(request: &v1::CompressRequest) -> Result<Compress
         narrow_window: read_narrow(request.window)?,
         recompress_always: read_always(request.recompress)?,
         share_identical: request.share_identical,
+        extra: read_extra(&request.extra_gains, request.keep_free_space)?,
     };
     engine_options(&choice).check().map_err(|error| match error.reason {
         reason::COMPRESSION_LEVEL => Failure::invalid("level", error.message),
@@ -84,6 +86,24 @@ fn read_always(value: i32) -> Result<bool> {
     }
 }
 
+fn read_extra(gains: &[i32], keep_free_space: bool) -> Result<ExtraChoice> {
+    let mut choice = ExtraChoice::default();
+    for gain in gains {
+        match v1::ExtraGain::try_from(*gain) {
+            Ok(v1::ExtraGain::Journals) => choice.journals = true,
+            Ok(v1::ExtraGain::InodeTables) => choice.inode_tables = true,
+            Ok(v1::ExtraGain::Gaps) => choice.gaps = true,
+            Ok(v1::ExtraGain::Unspecified) | Err(_) => {
+                return Err(Failure::invalid("extra_gains", "takes JOURNALS, INODE_TABLES and GAPS"));
+            }
+        }
+    }
+    if keep_free_space && !gains.is_empty() {
+        return Err(Failure::invalid("extra_gains", "contradicts `keep_free_space`; set one of both"));
+    }
+    Ok(choice)
+}
+
 /// What a job tells of the choices: each spelled out.
 pub(super) fn settings(choice: &CompressionChoice) -> v1::CompressionSettings {
     let compression = if choice.zstd { v1::Compression::Zstd } else { v1::Compression::Zlib };
@@ -97,6 +117,11 @@ pub(super) fn settings(choice: &CompressionChoice) -> v1::CompressionSettings {
     let window =
         if choice.narrow_window { v1::CompressionWindow::Narrow } else { v1::CompressionWindow::Full };
     let recompress = if choice.recompress_always { v1::Recompress::Always } else { v1::Recompress::Auto };
+    let extra = [
+        (choice.extra.journals, v1::ExtraGain::Journals),
+        (choice.extra.inode_tables, v1::ExtraGain::InodeTables),
+        (choice.extra.gaps, v1::ExtraGain::Gaps),
+    ];
     v1::CompressionSettings {
         compression: compression.into(),
         level: engine_options(choice).level_number().into(),
@@ -105,6 +130,7 @@ pub(super) fn settings(choice: &CompressionChoice) -> v1::CompressionSettings {
         recompress: recompress.into(),
         share_identical: choice.share_identical,
         keep_free_space: choice.keep_free_space,
+        extra_gains: extra.into_iter().filter(|(set, _)| *set).map(|(_, gain)| gain.into()).collect(),
     }
 }
 
@@ -162,6 +188,13 @@ mod tests {
                 "COMPRESSION_WINDOW",
                 "window",
             ),
+            (v1::CompressRequest { extra_gains: vec![1, 0], ..all() }, "INVALID_ARGUMENT", "extra_gains"),
+            (v1::CompressRequest { extra_gains: vec![9], ..all() }, "INVALID_ARGUMENT", "extra_gains"),
+            (
+                v1::CompressRequest { extra_gains: vec![1], keep_free_space: true, ..all() },
+                "INVALID_ARGUMENT",
+                "extra_gains",
+            ),
         ] {
             assert_refused(&request, reason, field);
         }
@@ -183,7 +216,7 @@ mod tests {
         assert_eq!((plain.compression(), plain.level), (v1::Compression::Zlib, 4));
         assert_eq!(plain.named_level(), v1::CompressionLevel::Default);
         assert_eq!((plain.window(), plain.recompress()), (v1::CompressionWindow::Full, v1::Recompress::Auto));
-        assert!(!plain.share_identical && !plain.keep_free_space);
+        assert!(!plain.share_identical && !plain.keep_free_space && plain.extra_gains.is_empty());
         let request = v1::EstimateCompressionRequest {
             compression: v1::Compression::Zlib.into(),
             named_level: v1::CompressionLevel::Smallest.into(),
@@ -197,5 +230,7 @@ mod tests {
         assert_eq!((all.named_level(), all.level), (v1::CompressionLevel::Smallest, 9));
         assert_eq!((all.window(), all.recompress()), (v1::CompressionWindow::Narrow, v1::Recompress::Always));
         assert!(all.share_identical && all.keep_free_space);
+        let request = v1::EstimateCompressionRequest { extra_gains: vec![3, 1, 2, 1], ..Default::default() };
+        assert_eq!(settled(&request_of_estimate(request)).extra_gains, [1, 2, 3], "each once");
     }
 }

@@ -2,9 +2,9 @@
 
 use imageops::v1;
 use imageops_image::check::{CheckOutcome, CheckReport, Finding, FindingKind};
-use imageops_image::compress::{PartReport, VolumeReport};
+use imageops_image::compress::{GapsReport, PartReport, VolumeReport};
 use imageops_image::digest::Digests;
-use imageops_image::guest::Kept;
+use imageops_image::guest::{ExtraSummary, Kept};
 
 use super::images;
 use crate::worker::{CompressOutcome, EstimateOutcome};
@@ -80,6 +80,8 @@ pub(super) fn compress(outcome: CompressOutcome) -> v1::CompressResult {
         kept: report.kept.iter().map(images::kept).collect(),
         copied_bytes: report.copied_bytes,
         shared_bytes: report.shared_bytes,
+        extra_dropped_bytes: report.extra_dropped_bytes,
+        gaps: report.gaps.as_ref().map(gaps),
     }
 }
 
@@ -97,6 +99,8 @@ pub(super) fn estimate(outcome: EstimateOutcome) -> v1::CompressionEstimate {
         parts: estimate.parts.iter().map(part).collect(),
         kept: estimate.kept.iter().map(images::kept).collect(),
         partition_table: images::table(estimate.table),
+        extra_dropped_bytes: estimate.extra_dropped_bytes,
+        gaps: estimate.gaps.as_ref().map(gaps),
     }
 }
 
@@ -108,6 +112,8 @@ fn part(report: &PartReport) -> v1::CompressedPart {
         kept_pieces,
         kept_piece_count,
         volumes: report.volumes.iter().take(images::PARTS_MAX).map(volume).collect(),
+        extra_dropped_bytes: report.extra_dropped_bytes,
+        extra: report.part.extra.as_ref().map(extra),
     }
 }
 
@@ -118,7 +124,28 @@ fn volume(report: &VolumeReport) -> v1::CompressedVolume {
         dropped_bytes: report.dropped_bytes,
         kept_pieces,
         kept_piece_count,
+        extra_dropped_bytes: report.extra_dropped_bytes,
+        extra: report.volume.extra.as_ref().map(extra),
     }
+}
+
+fn gaps(report: &GapsReport) -> v1::CompressedGaps {
+    v1::CompressedGaps { extra: Some(extra(&report.summary)), dropped_bytes: report.dropped_bytes }
+}
+
+fn extra(summary: &ExtraSummary) -> v1::ExtraFigures {
+    v1::ExtraFigures { bytes: summary.bytes, kept: summary.kept.iter().map(kept_extra).collect() }
+}
+
+/// Why a gain was refused. There is no count beside it: the sentence tells of how many groups.
+fn kept_extra(kept: &Kept) -> v1::Reason {
+    let reason = images::kept(kept);
+    let message = match kept.groups {
+        0 => reason.message,
+        1 => format!("{} (1 group)", reason.message),
+        groups => format!("{} ({groups} groups)", reason.message),
+    };
+    v1::Reason { message, ..reason }
 }
 
 /// Why pieces were kept, and how many.
