@@ -1,5 +1,6 @@
 //! Reference counts that are lowered in place.
 
+use super::batch::PIECE_BYTES;
 use super::medium::Medium;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::qcow2::Header;
@@ -8,8 +9,6 @@ use crate::storage::read_zero_filled;
 
 /// Bits of an entry of the table that are no offset.
 const RESERVED_MASK: u64 = 0x1ff;
-/// Blocks are read and written in pieces of this size, or of a cluster when that is smaller.
-const PIECE_BYTES: u64 = 4096;
 
 /// The stored reference counts of an image whose check was clean.
 pub(super) struct Counts<'a> {
