@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Extent};
 use crate::error::Result;
 
 /// A stretch of a disk that is looked at by itself.
@@ -42,6 +42,14 @@ impl<'a> Device<'a> {
         }
         self.disk.read_at(buffer, self.start_bytes + offset)?;
         Ok(true)
+    }
+
+    /// The extent of the disk that `offset` lies in, counted from the start of the device.
+    pub(crate) fn extent_at(&self, offset: u64) -> Result<Option<Extent>> {
+        let extent = self.disk.extent_at(self.start_bytes.saturating_add(offset))?;
+        let inside = |place: u64| place.saturating_sub(self.start_bytes);
+        Ok(extent
+            .map(|extent| Extent { range: inside(extent.range.start)..inside(extent.range.end), ..extent }))
     }
 
     /// Whether nothing is stored for `range`, so that it reads as zeros: cheaper to know than to read.

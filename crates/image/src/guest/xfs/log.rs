@@ -10,6 +10,7 @@ use super::Found;
 use super::fields::BigEndian;
 use super::superblock::Superblock;
 use crate::control::Control;
+use crate::disk::Extent;
 use crate::error::Result;
 use crate::guest::Kept;
 use crate::guest::device::Device;
@@ -138,11 +139,12 @@ impl Ring<'_> {
     fn find_head(&self, control: &Control) -> Result<Option<Head>> {
         let mut shape = Shape { uuid: self.uuid, ..Shape::default() };
         let mut buffer = vec![0; PIECE];
+        let mut known = None;
         for start in (0..self.blocks).step_by(PIECE / BLOCK) {
             control.check_cancelled()?;
             let blocks = (self.blocks - start).min((PIECE / BLOCK) as u64) as usize;
             let piece = &mut buffer[..blocks * BLOCK];
-            let follows = if self.read_piece(piece, start)? {
+            let follows = if self.read_piece(piece, start, &mut known)? {
                 piece.chunks_exact(BLOCK).zip(start..).all(|(block, place)| shape.add(place, block))
             } else {
                 shape.add_zeros(start..start + blocks as u64)
@@ -158,12 +160,21 @@ impl Ring<'_> {
     }
 
     /// Fills `piece` with blocks from `start`; `false` when they are zeros. Most of a young log was never written to, and
-    /// is not read.
-    fn read_piece(&self, piece: &mut [u8], start: u64) -> Result<bool> {
+    /// is not read. `known` is the extent that was asked for last: some file systems look at every page of an extent to
+    /// tell where it ends, and asking again for each piece would take the square of its length.
+    fn read_piece(&self, piece: &mut [u8], start: u64, known: &mut Option<Extent>) -> Result<bool> {
         let place = self.start + start * BLOCK as u64;
+        let range = place..place + piece.len() as u64;
+        if !known.as_ref().is_some_and(|extent| extent.range.contains(&place)) {
+            *known = self.device.extent_at(place)?;
+        }
+        let is_unstored = match known {
+            Some(extent) if extent.kind.is_stored() => false,
+            Some(extent) if extent.range.end >= range.end => true,
+            _ => self.device.is_unstored(range)?,
+        };
         // Outside it cannot be: the superblock's sizes were checked against the device.
-        Ok(!self.device.is_unstored(place..place + piece.len() as u64)?
-            && self.device.read_at(piece, place)?)
+        Ok(!is_unstored && self.device.read_at(piece, place)?)
     }
 
     /// Reads the block at `distance` before `block`, around the start of the ring where it must.
