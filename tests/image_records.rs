@@ -7,7 +7,7 @@ mod support;
 use imageops::FieldMask;
 use imageops::v1::{
     CheckRequest, CompressRequest, DownloadImageRequest, Image, ImageOrder, ImageState, JobState,
-    ListImagesRequest, UpdateImageRequest,
+    ListImagesRequest, UpdateImageRequest, UploadCommit, UploadMetadata,
 };
 use imageops_client::Client;
 use serde_json::json;
@@ -16,7 +16,7 @@ use tonic::Code;
 use support::http::{Answer, get, request};
 use support::jobs::{download, image};
 use support::status::assert_status;
-use support::upload::upload;
+use support::upload::{Stream, metadata, name_of, upload};
 use support::{Service, wait_for};
 
 fn id(image: &Image) -> &str {
@@ -298,6 +298,52 @@ async fn an_emptied_trash_leaves_no_bytes() {
     }
     let client = service.client();
     assert_eq!(client.get_image(&kept.name).await.unwrap(), kept);
+}
+
+/// What is said while an image is uploaded is there from its first moment.
+#[tokio::test]
+async fn an_image_is_described_while_it_is_uploaded() {
+    let service = Service::start();
+    let client = service.client();
+    let said = UploadMetadata {
+        description: "the golden one".to_owned(),
+        labels: [("team".to_owned(), "a".to_owned())].into(),
+        properties: [("os_distro".to_owned(), "debian".to_owned())].into(),
+        tags: vec!["golden".to_owned()],
+        ..metadata("described")
+    };
+    let stream = Stream::begin(&client, &said).await;
+    stream.chunk(0, &[1; 5000]).await;
+    // Another stream goes on with it: what was said is kept with the upload.
+    stream.close().await.unwrap();
+    let stream = Stream::resume(&client, &name_of(&said), 5000).await;
+    let image = stream.commit(UploadCommit::default()).await.unwrap().image.unwrap();
+    assert_eq!(image.description, said.description);
+    assert_eq!((&image.labels, &image.properties, &image.tags), (&said.labels, &said.properties, &said.tags));
+    assert_eq!(client.get_image(&image.name).await.unwrap(), image);
+    // The same id with other words is another upload.
+    let other = UploadMetadata { tags: Vec::new(), ..said };
+    let refused = Stream::begin(&client, &other).await.close().await.unwrap_err();
+    assert_status(&refused, Code::AlreadyExists, "REQUEST_ID_REUSED");
+    let wrong = UploadMetadata { labels: [("No".to_owned(), String::new())].into(), ..metadata("wrong") };
+    let refused = Stream::begin(&client, &wrong).await.close().await.unwrap_err();
+    assert_status(&refused, Code::InvalidArgument, "INVALID_ARGUMENT");
+
+    let path =
+        "/v1/images?display_name=web&label=team=b&label=stage=test&property=os_distro=debian&tag=x&tag=y";
+    let octets = [("content-type", "application/octet-stream")];
+    let stored = request(service.http(), "POST", path, &octets, &[2; 5000]);
+    assert_eq!(stored.status, 201, "{}", stored.text());
+    let stored: Image = serde_json::from_value(stored.json()).unwrap();
+    assert_eq!((stored.labels.len(), stored.labels["stage"].as_str()), (2, "test"));
+    assert_eq!((stored.properties["os_distro"].as_str(), stored.tags.join(",").as_str()), ("debian", "x,y"));
+    let form = "--b\r\nContent-Disposition: form-data; name=\"label\"\r\n\r\nteam=c\r\n--b\r\n\
+                Content-Disposition: form-data; name=\"tag\"\r\n\r\nz\r\n--b\r\n\
+                Content-Disposition: form-data; name=\"file\"; filename=\"a.img\"\r\n\r\nbytes of a disk\r\n--b--\r\n";
+    let multipart = [("content-type", "multipart/form-data; boundary=b")];
+    let stored = request(service.http(), "POST", "/v1/images", &multipart, form.as_bytes());
+    assert_eq!(stored.status, 201, "{}", stored.text());
+    assert_eq!((&stored.json()["labels"]["team"], &stored.json()["tags"]), (&json!("c"), &json!(["z"])));
 }
 
 fn patch(service: &Service, path: &str, headers: &[(&str, &str)], body: &serde_json::Value) -> Answer {

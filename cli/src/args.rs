@@ -210,6 +210,12 @@ impl ExtraArgs {
     }
 }
 
+/// A name and a value.
+pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("has the form NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn parse_level(text: &str) -> Result<Level, String> {
     text.parse().map_err(|_| "not fast, default, small, smallest or a number".to_owned())
 }
@@ -332,6 +338,22 @@ pub(crate) struct UploadArgs {
     /// Name of the image; without it that of the file.
     #[arg(long)]
     pub(crate) name: Option<String>,
+
+    /// Text for people.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) description: String,
+
+    /// Label of the image; may be given more than once, as the next two.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub(crate) label: Vec<(String, String)>,
+
+    /// Property of the image.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    pub(crate) property: Vec<(String, String)>,
+
+    /// Tag of the image.
+    #[arg(long)]
+    pub(crate) tag: Vec<String>,
 
     /// Go on with an upload that was interrupted (uploads/ID).
     #[arg(long, value_name = "UPLOAD")]

@@ -30,6 +30,10 @@ pub(crate) async fn run(global: &Global, arguments: &UploadArgs) -> Result<Exit,
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let options = UploadOptions {
         display_name: arguments.name.clone().or(file_name).unwrap_or_default(),
+        description: arguments.description.clone(),
+        labels: arguments.label.iter().cloned().collect(),
+        properties: arguments.property.iter().cloned().collect(),
+        tags: arguments.tag.clone(),
         id: Some(id),
         ..UploadOptions::default()
     };

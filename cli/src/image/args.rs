@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 use imageops::v1::{ImageOrder, ImageState, ListImagesRequest};
 
+use crate::args::parse_pair;
+
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -147,9 +149,4 @@ pub(crate) struct SetArgs {
     /// Whether its bytes are withheld.
     #[arg(long, value_name = "BOOL")]
     pub(crate) disabled: Option<bool>,
-}
-
-fn parse_pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("has the form NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }

@@ -355,8 +355,16 @@ type UploadMetadata struct {
 	SizeBytes *uint64 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
 	// Digests that the whole must have. Empty members are not compared.
 	ExpectedDigests *Digests `protobuf:"bytes,5,opt,name=expected_digests,json=expectedDigests,proto3" json:"expected_digests,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What people say of the image to be, as in Image and with its limits.
+	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// See Image.
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// See Image.
+	Properties map[string]string `protobuf:"bytes,8,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// See Image.
+	Tags          []string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UploadMetadata) Reset() {
@@ -420,6 +428,34 @@ func (x *UploadMetadata) GetSizeBytes() uint64 {
 func (x *UploadMetadata) GetExpectedDigests() *Digests {
 	if x != nil {
 		return x.ExpectedDigests
+	}
+	return nil
+}
+
+func (x *UploadMetadata) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *UploadMetadata) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *UploadMetadata) GetProperties() map[string]string {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
+}
+
+func (x *UploadMetadata) GetTags() []string {
+	if x != nil {
+		return x.Tags
 	}
 	return nil
 }
@@ -920,7 +956,7 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x06resume\x18\x02 \x01(\v2\x19.imageops.v1.UploadResumeH\x00R\x06resume\x12*\n" +
 	"\x05chunk\x18\x03 \x01(\v2\x12.imageops.v1.ChunkH\x00R\x05chunk\x123\n" +
 	"\x06commit\x18\x04 \x01(\v2\x19.imageops.v1.UploadCommitH\x00R\x06commitB\t\n" +
-	"\amessage\"\x89\x02\n" +
+	"\amessage\"\xc7\x04\n" +
 	"\x0eUploadMetadata\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12!\n" +
@@ -928,7 +964,19 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x0fdeclared_format\x18\x03 \x01(\x0e2\x18.imageops.v1.ImageFormatR\x0edeclaredFormat\x12\"\n" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x04H\x00R\tsizeBytes\x88\x01\x01\x12?\n" +
-	"\x10expected_digests\x18\x05 \x01(\v2\x14.imageops.v1.DigestsR\x0fexpectedDigestsB\r\n" +
+	"\x10expected_digests\x18\x05 \x01(\v2\x14.imageops.v1.DigestsR\x0fexpectedDigests\x12 \n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\x12?\n" +
+	"\x06labels\x18\a \x03(\v2'.imageops.v1.UploadMetadata.LabelsEntryR\x06labels\x12K\n" +
+	"\n" +
+	"properties\x18\b \x03(\v2+.imageops.v1.UploadMetadata.PropertiesEntryR\n" +
+	"properties\x12\x12\n" +
+	"\x04tags\x18\t \x03(\tR\x04tags\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fPropertiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
 	"\v_size_bytes\"I\n" +
 	"\fUploadResume\x12\x16\n" +
 	"\x06upload\x18\x01 \x01(\tR\x06upload\x12!\n" +
@@ -977,7 +1025,7 @@ func file_imageops_v1_uploads_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_uploads_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_imageops_v1_uploads_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_imageops_v1_uploads_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_imageops_v1_uploads_proto_goTypes = []any{
 	(UploadState)(0),              // 0: imageops.v1.UploadState
 	(*Upload)(nil),                // 1: imageops.v1.Upload
@@ -992,38 +1040,42 @@ var file_imageops_v1_uploads_proto_goTypes = []any{
 	(*ListUploadsResponse)(nil),   // 10: imageops.v1.ListUploadsResponse
 	(*AbortUploadRequest)(nil),    // 11: imageops.v1.AbortUploadRequest
 	(*AbortUploadResponse)(nil),   // 12: imageops.v1.AbortUploadResponse
-	(ImageFormat)(0),              // 13: imageops.v1.ImageFormat
-	(*Reason)(nil),                // 14: imageops.v1.Reason
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*Chunk)(nil),                 // 16: imageops.v1.Chunk
-	(*Digests)(nil),               // 17: imageops.v1.Digests
-	(*Image)(nil),                 // 18: imageops.v1.Image
+	nil,                           // 13: imageops.v1.UploadMetadata.LabelsEntry
+	nil,                           // 14: imageops.v1.UploadMetadata.PropertiesEntry
+	(ImageFormat)(0),              // 15: imageops.v1.ImageFormat
+	(*Reason)(nil),                // 16: imageops.v1.Reason
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Chunk)(nil),                 // 18: imageops.v1.Chunk
+	(*Digests)(nil),               // 19: imageops.v1.Digests
+	(*Image)(nil),                 // 20: imageops.v1.Image
 }
 var file_imageops_v1_uploads_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.Upload.state:type_name -> imageops.v1.UploadState
-	13, // 1: imageops.v1.Upload.declared_format:type_name -> imageops.v1.ImageFormat
-	14, // 2: imageops.v1.Upload.error:type_name -> imageops.v1.Reason
-	15, // 3: imageops.v1.Upload.create_time:type_name -> google.protobuf.Timestamp
-	15, // 4: imageops.v1.Upload.update_time:type_name -> google.protobuf.Timestamp
-	15, // 5: imageops.v1.Upload.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 1: imageops.v1.Upload.declared_format:type_name -> imageops.v1.ImageFormat
+	16, // 2: imageops.v1.Upload.error:type_name -> imageops.v1.Reason
+	17, // 3: imageops.v1.Upload.create_time:type_name -> google.protobuf.Timestamp
+	17, // 4: imageops.v1.Upload.update_time:type_name -> google.protobuf.Timestamp
+	17, // 5: imageops.v1.Upload.expire_time:type_name -> google.protobuf.Timestamp
 	3,  // 6: imageops.v1.UploadImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
 	4,  // 7: imageops.v1.UploadImageRequest.resume:type_name -> imageops.v1.UploadResume
-	16, // 8: imageops.v1.UploadImageRequest.chunk:type_name -> imageops.v1.Chunk
+	18, // 8: imageops.v1.UploadImageRequest.chunk:type_name -> imageops.v1.Chunk
 	5,  // 9: imageops.v1.UploadImageRequest.commit:type_name -> imageops.v1.UploadCommit
-	13, // 10: imageops.v1.UploadMetadata.declared_format:type_name -> imageops.v1.ImageFormat
-	17, // 11: imageops.v1.UploadMetadata.expected_digests:type_name -> imageops.v1.Digests
-	17, // 12: imageops.v1.UploadCommit.expected_digests:type_name -> imageops.v1.Digests
-	1,  // 13: imageops.v1.UploadImageResponse.upload:type_name -> imageops.v1.Upload
-	18, // 14: imageops.v1.UploadImageResponse.image:type_name -> imageops.v1.Image
-	1,  // 15: imageops.v1.GetUploadResponse.upload:type_name -> imageops.v1.Upload
-	0,  // 16: imageops.v1.ListUploadsRequest.states:type_name -> imageops.v1.UploadState
-	1,  // 17: imageops.v1.ListUploadsResponse.uploads:type_name -> imageops.v1.Upload
-	1,  // 18: imageops.v1.AbortUploadResponse.upload:type_name -> imageops.v1.Upload
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	15, // 10: imageops.v1.UploadMetadata.declared_format:type_name -> imageops.v1.ImageFormat
+	19, // 11: imageops.v1.UploadMetadata.expected_digests:type_name -> imageops.v1.Digests
+	13, // 12: imageops.v1.UploadMetadata.labels:type_name -> imageops.v1.UploadMetadata.LabelsEntry
+	14, // 13: imageops.v1.UploadMetadata.properties:type_name -> imageops.v1.UploadMetadata.PropertiesEntry
+	19, // 14: imageops.v1.UploadCommit.expected_digests:type_name -> imageops.v1.Digests
+	1,  // 15: imageops.v1.UploadImageResponse.upload:type_name -> imageops.v1.Upload
+	20, // 16: imageops.v1.UploadImageResponse.image:type_name -> imageops.v1.Image
+	1,  // 17: imageops.v1.GetUploadResponse.upload:type_name -> imageops.v1.Upload
+	0,  // 18: imageops.v1.ListUploadsRequest.states:type_name -> imageops.v1.UploadState
+	1,  // 19: imageops.v1.ListUploadsResponse.uploads:type_name -> imageops.v1.Upload
+	1,  // 20: imageops.v1.AbortUploadResponse.upload:type_name -> imageops.v1.Upload
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_uploads_proto_init() }
@@ -1047,7 +1099,7 @@ func file_imageops_v1_uploads_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_uploads_proto_rawDesc), len(file_imageops_v1_uploads_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,5 +1,6 @@
 //! Uploads that go on by themselves after the connection broke.
 
+use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::time::Duration;
 
@@ -38,6 +39,14 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct UploadOptions {
     /// Label of the image to be.
     pub display_name: String,
+    /// Text for people.
+    pub description: String,
+    /// To find and group images by.
+    pub labels: HashMap<String, String>,
+    /// Facts for programs.
+    pub properties: HashMap<String, String>,
+    /// Words.
+    pub tags: Vec<String>,
     /// Format that the bytes must turn out to have; unspecified: decided by content.
     pub declared_format: ImageFormat,
     /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is always sent
@@ -184,6 +193,10 @@ fn metadata(id: Uuid, options: &UploadOptions, size_bytes: u64) -> Message {
         declared_format: options.declared_format.into(),
         size_bytes: Some(size_bytes),
         expected_digests: Some(options.expected_digests.clone()),
+        description: options.description.clone(),
+        labels: options.labels.clone(),
+        properties: options.properties.clone(),
+        tags: options.tags.clone(),
     })
 }
 

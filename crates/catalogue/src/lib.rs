@@ -149,6 +149,8 @@ pub struct UploadRow {
     pub state: UploadState,
     /// Label of the image to be.
     pub label: Label,
+    /// What is said of the image to be.
+    pub details: ImageDetails,
     /// Format that the client declared, in the engine's spelling.
     pub declared_format: Option<String>,
     /// Length that the client declared.

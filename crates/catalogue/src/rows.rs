@@ -71,6 +71,8 @@ pub(crate) struct UploadRecord {
     tenant: String,
     state: String,
     label: String,
+    /// JSON.
+    details: String,
     declared_format: Option<String>,
     size_bytes: Option<i64>,
     expected_md5: Option<String>,
@@ -92,6 +94,7 @@ impl TryFrom<UploadRecord> for UploadRow {
             tenant: read_tenant(record.tenant)?,
             state: UploadState::parse(&record.state).ok_or_else(|| corrupt("upload state"))?,
             label: read_label(record.label)?,
+            details: read_json("details", &record.details)?,
             declared_format: record.declared_format,
             size_bytes: record.size_bytes.map(|bytes| read_number("upload size", bytes)).transpose()?,
             expected_md5: record.expected_md5,

@@ -176,6 +176,7 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
         tenant: tenant(),
         state: UploadState::Open,
         label: Label::new("disk").unwrap(),
+        details: ImageDetails { tags: ["golden".to_owned()].into(), ..ImageDetails::default() },
         declared_format: Some("raw".to_owned()),
         size_bytes: Some(1000),
         expected_md5: None,

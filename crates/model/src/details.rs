@@ -26,6 +26,7 @@ const PROPERTIES_BYTES_MAX: usize = 1 << 20;
 
 /// What people say of an image, checked against the limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ImageDetails {
     /// Text for people, at most 2,048 characters.
     pub description: String,

@@ -21,17 +21,24 @@ use crate::query::{self, Query};
 use crate::route::{Content, Route};
 use crate::router::Gateway;
 
-/// Longest text field of a form, in bytes.
-const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Longest text field of a form, in bytes: a property with its name.
+const TEXT_BYTES_MAX: usize = 68 << 10;
 
 /// What a caller may say about the image, in the query or in fields of a form.
-const FIELDS: [&str; 5] = ["display_name", "format", "md5", "sha256", "request_id"];
+const FIELDS: [&str; 9] =
+    ["display_name", "description", "label", "property", "tag", "format", "md5", "sha256", "request_id"];
+/// Those of them that may repeat.
+const REPEATED: [&str; 3] = ["label", "property", "tag"];
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::new("post", "/v1/images", "uploadImage", "Takes in an image in one request.", post(upload))
             .tag("Images")
             .query("display_name", "Label of the image; by default the name of the form's file.")
+            .query("description", "Text for people.")
+            .query("label", "Label of the image, `key=value`; may repeat.")
+            .query("property", "Property of the image, `name=value`; may repeat.")
+            .query("tag", "Tag of the image; may repeat.")
             .query("format", "Format that the bytes must turn out to have: `raw`, `qcow2`, …")
             .query("md5", "MD5 that the bytes must have, hexadecimal.")
             .query("sha256", "SHA-256 that the bytes must have, hexadecimal.")
@@ -55,7 +62,12 @@ async fn upload(
     let query = Query::parse(&uri, &FIELDS)?;
     let mut metadata = UploadMetadata::default();
     for name in FIELDS {
-        if let Some(value) = query.one(name)? {
+        let values: Vec<_> = if REPEATED.contains(&name) {
+            query.all(name).collect()
+        } else {
+            query.one(name)?.into_iter().collect()
+        };
+        for value in values {
             describe(&mut metadata, name, value)?;
         }
     }
@@ -78,6 +90,10 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
     let digests = metadata.expected_digests.get_or_insert_with(Digests::default);
     match name {
         "display_name" => value.clone_into(&mut metadata.display_name),
+        "description" => value.clone_into(&mut metadata.description),
+        "label" => metadata.labels.extend([pair("label", value)?]),
+        "property" => metadata.properties.extend([pair("property", value)?]),
+        "tag" => metadata.tags.push(value.to_owned()),
         "request_id" => value.clone_into(&mut metadata.request_id),
         "md5" => digests.md5 = value.to_ascii_lowercase(),
         "sha256" => digests.sha256 = value.to_ascii_lowercase(),
@@ -89,6 +105,13 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
         _ => return Err(Problem::invalid("form", format!("the fields are: file, {}", FIELDS.join(", ")))),
     }
     Ok(())
+}
+
+/// A field of the form `name=value`.
+pub(super) fn pair(field: &str, text: &str) -> Result<(String, String), Problem> {
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| Problem::invalid(field, "has the form name=value"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn begin(gateway: &Gateway, headers: &HeaderMap, mut metadata: UploadMetadata) -> Intake {
@@ -197,6 +220,15 @@ mod tests {
         assert_eq!(metadata.declared_format(), ImageFormat::Qcow2);
         assert_eq!(metadata.expected_digests.as_ref().unwrap().md5, "ab");
         assert_eq!((metadata.display_name.as_str(), metadata.request_id.as_str()), ("a", "r"));
+        for (name, value) in [("label", "a=b"), ("label", "c="), ("property", "d=e=f"), ("tag", "g")] {
+            describe(&mut metadata, name, value).unwrap();
+        }
+        assert_eq!((metadata.labels.len(), metadata.labels["c"].as_str()), (2, ""));
+        assert_eq!(
+            (metadata.properties["d"].as_str(), metadata.tags.as_slice()),
+            ("e=f", &["g".to_owned()][..])
+        );
+        assert!(describe(&mut metadata, "label", "a").is_err());
         assert!(describe(&mut metadata, "format", "floppy").is_err());
         assert!(describe(&mut metadata, "colour", "red").is_err());
     }

@@ -14,6 +14,7 @@ use imageops::v1::{
 };
 use serde_json::{Map, Value};
 
+use super::images::pair;
 use super::{answer, header_text, malformed, present, read_json, resource};
 use crate::call;
 use crate::problem::Problem;
@@ -97,11 +98,7 @@ async fn list(
             .ok_or_else(|| Problem::invalid("order", "is none of its values"))?,
         None => ImageOrder::Unspecified.into(),
     };
-    let labels = query.all("label").map(|label| {
-        let (key, value) =
-            label.split_once('=').ok_or_else(|| Problem::invalid("label", "has the form key=value"))?;
-        Ok((key.to_owned(), value.to_owned()))
-    });
+    let labels = query.all("label").map(|label| pair("label", label));
     let message = ListImagesRequest {
         page_size: query.number("page_size")?,
         page_token: query.text("page_token")?,

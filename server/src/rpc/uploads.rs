@@ -307,6 +307,8 @@ async fn create(app: &App, caller: &Caller, metadata: v1::UploadMetadata) -> Res
         .map_err(|_| Failure::invalid("metadata.request_id", "must be a UUID: it becomes the upload's id"))?;
     let label = Label::new(metadata.display_name)
         .map_err(|error| Failure::invalid("metadata.display_name", error.to_string()))?;
+    let details =
+        wire::read_upload_details(metadata.description, metadata.labels, metadata.properties, metadata.tags)?;
     if metadata.size_bytes.is_some_and(|size| size > app.config.upload_max_bytes) {
         return Err(too_large(app.config.upload_max_bytes));
     }
@@ -324,6 +326,7 @@ async fn create(app: &App, caller: &Caller, metadata: v1::UploadMetadata) -> Res
         tenant: caller.tenant.clone(),
         state: UploadState::Open,
         label,
+        details,
         declared_format: declared.map(|format| format.as_str().to_owned()),
         size_bytes: metadata.size_bytes,
         expected_md5: promise.md5,

@@ -11,7 +11,7 @@ use imageops_image::check::{CheckOptions, check};
 use imageops_image::format::Format;
 use imageops_image::inspect::{InspectOptions, Inspection, Reason, Verdict};
 use imageops_image::storage::Storage;
-use imageops_model::{ImageDetails, ImageId, ImageState};
+use imageops_model::{ImageId, ImageState};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -94,7 +94,7 @@ pub async fn commit(
         store: app.store.id(),
         blob,
         derived_from: None,
-        details: ImageDetails::default(),
+        details: upload.details.clone(),
         enabled: true,
         revision: 1,
         create_time: time,

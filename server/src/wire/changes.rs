@@ -116,6 +116,30 @@ fn details(image: &v1::Image) -> ImageDetails {
     }
 }
 
+/// What is said of an image while it is uploaded.
+pub(crate) fn read_upload_details(
+    description: String,
+    labels: HashMap<String, String>,
+    properties: HashMap<String, String>,
+    tags: Vec<String>,
+) -> Result<ImageDetails> {
+    let details = ImageDetails {
+        description,
+        labels: labels.into_iter().collect(),
+        properties: properties.into_iter().collect(),
+        tags: tags.into_iter().collect(),
+        protected: false,
+    };
+    let field = |field: &str| match field {
+        "description" => "metadata.description",
+        "labels" => "metadata.labels",
+        "properties" => "metadata.properties",
+        _ => "metadata.tags",
+    };
+    details.check().map_err(|error| Failure::invalid(field(error.field), error.problem))?;
+    Ok(details)
+}
+
 fn image_member(field: &str) -> &'static str {
     match field {
         "description" => "image.description",

@@ -7,7 +7,9 @@ mod jobs;
 mod requests;
 mod results;
 
-pub(crate) use changes::{read_etag, read_formats, read_image_change, read_image_order, read_image_states};
+pub(crate) use changes::{
+    read_etag, read_formats, read_image_change, read_image_order, read_image_states, read_upload_details,
+};
 pub(crate) use compression::{read_compression, request_of_estimate};
 pub(crate) use images::{image, inspection, upload};
 pub(crate) use jobs::job;

@@ -4,7 +4,7 @@ use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadSt
 use sqlx::SqliteConnection;
 
 use super::{Slice, filter, found, images};
-use crate::rows::{UploadRecord, read_uuid, write_failure, write_number, write_uuid};
+use crate::rows::{UploadRecord, read_uuid, write_failure, write_json, write_number, write_uuid};
 use crate::{Created, Error, ImageRow, Page, Result, UploadRow};
 
 const WHAT: &str = "upload";
@@ -15,7 +15,7 @@ const EXPIRE_MAX: i64 = 1_000;
 macro_rules! select_uploads {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, state, label, declared_format, size_bytes, expected_md5, expected_sha256, \
+            "SELECT id, tenant, state, label, details, declared_format, size_bytes, expected_md5, expected_sha256, \
              durable_bytes, image, failure, create_time, update_time, expire_time FROM uploads ",
             $rest
         )
@@ -33,8 +33,8 @@ const SELECT_PAGE: &str = select_uploads!(
 );
 
 const INSERT: &str = "INSERT INTO uploads (id, tenant, state, label, declared_format, size_bytes, expected_md5, \
-     expected_sha256, durable_bytes, create_time, update_time, expire_time) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+     expected_sha256, durable_bytes, create_time, update_time, expire_time, details) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image = $3, failure = $4, update_time = $5, \
      expire_time = $6 WHERE tenant = $7 AND id = $8 AND state = $9 AND durable_bytes = $10";
@@ -70,6 +70,7 @@ pub(super) async fn create(db: &mut SqliteConnection, upload: UploadRow) -> Resu
         .bind(upload.create_time.0)
         .bind(upload.update_time.0)
         .bind(upload.expire_time.0)
+        .bind(write_json(&upload.details)?)
         .execute(&mut *db)
         .await?;
     Ok(Created::New(get(db, &upload.tenant, upload.id).await?))
@@ -78,6 +79,7 @@ pub(super) async fn create(db: &mut SqliteConnection, upload: UploadRow) -> Resu
 fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
     known.tenant == asked.tenant
         && known.label == asked.label
+        && known.details == asked.details
         && known.declared_format == asked.declared_format
         && known.size_bytes == asked.size_bytes
         && known.expected_md5 == asked.expected_md5

@@ -45,6 +45,7 @@ pub(crate) async fn the_same_id_is_the_same_upload<D: Database>() {
     let others = [
         UploadRow { tenant: other_tenant(), ..first.clone() },
         UploadRow { label: Label::default(), ..first.clone() },
+        UploadRow { details: imageops_model::ImageDetails::default(), ..first.clone() },
         UploadRow { declared_format: None, ..first.clone() },
         UploadRow { size_bytes: Some(1001), ..first.clone() },
         UploadRow { expected_md5: Some("3".repeat(32)), ..first.clone() },
