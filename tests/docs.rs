@@ -159,7 +159,7 @@ fn settings(program: &str) -> BTreeSet<String> {
             found.extend(words(flag, "--").next().map(str::to_owned));
         }
         if let Some(variable) = line.strip_prefix("[env: ") {
-            found.extend(variable.split('=').next().map(str::to_owned));
+            found.extend(variable.split(['=', ']']).next().map(str::to_owned));
         }
     }
     found

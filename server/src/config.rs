@@ -101,6 +101,10 @@ pub struct Settings {
     /// Directory of the catalogue, the store and what is being staged [default: $XDG_DATA_HOME/imageops].
     #[arg(long, env = "IMAGEOPS_DATA_DIR", global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// PostgreSQL database that holds the catalogue, `postgres://user@host/database`; the password may come from
+    /// PGPASSWORD or ~/.pgpass. One server for each database [default: an SQLite file in the data directory].
+    #[arg(long, env = "IMAGEOPS_CATALOGUE_URL", global = true, value_name = "URL", hide_env_values = true)]
+    pub catalogue_url: Option<String>,
     /// Image root: `file` sources and outputs are names below it [default: `images` in the data directory].
     #[arg(long, env = "IMAGE_PATH", value_name = "DIR")]
     pub image_path: Option<PathBuf>,
@@ -171,6 +175,9 @@ pub struct Settings {
 pub struct Config {
     /// See [`Settings::data_dir`].
     pub data_dir: PathBuf,
+    /// See [`Settings::catalogue_url`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalogue_url: Option<String>,
     /// See [`Settings::image_path`].
     pub image_path: PathBuf,
     /// See [`Settings::grpc_listen`].
@@ -237,6 +244,7 @@ impl Config {
         Ok(Self {
             image_path,
             data_dir,
+            catalogue_url: flags.catalogue_url.or(file.catalogue_url),
             grpc_listen: flags
                 .grpc_listen
                 .or(file.grpc_listen)
@@ -303,6 +311,10 @@ impl Config {
                 "listening beyond loopback lets everyone in who can reach the port: say --auth none if that is meant, or \
                  --auth token and make a key with `imageops-server key create`",
             ));
+        }
+        let is_postgres = |url: &String| url.starts_with("postgres://") || url.starts_with("postgresql://");
+        if self.catalogue_url.as_ref().is_some_and(|url| !is_postgres(url)) {
+            return Err(refuse("--catalogue-url must begin with postgres://; leave it out for SQLite"));
         }
         if self.image_path == self.data_dir {
             return Err(refuse(
@@ -400,6 +412,7 @@ mod tests {
             (["--job-timeout-seconds", "0"], "--job-timeout-seconds"),
             (["--http-listen", "127.0.0.1:50051"], "--http-listen"),
             (["--log", "=/=/"], "--log"),
+            (["--catalogue-url", "sqlite://x"], "--catalogue-url"),
             (["--image-path", "/d"], "--image-path"),
         ] {
             let refused = load(&arguments).unwrap_err();

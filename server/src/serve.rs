@@ -11,8 +11,7 @@ use std::time::Duration;
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOpsServer;
 use imageops::v1::images_server::ImagesServer;
-use imageops_catalogue::Catalogue;
-use imageops_catalogue::sqlite::SqliteCatalogue;
+use imageops_catalogue::{Catalogue, PostgresCatalogue, SqliteCatalogue};
 use imageops_client::Connection;
 use imageops_gateway::{Drained, FilenameForm, GatewayConfig, Limits, Origins};
 use imageops_store::{DirectoryStore, ImageRoot, Store};
@@ -45,14 +44,19 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Opens the catalogue in the data directory, for the server and for `key` commands.
 pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal> {
+    let failed = |place: &dyn std::fmt::Display, error: imageops_catalogue::Error| {
+        tracing::debug!(?error, "catalogue");
+        Fatal::new(Exit::Catalogue, format!("the catalogue {place} cannot be opened: {error}"))
+    };
+    if let Some(url) = &config.catalogue_url {
+        // The address may hold a password: it is not shown.
+        let catalogue = PostgresCatalogue::connect(url).await;
+        return Ok(Arc::new(catalogue.map_err(|error| failed(&"of --catalogue-url", error))?));
+    }
     make_directory(&config.data_dir, 0o700)?;
     let path = config.data_dir.join("catalogue.sqlite");
-    let catalogue = SqliteCatalogue::open(&path).await.map_err(|error| {
-        let message = format!("the catalogue {} cannot be opened: {error}", path.display());
-        tracing::debug!(?error, "catalogue");
-        Fatal::new(Exit::Catalogue, message)
-    })?;
-    Ok(Arc::new(catalogue))
+    let catalogue = SqliteCatalogue::open(&path).await;
+    Ok(Arc::new(catalogue.map_err(|error| failed(&path.display(), error))?))
 }
 
 /// Serves until a signal, then drains.

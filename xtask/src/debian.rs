@@ -29,6 +29,8 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("xorriso", "xorriso"),
+    ("pg_createcluster", "postgresql"),
+    ("setpriv", "util-linux"),
     ("python3", "python3"),
     ("curl", "curl"),
     ("git", "git"),

@@ -1,5 +1,8 @@
 //! The one error type of the catalogue.
 
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
+
 /// A failure of the catalogue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -78,23 +81,46 @@ const SQLITE_CORRUPT: i64 = 11;
 const SQLITE_FULL: i64 = 13;
 const SQLITE_NOT_A_DATABASE: i64 = 26;
 
+/// Codes of PostgreSQL (its manual, appendix A).
+const POSTGRES_DISK_FULL: &str = "53100";
+const POSTGRES_DATA_CORRUPTED: &str = "XX001";
+const POSTGRES_INDEX_CORRUPTED: &str = "XX002";
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
                 Self::Corrupt { what: error.to_string() }
             }
-            sqlx::Error::Database(failure) => {
-                let code = failure.code().and_then(|code| code.parse::<i64>().ok()).unwrap_or(0);
-                match code & 0xff {
-                    SQLITE_CORRUPT | SQLITE_NOT_A_DATABASE => {
-                        Self::Corrupt { what: failure.message().to_owned() }
-                    }
-                    SQLITE_FULL => Self::NoSpace(error),
-                    _ => Self::Unavailable(error),
-                }
-            }
+            sqlx::Error::Database(failure) => match cause(&**failure) {
+                Cause::Damage => Self::Corrupt { what: failure.message().to_owned() },
+                Cause::NoSpace => Self::NoSpace(error),
+                Cause::Other => Self::Unavailable(error),
+            },
             _ => Self::Unavailable(error),
         }
+    }
+}
+
+/// What a database's own failure means to us.
+enum Cause {
+    Damage,
+    NoSpace,
+    Other,
+}
+
+fn cause(failure: &dyn DatabaseError) -> Cause {
+    let code = failure.code().unwrap_or_default();
+    if failure.try_downcast_ref::<SqliteError>().is_none() {
+        return match &*code {
+            POSTGRES_DISK_FULL => Cause::NoSpace,
+            POSTGRES_DATA_CORRUPTED | POSTGRES_INDEX_CORRUPTED => Cause::Damage,
+            _ => Cause::Other,
+        };
+    }
+    match code.parse::<i64>().unwrap_or(0) & 0xff {
+        SQLITE_CORRUPT | SQLITE_NOT_A_DATABASE => Cause::Damage,
+        SQLITE_FULL => Cause::NoSpace,
+        _ => Cause::Other,
     }
 }

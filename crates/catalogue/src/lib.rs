@@ -1,8 +1,13 @@
 //! The catalogue: images, uploads, jobs and keys, in an SQL database.
 //!
-//! [`Catalogue`] is the one door; [`sqlite`] stands behind it, and every implementation passes the same suite. It knows
+//! [`Catalogue`] is the one door; [`sqlite`] and [`postgres`] stand behind it, and both pass the same suite. It knows
 //! nothing of bytes, stores, protobuf or HTTP, and has no clock and no randomness: moments and ids are handed in.
 //! Every row belongs to a tenant, and every query names it: rows of another tenant answer like rows that do not exist.
+
+#![allow(
+    clippy::duplicate_mod,
+    reason = "`sqlite` and `postgres` each have the steps of `src/sql`, compiled for their own connection"
+)]
 
 use std::fmt;
 
@@ -15,6 +20,8 @@ use uuid::Uuid;
 
 mod error;
 mod images;
+mod lists;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
 #[cfg(test)]
@@ -22,6 +29,7 @@ mod suite;
 
 pub use error::{Error, Result};
 pub use images::{ImageChange, ImageCursor, ImageFilter, ImageOrder, ImagePage, SortKey};
+pub use postgres::PostgresCatalogue;
 pub use sqlite::SqliteCatalogue;
 
 /// A job to be.

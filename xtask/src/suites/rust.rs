@@ -5,15 +5,18 @@ use anyhow::Result;
 use crate::images::{self, Size};
 use crate::process;
 use crate::suites::libtest;
+use crate::suites::postgres::Postgres;
 use crate::tally::Counts;
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Counts> {
+    let postgres = Postgres::start()?;
     let mut command = process::command("cargo");
     command
         .args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--show-output"])
         .args(filters)
         .current_dir(&workspace.root)
+        .env("IMAGEOPS_TEST_POSTGRES", postgres.url())
         .env("IMAGEOPS_TEST_IMAGES", images::directory(workspace, Size::Small)?);
     libtest::run(&mut command)
 }

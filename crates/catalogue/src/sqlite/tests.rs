@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 use sqlx::Row;
 use tempfile::TempDir;
 
+use imageops_model::{JobId, Tenant};
+
 use super::*;
-use crate::ImageOrder;
 use crate::suite::{Database, assert_error, at, catalogue_suite, new_job};
+use crate::{Catalogue as _, Error, ImageOrder};
 
 struct SqliteFile(TempDir);
 

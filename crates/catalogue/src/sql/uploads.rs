@@ -1,9 +1,9 @@
 //! Uploads: statements, and the steps of their life.
 
 use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState};
-use sqlx::SqliteConnection;
 
-use super::{Slice, filter, found, images};
+use super::{Connection, images};
+use crate::lists::{Slice, filter, found};
 use crate::rows::{UploadRecord, read_uuid, write_failure, write_json, write_number, write_uuid};
 use crate::{Created, Error, ImageRow, Page, Result, UploadRow};
 
@@ -39,7 +39,7 @@ const INSERT: &str = "INSERT INTO uploads (id, tenant, state, label, declared_fo
 const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image = $3, failure = $4, update_time = $5, \
      expire_time = $6 WHERE tenant = $7 AND id = $8 AND state = $9 AND durable_bytes = $10";
 
-const IS_OPEN: &str = "SELECT 1 FROM uploads WHERE id = $1 AND state = 'open'";
+const IS_OPEN: &str = "SELECT CAST(1 AS BIGINT) FROM uploads WHERE id = $1 AND state = 'open'";
 
 const ABORT_EXPIRED: &str = "UPDATE uploads SET state = 'aborted', update_time = $1 WHERE id IN \
      (SELECT id FROM uploads WHERE state = 'open' AND expire_time < $1 ORDER BY expire_time LIMIT $2) \
@@ -48,7 +48,7 @@ const ABORT_EXPIRED: &str = "UPDATE uploads SET state = 'aborted', update_time =
 const FORGET: &str = "DELETE FROM uploads WHERE id IN \
      (SELECT id FROM uploads WHERE state <> 'open' AND update_time < $1 ORDER BY update_time LIMIT $2)";
 
-pub(super) async fn create(db: &mut SqliteConnection, upload: UploadRow) -> Result<Created<UploadRow>> {
+pub(super) async fn create(db: &mut Connection, upload: UploadRow) -> Result<Created<UploadRow>> {
     if let Some(known) = find(db, upload.id).await? {
         return if is_same_request(&known, &upload) {
             Ok(Created::Existing(known))
@@ -86,19 +86,19 @@ fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
         && known.expected_sha256 == asked.expected_sha256
 }
 
-pub(super) async fn get(db: &mut SqliteConnection, tenant: &Tenant, id: UploadId) -> Result<UploadRow> {
+pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: UploadId) -> Result<UploadRow> {
     let record: Option<UploadRecord> =
         sqlx::query_as(SELECT).bind(tenant.as_str()).bind(write_uuid(id.0)).fetch_optional(db).await?;
     found(record, WHAT)?.try_into()
 }
 
-async fn find(db: &mut SqliteConnection, id: UploadId) -> Result<Option<UploadRow>> {
+async fn find(db: &mut Connection, id: UploadId) -> Result<Option<UploadRow>> {
     let record: Option<UploadRecord> =
         sqlx::query_as(SELECT_BY_ID).bind(write_uuid(id.0)).fetch_optional(db).await?;
     record.map(UploadRow::try_from).transpose()
 }
 
-async fn load(db: &mut SqliteConnection, id: UploadId) -> Result<UploadRow> {
+async fn load(db: &mut Connection, id: UploadId) -> Result<UploadRow> {
     found(find(db, id).await?, WHAT)
 }
 
@@ -109,7 +109,7 @@ fn apply(before: &UploadRow, event: UploadEvent, now: Micros) -> Result<UploadRo
 }
 
 /// Writes `after` over `before`, where the row still is what was read.
-async fn save(db: &mut SqliteConnection, before: &UploadRow, after: &UploadRow) -> Result<()> {
+async fn save(db: &mut Connection, before: &UploadRow, after: &UploadRow) -> Result<()> {
     let updated = sqlx::query(UPDATE)
         .bind(after.state.as_str())
         .bind(write_number("durable bytes", after.durable_bytes)?)
@@ -127,7 +127,7 @@ async fn save(db: &mut SqliteConnection, before: &UploadRow, after: &UploadRow) 
 }
 
 pub(super) async fn list(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     states: &[UploadState],
     page: Page,
@@ -142,7 +142,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn extend(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: UploadId,
     durable_bytes: u64,
     now: Micros,
@@ -156,7 +156,7 @@ pub(super) async fn extend(
 }
 
 pub(super) async fn commit(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: UploadId,
     image: &ImageRow,
     now: Micros,
@@ -172,7 +172,7 @@ pub(super) async fn commit(
 }
 
 pub(super) async fn abort(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     id: UploadId,
     now: Micros,
@@ -187,7 +187,7 @@ pub(super) async fn abort(
 }
 
 pub(super) async fn fail(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: UploadId,
     failure: JobFailure,
     now: Micros,
@@ -199,18 +199,14 @@ pub(super) async fn fail(
     Ok(after)
 }
 
-pub(super) async fn expire(
-    db: &mut SqliteConnection,
-    now: Micros,
-    forget_before: Micros,
-) -> Result<Vec<UploadId>> {
+pub(super) async fn expire(db: &mut Connection, now: Micros, forget_before: Micros) -> Result<Vec<UploadId>> {
     let aborted: Vec<String> =
         sqlx::query_scalar(ABORT_EXPIRED).bind(now.0).bind(EXPIRE_MAX).fetch_all(&mut *db).await?;
     sqlx::query(FORGET).bind(forget_before.0).bind(EXPIRE_MAX).execute(db).await?;
     aborted.iter().map(|id| Ok(UploadId(read_uuid("upload id", id)?))).collect()
 }
 
-pub(super) async fn is_open(db: &mut SqliteConnection, id: UploadId) -> Result<bool> {
+pub(super) async fn is_open(db: &mut Connection, id: UploadId) -> Result<bool> {
     let any: Option<i64> = sqlx::query_scalar(IS_OPEN).bind(write_uuid(id.0)).fetch_optional(db).await?;
     Ok(any.is_some())
 }

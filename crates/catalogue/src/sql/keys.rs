@@ -2,9 +2,9 @@
 //! the digest's beginning, which does not lead to a secret.
 
 use imageops_model::{KeyId, Micros};
-use sqlx::SqliteConnection;
 
-use super::found;
+use super::Connection;
+use crate::lists::found;
 use crate::rows::{KeyRecord, write_scopes, write_uuid};
 use crate::{Error, KeyRow, Result};
 
@@ -30,7 +30,7 @@ const SELECT_VALID: &str = select_keys!("WHERE secret_sha256 = $1 AND revoke_tim
 
 const REVOKE: &str = "UPDATE access_keys SET revoke_time = $1 WHERE id = $2 AND revoke_time IS NULL";
 
-pub(super) async fn create(db: &mut SqliteConnection, key: &KeyRow) -> Result<()> {
+pub(super) async fn create(db: &mut Connection, key: &KeyRow) -> Result<()> {
     let inserted = sqlx::query(INSERT)
         .bind(write_uuid(key.id.0))
         .bind(key.secret_sha256.as_slice())
@@ -44,18 +44,18 @@ pub(super) async fn create(db: &mut SqliteConnection, key: &KeyRow) -> Result<()
     if inserted.rows_affected() == 1 { Ok(()) } else { Err(Error::Conflict { what: WHAT }) }
 }
 
-pub(super) async fn list(db: &mut SqliteConnection) -> Result<Vec<KeyRow>> {
+pub(super) async fn list(db: &mut Connection) -> Result<Vec<KeyRow>> {
     let records: Vec<KeyRecord> = sqlx::query_as(SELECT_ALL).fetch_all(db).await?;
     records.into_iter().map(KeyRow::try_from).collect()
 }
 
-pub(super) async fn find(db: &mut SqliteConnection, secret_sha256: &[u8; 32]) -> Result<Option<KeyRow>> {
+pub(super) async fn find(db: &mut Connection, secret_sha256: &[u8; 32]) -> Result<Option<KeyRow>> {
     let record: Option<KeyRecord> =
         sqlx::query_as(SELECT_VALID).bind(secret_sha256.as_slice()).fetch_optional(db).await?;
     record.map(KeyRow::try_from).transpose()
 }
 
-pub(super) async fn revoke(db: &mut SqliteConnection, id: KeyId, now: Micros) -> Result<KeyRow> {
+pub(super) async fn revoke(db: &mut Connection, id: KeyId, now: Micros) -> Result<KeyRow> {
     sqlx::query(REVOKE).bind(now.0).bind(write_uuid(id.0)).execute(&mut *db).await?;
     let record: Option<KeyRecord> = sqlx::query_as(SELECT).bind(write_uuid(id.0)).fetch_optional(db).await?;
     found(record, WHAT)?.try_into()

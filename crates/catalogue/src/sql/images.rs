@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use imageops_model::{ImageDetails, ImageEvent, ImageId, ImageState, Label, Micros, StoreId, Tenant};
-use sqlx::SqliteConnection;
 
-use super::{filter, found};
+use super::Connection;
+use crate::lists::{filter, found};
 use crate::rows::{ImageRecord, write_json, write_number, write_uuid};
 use crate::{Error, ImageChange, ImageCursor, ImageFilter, ImageOrder, ImagePage, ImageRow, Result, SortKey};
 
@@ -18,12 +18,10 @@ macro_rules! select_images {
     ($($rest:expr),+) => {
         concat!(
             "SELECT id, tenant, label, state, format, size_bytes, virtual_size_bytes, md5, sha256, store, blob, \
-             derived_from, revision, description, protected, enabled, create_time, update_time, trash_time, purge_time, \
-             (SELECT json_group_object(name, value) FROM image_texts WHERE image = images.id AND kind = 'label') AS labels, \
-             (SELECT json_group_object(name, value) FROM image_texts WHERE image = images.id AND kind = 'property') \
-             AS properties, \
-             (SELECT json_group_array(name) FROM image_texts WHERE image = images.id AND kind = 'tag') AS tags \
-             FROM images ",
+             derived_from, revision, description, protected, enabled, create_time, update_time, trash_time, purge_time, ",
+            pairs_of_image!("label"), " AS labels, ",
+            pairs_of_image!("property"), " AS properties, ",
+            tags_of_image!(), " AS tags FROM images ",
             $($rest),+
         )
     };
@@ -33,12 +31,15 @@ macro_rules! select_images {
 macro_rules! select_page {
     ($key:literal, $comparison:literal, $direction:literal) => {
         select_images!(
-            "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6, $7) \
-             AND ($8 IS NULL OR format IN (SELECT value FROM json_each($8))) \
-             AND ($9 IS NULL OR label = $9) \
-             AND NOT EXISTS (SELECT 1 FROM json_each($10) AS wanted WHERE NOT EXISTS (SELECT 1 FROM image_texts \
-             WHERE image = images.id AND kind = 'label' AND name = wanted.key AND value = wanted.value)) \
-             AND NOT EXISTS (SELECT 1 FROM json_each($11) AS wanted WHERE NOT EXISTS (SELECT 1 FROM image_texts \
+            "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6, $7) AND ($8 IS NULL OR format IN (SELECT value FROM ",
+            wanted_words!("$8"),
+            ")) AND ($9 IS NULL OR label = $9) AND NOT EXISTS (SELECT 1 FROM ",
+            wanted_pairs!("$10"),
+            " WHERE NOT EXISTS (SELECT 1 FROM image_texts \
+             WHERE image = images.id AND kind = 'label' AND name = wanted.key AND image_texts.value = wanted.value)) \
+             AND NOT EXISTS (SELECT 1 FROM ",
+            wanted_words!("$11"),
+            " WHERE NOT EXISTS (SELECT 1 FROM image_texts \
              WHERE image = images.id AND kind = 'tag' AND name = wanted.value)) AND (",
             $key,
             ", id) ",
@@ -72,18 +73,18 @@ const DELETE_TEXTS: &str = "DELETE FROM image_texts WHERE image = $1 AND kind = 
 
 const RETIRE: &str = "INSERT INTO retired_images (id, tenant, retire_time) VALUES ($1, $2, $3)";
 
-const IS_RETIRED: &str = "SELECT 1 FROM retired_images WHERE id = $1";
+const IS_RETIRED: &str = "SELECT CAST(1 AS BIGINT) FROM retired_images WHERE id = $1";
 
-const SELECT_BLOB: &str = "SELECT 1 FROM images WHERE store = $1 AND blob = $2 LIMIT 1";
+const SELECT_BLOB: &str = "SELECT CAST(1 AS BIGINT) FROM images WHERE store = $1 AND blob = $2 LIMIT 1";
 
-pub(super) async fn get(db: &mut SqliteConnection, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
+pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
     let record: Option<ImageRecord> =
         sqlx::query_as(SELECT).bind(tenant.as_str()).bind(write_uuid(id.0)).fetch_optional(db).await?;
     found(record, WHAT)?.try_into()
 }
 
 /// Adds the image that an upload or a job of `tenant` made; it can only be that tenant's.
-pub(super) async fn insert(db: &mut SqliteConnection, tenant: &Tenant, image: &ImageRow) -> Result<()> {
+pub(super) async fn insert(db: &mut Connection, tenant: &Tenant, image: &ImageRow) -> Result<()> {
     let retired: Option<i64> =
         sqlx::query_scalar(IS_RETIRED).bind(write_uuid(image.id.0)).fetch_optional(&mut *db).await?;
     if image.tenant != *tenant || retired.is_some() {
@@ -119,7 +120,7 @@ pub(super) async fn insert(db: &mut SqliteConnection, tenant: &Tenant, image: &I
 }
 
 pub(super) async fn list(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     wanted: &ImageFilter,
     page: ImagePage,
@@ -180,7 +181,7 @@ fn states(wanted: &ImageFilter) -> Vec<ImageState> {
 }
 
 pub(super) async fn update(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     id: ImageId,
     change: ImageChange,
@@ -193,7 +194,7 @@ pub(super) async fn update(
 }
 
 pub(super) async fn trash(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     id: ImageId,
     expected_revision: Option<u64>,
@@ -213,7 +214,7 @@ pub(super) async fn trash(
 }
 
 pub(super) async fn restore(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     id: ImageId,
     now: Micros,
@@ -225,7 +226,7 @@ pub(super) async fn restore(
 }
 
 pub(super) async fn purge(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     id: ImageId,
     expected_revision: Option<u64>,
@@ -236,7 +237,7 @@ pub(super) async fn purge(
     Ok(image)
 }
 
-pub(super) async fn purge_expired(db: &mut SqliteConnection, now: Micros) -> Result<Vec<ImageRow>> {
+pub(super) async fn purge_expired(db: &mut Connection, now: Micros) -> Result<Vec<ImageRow>> {
     let expired: Vec<ImageRecord> =
         sqlx::query_as(SELECT_EXPIRED).bind(now.0).bind(PURGE_MAX).fetch_all(&mut *db).await?;
     let mut purged = Vec::new();
@@ -248,11 +249,7 @@ pub(super) async fn purge_expired(db: &mut SqliteConnection, now: Micros) -> Res
     Ok(purged)
 }
 
-pub(super) async fn is_blob_referenced(
-    db: &mut SqliteConnection,
-    store: StoreId,
-    blob: &str,
-) -> Result<bool> {
+pub(super) async fn is_blob_referenced(db: &mut Connection, store: StoreId, blob: &str) -> Result<bool> {
     let any: Option<i64> =
         sqlx::query_scalar(SELECT_BLOB).bind(write_uuid(store.0)).bind(blob).fetch_optional(db).await?;
     Ok(any.is_some())
@@ -260,7 +257,7 @@ pub(super) async fn is_blob_referenced(
 
 /// The row, where it still is the one that the caller read.
 async fn get_expected(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     id: ImageId,
     expected_revision: Option<u64>,
@@ -277,12 +274,7 @@ fn after(image: &ImageRow, event: ImageEvent) -> Result<Option<ImageState>> {
 }
 
 /// Writes what differs, as the next revision; where nothing does, nothing.
-async fn save(
-    db: &mut SqliteConnection,
-    before: &ImageRow,
-    after: ImageRow,
-    now: Micros,
-) -> Result<ImageRow> {
+async fn save(db: &mut Connection, before: &ImageRow, after: ImageRow, now: Micros) -> Result<ImageRow> {
     if after == *before {
         return Ok(after);
     }
@@ -311,7 +303,7 @@ async fn save(
 
 /// Writes the labels, properties and tags that differ from those of before.
 async fn write_texts(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: ImageId,
     before: Option<&ImageDetails>,
     after: &ImageDetails,
@@ -347,7 +339,7 @@ fn texts(details: &ImageDetails) -> [Vec<(&str, &str)>; 3] {
 }
 
 /// Removes the row for good and keeps its id.
-async fn remove(db: &mut SqliteConnection, image: &ImageRow, now: Micros) -> Result<()> {
+async fn remove(db: &mut Connection, image: &ImageRow, now: Micros) -> Result<()> {
     after(image, ImageEvent::Purge)?;
     let deleted = sqlx::query(DELETE)
         .bind(image.tenant.as_str())

@@ -4,10 +4,10 @@
 //! read: compare-and-set on state, attempt and revision.
 
 use imageops_model::{JobEvent, JobFailure, JobId, JobKind, JobProgress, JobState, Micros, Tenant};
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::{Slice, filter, found, images};
+use super::{Connection, images};
+use crate::lists::{Slice, filter, found};
 use crate::rows::{
     JobRecord, StoredJob, corrupt, read_uuid, write_failure, write_json, write_number, write_uuid,
 };
@@ -42,12 +42,15 @@ const SELECT_PAGE: &str = select_jobs!(
 );
 
 // The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
-const SELECT_CLAIMABLE: &str = select_jobs!(
-    "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) \
-     ORDER BY create_time, id LIMIT 1"
+const SELECT_CLAIMABLE: &str = concat!(
+    select_jobs!(
+        "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) \
+         ORDER BY create_time, id LIMIT 1"
+    ),
+    lock_for_claim!()
 );
 
-const IS_ANY_CLAIMABLE: &str = "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') \
+const IS_ANY_CLAIMABLE: &str = "SELECT CAST(1 AS BIGINT) FROM jobs WHERE state IN ('queued', 'running') \
      AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) LIMIT 1";
 
 const SELECT_REQUEST: &str = "SELECT id, request_fingerprint FROM jobs WHERE tenant = $1 AND request_id = $2";
@@ -74,11 +77,7 @@ const EXPIRE: &str = "DELETE FROM jobs WHERE id IN \
 const FREE_LEASES: &str = "UPDATE jobs SET worker = NULL, lease_time = NULL, update_time = $1 \
      WHERE state IN ('queued', 'running') AND state = 'running' AND lease_time IS NOT NULL";
 
-pub(super) async fn create(
-    db: &mut SqliteConnection,
-    job: NewJob,
-    queue_limit: u64,
-) -> Result<Created<JobRow>> {
+pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
     if let Some(request) = job.request
         && let Some(id) = find_request(db, &job.tenant, request).await?
     {
@@ -111,11 +110,7 @@ pub(super) async fn create(
 }
 
 /// The job that the same request made before; [`Error::Conflict`] when it was another request.
-async fn find_request(
-    db: &mut SqliteConnection,
-    tenant: &Tenant,
-    request: RequestKey,
-) -> Result<Option<JobId>> {
+async fn find_request(db: &mut Connection, tenant: &Tenant, request: RequestKey) -> Result<Option<JobId>> {
     let known: Option<(String, Vec<u8>)> = sqlx::query_as(SELECT_REQUEST)
         .bind(tenant.as_str())
         .bind(write_uuid(request.id))
@@ -130,12 +125,12 @@ async fn find_request(
     }
 }
 
-async fn count_active(db: &mut SqliteConnection) -> Result<u64> {
+async fn count_active(db: &mut Connection) -> Result<u64> {
     let active: i64 = sqlx::query_scalar(COUNT_ACTIVE).fetch_one(db).await?;
     u64::try_from(active).map_err(|_| corrupt("count of jobs"))
 }
 
-pub(super) async fn count(db: &mut SqliteConnection) -> Result<(u64, u64)> {
+pub(super) async fn count(db: &mut Connection) -> Result<(u64, u64)> {
     let counts: Vec<(String, i64)> = sqlx::query_as(COUNT_BY_STATE).fetch_all(db).await?;
     let of = |state: JobState| {
         let count = counts.iter().find(|(name, _)| name == state.as_str()).map_or(0, |(_, count)| *count);
@@ -145,7 +140,7 @@ pub(super) async fn count(db: &mut SqliteConnection) -> Result<(u64, u64)> {
 }
 
 pub(super) async fn find(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     request: RequestKey,
 ) -> Result<Option<JobRow>> {
@@ -155,18 +150,18 @@ pub(super) async fn find(
     }
 }
 
-pub(super) async fn get(db: &mut SqliteConnection, tenant: &Tenant, id: JobId) -> Result<JobRow> {
+pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: JobId) -> Result<JobRow> {
     Ok(load(db, tenant, id).await?.row)
 }
 
-async fn load(db: &mut SqliteConnection, tenant: &Tenant, id: JobId) -> Result<StoredJob> {
+async fn load(db: &mut Connection, tenant: &Tenant, id: JobId) -> Result<StoredJob> {
     let record: Option<JobRecord> =
         sqlx::query_as(SELECT).bind(tenant.as_str()).bind(write_uuid(id.0)).fetch_optional(db).await?;
     found(record, WHAT)?.try_into()
 }
 
 /// The job of a worker, which must still hold the claim number `attempt`.
-async fn load_claimed(db: &mut SqliteConnection, id: JobId, attempt: u32) -> Result<StoredJob> {
+async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<StoredJob> {
     let record: Option<JobRecord> =
         sqlx::query_as(SELECT_FOR_WORKER).bind(write_uuid(id.0)).fetch_optional(db).await?;
     let job: StoredJob = found(record, WHAT)?.try_into()?;
@@ -178,7 +173,7 @@ async fn load_claimed(db: &mut SqliteConnection, id: JobId, attempt: u32) -> Res
 
 /// Writes `after` over `before`. The transaction is the only writer, so the comparison holds; were it ever not to, nothing
 /// would be overwritten.
-async fn save(db: &mut SqliteConnection, before: &JobRow, after: &StoredJob) -> Result<()> {
+async fn save(db: &mut Connection, before: &JobRow, after: &StoredJob) -> Result<()> {
     let row = &after.row;
     let updated = sqlx::query(UPDATE)
         .bind(row.state.as_str())
@@ -205,7 +200,7 @@ async fn save(db: &mut SqliteConnection, before: &JobRow, after: &StoredJob) -> 
 }
 
 pub(super) async fn list(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     tenant: &Tenant,
     states: &[JobState],
     kinds: &[JobKind],
@@ -223,13 +218,13 @@ pub(super) async fn list(
     records.into_iter().map(|record| Ok(StoredJob::try_from(record)?.row)).collect()
 }
 
-pub(super) async fn is_any_claimable(db: &mut SqliteConnection, now: Micros) -> Result<bool> {
+pub(super) async fn is_any_claimable(db: &mut Connection, now: Micros) -> Result<bool> {
     let any: Option<i64> = sqlx::query_scalar(IS_ANY_CLAIMABLE).bind(now.0).fetch_optional(db).await?;
     Ok(any.is_some())
 }
 
 pub(super) async fn claim(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     worker: Uuid,
     now: Micros,
     lease_until: Micros,
@@ -268,7 +263,7 @@ pub(super) async fn claim(
 }
 
 pub(super) async fn heartbeat(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: JobId,
     attempt: u32,
     progress: &JobProgress,
@@ -291,7 +286,7 @@ pub(super) async fn heartbeat(
 }
 
 pub(super) async fn finish(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: JobId,
     attempt: u32,
     outcome: JobOutcome,
@@ -324,7 +319,7 @@ pub(super) async fn finish(
 }
 
 pub(super) async fn release(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: JobId,
     attempt: u32,
     revision: u64,
@@ -341,12 +336,7 @@ pub(super) async fn release(
     save(db, &before, &job).await
 }
 
-pub(super) async fn cancel(
-    db: &mut SqliteConnection,
-    tenant: &Tenant,
-    id: JobId,
-    now: Micros,
-) -> Result<JobRow> {
+pub(super) async fn cancel(db: &mut Connection, tenant: &Tenant, id: JobId, now: Micros) -> Result<JobRow> {
     let mut job = load(db, tenant, id).await?;
     let before = job.row.clone();
     match before.state {
@@ -363,7 +353,7 @@ pub(super) async fn cancel(
     Ok(job.row)
 }
 
-pub(super) async fn delete(db: &mut SqliteConnection, tenant: &Tenant, id: JobId) -> Result<()> {
+pub(super) async fn delete(db: &mut Connection, tenant: &Tenant, id: JobId) -> Result<()> {
     let job = load(db, tenant, id).await?;
     if !job.row.state.is_final() {
         return Err(Error::State { what: WHAT });
@@ -372,12 +362,12 @@ pub(super) async fn delete(db: &mut SqliteConnection, tenant: &Tenant, id: JobId
     Ok(())
 }
 
-pub(super) async fn expire(db: &mut SqliteConnection, before: Micros, limit: u64) -> Result<u64> {
+pub(super) async fn expire(db: &mut Connection, before: Micros, limit: u64) -> Result<u64> {
     let deleted = sqlx::query(EXPIRE).bind(before.0).bind(write_number("limit", limit)?).execute(db).await?;
     Ok(deleted.rows_affected())
 }
 
-pub(super) async fn free_leases(db: &mut SqliteConnection, now: Micros) -> Result<u64> {
+pub(super) async fn free_leases(db: &mut Connection, now: Micros) -> Result<u64> {
     Ok(sqlx::query(FREE_LEASES).bind(now.0).execute(db).await?.rows_affected())
 }
 

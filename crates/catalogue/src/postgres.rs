@@ -1,0 +1,122 @@
+//! The catalogue in a PostgreSQL database.
+//!
+//! Every write is one transaction at the level SERIALIZABLE: what it has read stays true until it commits, as if it were
+//! alone. Where two get in each other's way the database refuses one, which is made again, a bounded number of times.
+//! Commits are as durable as the database's settings make them; its defaults survive power loss.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgConnection as Connection, PgPool, Postgres, Transaction};
+
+use self::PostgresCatalogue as Handle;
+use crate::{Error, Result};
+
+#[macro_use]
+mod dialect;
+#[cfg(test)]
+mod tests;
+
+// The steps are those of every database: the same statements, but for what the dialect says.
+#[path = "sql/catalogue.rs"]
+mod catalogue;
+#[path = "sql/images.rs"]
+mod images;
+#[path = "sql/jobs.rs"]
+mod jobs;
+#[path = "sql/keys.rs"]
+mod keys;
+#[path = "sql/uploads.rs"]
+mod uploads;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+const CONNECTIONS_MAX: u32 = 16;
+/// How long a call waits for a connection.
+const ACQUIRE_MS_MAX: u64 = 5_000;
+/// How long a statement may take, a lock that others hold included.
+const STATEMENT_MS_MAX: &str = "10000";
+/// A transaction whose client has gone silent ends by itself.
+const IDLE_MS_MAX: &str = "30000";
+/// How often a transaction that met another one is tried.
+const TRIES_MAX: u32 = 200;
+
+/// The catalogue in a PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct PostgresCatalogue {
+    pool: PgPool,
+}
+
+impl PostgresCatalogue {
+    /// Connects to the database at `url` (`postgres://user:password@host/database`) and brings its schema up to date where
+    /// needed; others who do so at the same time wait.
+    ///
+    /// [`Error::NewerSchema`] when a later version of the program has used it; [`Error::Unavailable`] when the address is
+    /// none or nobody answers there.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)?.application_name("imageops").options([
+            ("statement_timeout", STATEMENT_MS_MAX),
+            ("idle_in_transaction_session_timeout", IDLE_MS_MAX),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
+            .connect_with(options)
+            .await?;
+        match MIGRATIONS.run(&pool).await {
+            Ok(()) => Ok(Self { pool }),
+            Err(MigrateError::VersionMissing(found)) => {
+                let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+                Err(Error::NewerSchema { found, known })
+            }
+            Err(MigrateError::Execute(error)) => Err(error.into()),
+            Err(error) => Err(Error::Migration(error)),
+        }
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        Ok(self.pool.begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE").await?)
+    }
+
+    /// Whether a write would be taken: a standby answers, but takes none.
+    async fn try_to_write(&self) -> Result<()> {
+        let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&self.pool).await?;
+        if standby {
+            return Err(Error::Unavailable(sqlx::Error::Protocol("the database is a standby".to_owned())));
+        }
+        Ok(())
+    }
+
+    async fn shut(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Whether a transaction failed only because another one was faster; made again it sees what that one did.
+fn met_another(error: &Error) -> bool {
+    // Serialisation failure, deadlock, and a key that the other one has just taken.
+    const CODES: [&str; 3] = ["40001", "40P01", "23505"];
+    match error {
+        Error::Unavailable(sqlx::Error::Database(failure)) => {
+            failure.code().is_some_and(|code| CODES.contains(&&*code))
+        }
+        _ => false,
+    }
+}
+
+/// Counts the tries of a transaction.
+struct Tries(u32);
+
+impl Tries {
+    /// Waits before the next try, a little longer each time; the error when there were enough.
+    async fn pause(&mut self, error: Error) -> Result<()> {
+        self.0 += 1;
+        if self.0 >= TRIES_MAX {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(self.0.min(20)))).await;
+        Ok(())
+    }
+}

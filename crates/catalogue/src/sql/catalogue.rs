@@ -1,0 +1,239 @@
+//! The catalogue over the steps of the modules beside: which run in a transaction, and which only read.
+
+use async_trait::async_trait;
+use imageops_model::{
+    ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Micros, StoreId, Tenant, UploadId,
+    UploadState,
+};
+use uuid::Uuid;
+
+use super::{Handle, images, jobs, keys, uploads};
+use crate::{
+    Catalogue, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow, JobOutcome, JobRow, KeyRow,
+    NewJob, Page, RequestKey, Result, UploadRow,
+};
+
+/// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
+const EXPIRE_BATCH: u64 = 1_000;
+
+#[async_trait]
+impl Catalogue for Handle {
+    async fn create_job(&self, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
+        in_transaction!(self, jobs::create, job, queue_limit)
+    }
+
+    async fn find_job(&self, tenant: &Tenant, request: RequestKey) -> Result<Option<JobRow>> {
+        on_reader!(self, jobs::find, tenant, request)
+    }
+
+    async fn get_job(&self, tenant: &Tenant, id: JobId) -> Result<JobRow> {
+        on_reader!(self, jobs::get, tenant, id)
+    }
+
+    async fn list_jobs(
+        &self,
+        tenant: &Tenant,
+        states: &[JobState],
+        kinds: &[JobKind],
+        page: Page,
+    ) -> Result<Vec<JobRow>> {
+        on_reader!(self, jobs::list, tenant, states, kinds, page)
+    }
+
+    async fn claim_job(
+        &self,
+        worker: Uuid,
+        now: Micros,
+        lease_until: Micros,
+        attempts_max: u32,
+    ) -> Result<Option<JobRow>> {
+        // Idle workers ask often: without work they must not take the writer's place.
+        if !on_reader!(self, jobs::is_any_claimable, now)? {
+            return Ok(None);
+        }
+        in_transaction!(self, jobs::claim, worker, now, lease_until, attempts_max)
+    }
+
+    async fn heartbeat_job(
+        &self,
+        id: JobId,
+        attempt: u32,
+        progress: &JobProgress,
+        revision: u64,
+        now: Micros,
+        lease_until: Micros,
+    ) -> Result<Heartbeat> {
+        in_transaction!(self, jobs::heartbeat, id, attempt, progress, revision, now, lease_until)
+    }
+
+    async fn finish_job(
+        &self,
+        id: JobId,
+        attempt: u32,
+        outcome: JobOutcome,
+        revision: u64,
+        now: Micros,
+    ) -> Result<JobRow> {
+        in_transaction!(self, jobs::finish, id, attempt, outcome, revision, now)
+    }
+
+    async fn release_job(&self, id: JobId, attempt: u32, revision: u64, now: Micros) -> Result<()> {
+        in_transaction!(self, jobs::release, id, attempt, revision, now)
+    }
+
+    async fn cancel_job(&self, tenant: &Tenant, id: JobId, now: Micros) -> Result<JobRow> {
+        in_transaction!(self, jobs::cancel, tenant, id, now)
+    }
+
+    async fn delete_job(&self, tenant: &Tenant, id: JobId) -> Result<()> {
+        in_transaction!(self, jobs::delete, tenant, id)
+    }
+
+    async fn expire_jobs(&self, before: Micros) -> Result<u64> {
+        let mut forgotten = 0;
+        loop {
+            let batch: Result<u64> = in_transaction!(self, jobs::expire, before, EXPIRE_BATCH);
+            let batch = batch?;
+            forgotten += batch;
+            if batch < EXPIRE_BATCH {
+                return Ok(forgotten);
+            }
+        }
+    }
+
+    async fn free_leases(&self, now: Micros) -> Result<u64> {
+        in_transaction!(self, jobs::free_leases, now)
+    }
+
+    async fn count_jobs(&self) -> Result<(u64, u64)> {
+        on_reader!(self, jobs::count)
+    }
+
+    async fn create_upload(&self, upload: UploadRow) -> Result<Created<UploadRow>> {
+        in_transaction!(self, uploads::create, upload)
+    }
+
+    async fn get_upload(&self, tenant: &Tenant, id: UploadId) -> Result<UploadRow> {
+        on_reader!(self, uploads::get, tenant, id)
+    }
+
+    async fn list_uploads(
+        &self,
+        tenant: &Tenant,
+        states: &[UploadState],
+        page: Page,
+    ) -> Result<Vec<UploadRow>> {
+        on_reader!(self, uploads::list, tenant, states, page)
+    }
+
+    async fn extend_upload(
+        &self,
+        id: UploadId,
+        durable_bytes: u64,
+        now: Micros,
+        expire_time: Micros,
+    ) -> Result<()> {
+        in_transaction!(self, uploads::extend, id, durable_bytes, now, expire_time)
+    }
+
+    async fn commit_upload(&self, id: UploadId, image: ImageRow, now: Micros) -> Result<UploadRow> {
+        in_transaction!(self, uploads::commit, id, &image, now)
+    }
+
+    async fn abort_upload(&self, tenant: &Tenant, id: UploadId, now: Micros) -> Result<UploadRow> {
+        in_transaction!(self, uploads::abort, tenant, id, now)
+    }
+
+    async fn fail_upload(&self, id: UploadId, failure: JobFailure, now: Micros) -> Result<UploadRow> {
+        in_transaction!(self, uploads::fail, id, failure, now)
+    }
+
+    async fn expire_uploads(&self, now: Micros, forget_before: Micros) -> Result<Vec<UploadId>> {
+        in_transaction!(self, uploads::expire, now, forget_before)
+    }
+
+    async fn is_upload_open(&self, id: UploadId) -> Result<bool> {
+        on_reader!(self, uploads::is_open, id)
+    }
+
+    async fn get_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
+        on_reader!(self, images::get, tenant, id)
+    }
+
+    async fn list_images(
+        &self,
+        tenant: &Tenant,
+        filter: &ImageFilter,
+        page: ImagePage,
+    ) -> Result<Vec<ImageRow>> {
+        on_reader!(self, images::list, tenant, filter, page)
+    }
+
+    async fn update_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        change: ImageChange,
+        expected_revision: Option<u64>,
+        now: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, images::update, tenant, id, change, expected_revision, now)
+    }
+
+    async fn trash_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        expected_revision: Option<u64>,
+        now: Micros,
+        purge_time: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, images::trash, tenant, id, expected_revision, now, purge_time)
+    }
+
+    async fn restore_image(&self, tenant: &Tenant, id: ImageId, now: Micros) -> Result<ImageRow> {
+        in_transaction!(self, images::restore, tenant, id, now)
+    }
+
+    async fn purge_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        expected_revision: Option<u64>,
+        now: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, images::purge, tenant, id, expected_revision, now)
+    }
+
+    async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>> {
+        in_transaction!(self, images::purge_expired, now)
+    }
+
+    async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool> {
+        on_reader!(self, images::is_blob_referenced, store, blob)
+    }
+
+    async fn create_key(&self, key: KeyRow) -> Result<()> {
+        in_transaction!(self, keys::create, &key)
+    }
+
+    async fn list_keys(&self) -> Result<Vec<KeyRow>> {
+        on_reader!(self, keys::list)
+    }
+
+    async fn find_key(&self, secret_sha256: &[u8; 32]) -> Result<Option<KeyRow>> {
+        on_reader!(self, keys::find, secret_sha256)
+    }
+
+    async fn revoke_key(&self, id: KeyId, now: Micros) -> Result<KeyRow> {
+        in_transaction!(self, keys::revoke, id, now)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.try_to_write().await
+    }
+
+    async fn close(&self) {
+        self.shut().await;
+    }
+}
