@@ -42,7 +42,8 @@ impl SqliteCatalogue {
     /// Opens the catalogue at `path`, making the file (mode 0600) and bringing its schema up to date where needed. The
     /// directory must exist. Several processes may have the same file open.
     ///
-    /// [`Error::NewerSchema`] when a later version of the program has used it; [`Error::Corrupt`] when it is no catalogue.
+    /// [`crate::Error::NewerSchema`] when a later version of the program has used it; [`crate::Error::Corrupt`] when it is no
+    /// catalogue.
     pub async fn open(path: &Path) -> Result<Self> {
         open::open(path).await
     }
