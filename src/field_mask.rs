@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// Names of members of a message.
 ///
 /// In JSON one text: paths in lowerCamelCase with commas between (ProtoJSON).
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct FieldMask {
     /// The members, in the spelling of the proto files.
     #[prost(string, repeated, tag = "1")]

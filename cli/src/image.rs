@@ -141,6 +141,7 @@ fn state(image: &Image) -> &'static str {
         ImageState::Importing => "importing",
         ImageState::Failed => "failed",
         ImageState::Trashed => "in the trash",
+        ImageState::Quarantined => "quarantined",
         ImageState::Unspecified => "other",
     }
 }

@@ -6,7 +6,7 @@ use imageops_client::Client;
 use crate::args::{Global, JobCommand, JobListArgs, JobStateName};
 use crate::asked;
 use crate::exit::{Exit, Failure};
-use crate::output::{Facts, Form, print, print_json, table};
+use crate::output::{Facts, Form, print, print_json, size, table};
 use crate::server::{self, job_name};
 use crate::view::{Check, Compressed, Estimate};
 
@@ -114,6 +114,29 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
         Some(imageops::v1::job::Result::Estimate(told)) => {
             crate::dry_run::text(&Estimate::of(told.clone(), asked::has_extra(job)))
         }
+        Some(imageops::v1::job::Result::Convert(result)) => {
+            let output =
+                if result.output_image.is_empty() { &result.output_file } else { &result.output_image };
+            facts.add("output", output);
+            facts.add("after", size(result.output_bytes));
+            facts.add("on disk", size(result.allocated_bytes));
+            String::new()
+        }
+        Some(imageops::v1::job::Result::Copy(result)) => {
+            facts.add("copied", size(result.copied_bytes));
+            String::new()
+        }
+        Some(imageops::v1::job::Result::Scrub(result)) => {
+            facts.add("verified", size(result.verified_bytes));
+            facts.add("damaged", named(&result.damaged_images));
+            String::new()
+        }
+        Some(imageops::v1::job::Result::Drain(result)) => {
+            facts.add("moved", result.moved_images.to_string());
+            facts.add("copied", size(result.copied_bytes));
+            facts.add("kept", named(&result.kept_images));
+            String::new()
+        }
         None => String::new(),
     };
     print(&(facts.render() + &result))
@@ -131,11 +154,20 @@ impl From<JobStateName> for JobState {
     }
 }
 
+/// Images by name, or that there are none.
+fn named(images: &[String]) -> String {
+    if images.is_empty() { "none".to_owned() } else { images.join(", ") }
+}
+
 fn kind(job: &Job) -> &'static str {
     match job.kind() {
         JobKind::Check => "check",
         JobKind::Compress => "compress",
         JobKind::Estimate => "estimate",
+        JobKind::Convert => "convert",
+        JobKind::Copy => "copy",
+        JobKind::Scrub => "scrub",
+        JobKind::Drain => "drain",
         JobKind::Unspecified => "other",
     }
 }

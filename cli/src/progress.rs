@@ -97,6 +97,8 @@ impl Bar {
             (_, JobPhase::Compressing) => "compressing",
             (_, JobPhase::Verifying) => "verifying",
             (_, JobPhase::Publishing) => "publishing",
+            (_, JobPhase::Copying) => "copying",
+            (_, JobPhase::Converting) => "converting",
             (_, JobPhase::Unspecified) => "working",
         };
         let remaining = progress.remaining.as_ref();

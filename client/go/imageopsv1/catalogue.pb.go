@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -21,6 +22,63 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// How far work on a stored image is.
+type ImageWorkState int32
+
+const (
+	// Never sent.
+	ImageWorkState_IMAGE_WORK_STATE_UNSPECIFIED ImageWorkState = 0
+	// Queued or running.
+	ImageWorkState_IMAGE_WORK_STATE_IN_PROGRESS ImageWorkState = 1
+	// Done.
+	ImageWorkState_IMAGE_WORK_STATE_SUCCEEDED ImageWorkState = 2
+	// Ended without a result.
+	ImageWorkState_IMAGE_WORK_STATE_FAILED ImageWorkState = 3
+)
+
+// Enum value maps for ImageWorkState.
+var (
+	ImageWorkState_name = map[int32]string{
+		0: "IMAGE_WORK_STATE_UNSPECIFIED",
+		1: "IMAGE_WORK_STATE_IN_PROGRESS",
+		2: "IMAGE_WORK_STATE_SUCCEEDED",
+		3: "IMAGE_WORK_STATE_FAILED",
+	}
+	ImageWorkState_value = map[string]int32{
+		"IMAGE_WORK_STATE_UNSPECIFIED": 0,
+		"IMAGE_WORK_STATE_IN_PROGRESS": 1,
+		"IMAGE_WORK_STATE_SUCCEEDED":   2,
+		"IMAGE_WORK_STATE_FAILED":      3,
+	}
+)
+
+func (x ImageWorkState) Enum() *ImageWorkState {
+	p := new(ImageWorkState)
+	*p = x
+	return p
+}
+
+func (x ImageWorkState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ImageWorkState) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_catalogue_proto_enumTypes[0].Descriptor()
+}
+
+func (ImageWorkState) Type() protoreflect.EnumType {
+	return &file_imageops_v1_catalogue_proto_enumTypes[0]
+}
+
+func (x ImageWorkState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ImageWorkState.Descriptor instead.
+func (ImageWorkState) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{0}
+}
 
 // Order of a list of images; images that are equal in it follow their id.
 type ImageOrder int32
@@ -75,11 +133,11 @@ func (x ImageOrder) String() string {
 }
 
 func (ImageOrder) Descriptor() protoreflect.EnumDescriptor {
-	return file_imageops_v1_catalogue_proto_enumTypes[0].Descriptor()
+	return file_imageops_v1_catalogue_proto_enumTypes[1].Descriptor()
 }
 
 func (ImageOrder) Type() protoreflect.EnumType {
-	return &file_imageops_v1_catalogue_proto_enumTypes[0]
+	return &file_imageops_v1_catalogue_proto_enumTypes[1]
 }
 
 func (x ImageOrder) Number() protoreflect.EnumNumber {
@@ -88,7 +146,7 @@ func (x ImageOrder) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ImageOrder.Descriptor instead.
 func (ImageOrder) EnumDescriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{0}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{1}
 }
 
 // Request of GetImage.
@@ -141,7 +199,9 @@ func (x *GetImageRequest) GetName() string {
 type GetImageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The image.
-	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Image *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	// What was last done with it.
+	Work          *ImageWork `protobuf:"bytes,2,opt,name=work,proto3" json:"work,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +243,326 @@ func (x *GetImageResponse) GetImage() *Image {
 	return nil
 }
 
+func (x *GetImageResponse) GetWork() *ImageWork {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+// What was last done with a stored image, kept as long as the image.
+type ImageWork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its last check. Absent: it was never checked.
+	Check *ImageCheck `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// Its slim companion. Absent: none was ever asked for.
+	Slim          *ImageSlim `protobuf:"bytes,2,opt,name=slim,proto3" json:"slim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageWork) Reset() {
+	*x = ImageWork{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageWork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageWork) ProtoMessage() {}
+
+func (x *ImageWork) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageWork.ProtoReflect.Descriptor instead.
+func (*ImageWork) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ImageWork) GetCheck() *ImageCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *ImageWork) GetSlim() *ImageSlim {
+	if x != nil {
+		return x.Slim
+	}
+	return nil
+}
+
+// The last check of a stored image.
+type ImageCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job: `jobs/{uuid}`. It may be forgotten before the image is.
+	Job string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// How far it is.
+	State ImageWorkState `protobuf:"varint,2,opt,name=state,proto3,enum=imageops.v1.ImageWorkState" json:"state,omitempty"`
+	// What was found; absent unless SUCCEEDED. While a newer check runs: what the one before found.
+	Result *CheckResult `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	// Why it FAILED.
+	Error *JobError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// When it ended. Absent: it has not.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageCheck) Reset() {
+	*x = ImageCheck{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageCheck) ProtoMessage() {}
+
+func (x *ImageCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageCheck.ProtoReflect.Descriptor instead.
+func (*ImageCheck) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ImageCheck) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *ImageCheck) GetState() ImageWorkState {
+	if x != nil {
+		return x.State
+	}
+	return ImageWorkState_IMAGE_WORK_STATE_UNSPECIFIED
+}
+
+func (x *ImageCheck) GetResult() *CheckResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *ImageCheck) GetError() *JobError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ImageCheck) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+// The slim companion of a stored image: a compressed copy that is not listed and goes with its source.
+type ImageSlim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last job that made, or is making, it: `jobs/{uuid}`.
+	Job string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// How far it is.
+	State ImageWorkState `protobuf:"varint,2,opt,name=state,proto3,enum=imageops.v1.ImageWorkState" json:"state,omitempty"`
+	// The companion, an image like others, checked: `images/{uuid}`. Empty unless SUCCEEDED.
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// Why it FAILED.
+	Error *JobError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// When it ended. Absent: it has not.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageSlim) Reset() {
+	*x = ImageSlim{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageSlim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageSlim) ProtoMessage() {}
+
+func (x *ImageSlim) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageSlim.ProtoReflect.Descriptor instead.
+func (*ImageSlim) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ImageSlim) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *ImageSlim) GetState() ImageWorkState {
+	if x != nil {
+		return x.State
+	}
+	return ImageWorkState_IMAGE_WORK_STATE_UNSPECIFIED
+}
+
+func (x *ImageSlim) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ImageSlim) GetError() *JobError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ImageSlim) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+// Request of CreateImage.
+type CreateImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is said of the image to be: `display_name`, `description`, `labels`, `properties`, `tags`, `protected`, `facts`.
+	// `name`, when it is set, is the id that the client wants: `images/{uuid}`. The same one again with the same content
+	// answers the record; with another content, or of an image that is gone, ALREADY_EXISTS. All else must be empty.
+	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateImageRequest) Reset() {
+	*x = CreateImageRequest{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateImageRequest) ProtoMessage() {}
+
+func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateImageRequest.ProtoReflect.Descriptor instead.
+func (*CreateImageRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CreateImageRequest) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+// Answer of CreateImage.
+type CreateImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The record, QUEUED: UploadImage with `metadata.image` fills it.
+	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateImageResponse) Reset() {
+	*x = CreateImageResponse{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateImageResponse) ProtoMessage() {}
+
+func (x *CreateImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateImageResponse.ProtoReflect.Descriptor instead.
+func (*CreateImageResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CreateImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
 // Request of ListImages. All filters must hold.
 type ListImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -201,14 +581,20 @@ type ListImagesRequest struct {
 	// Only images with all of these labels, key and value.
 	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Only images with all of these tags.
-	Tags          []string `protobuf:"bytes,8,rep,name=tags,proto3" json:"tags,omitempty"`
+	Tags []string `protobuf:"bytes,8,rep,name=tags,proto3" json:"tags,omitempty"`
+	// Only images that are, or are not, `facts.hidden`. Absent: both.
+	Hidden *bool `protobuf:"varint,9,opt,name=hidden,proto3,oneof" json:"hidden,omitempty"`
+	// Only slim companions, which else are never listed.
+	SlimCompanions bool `protobuf:"varint,10,opt,name=slim_companions,json=slimCompanions,proto3" json:"slim_companions,omitempty"`
+	// Fills `works` of the answer.
+	WithWork      bool `protobuf:"varint,11,opt,name=with_work,json=withWork,proto3" json:"with_work,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[2]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +606,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[2]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +619,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{2}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListImagesRequest) GetPageSize() uint32 {
@@ -292,6 +678,27 @@ func (x *ListImagesRequest) GetTags() []string {
 	return nil
 }
 
+func (x *ListImagesRequest) GetHidden() bool {
+	if x != nil && x.Hidden != nil {
+		return *x.Hidden
+	}
+	return false
+}
+
+func (x *ListImagesRequest) GetSlimCompanions() bool {
+	if x != nil {
+		return x.SlimCompanions
+	}
+	return false
+}
+
+func (x *ListImagesRequest) GetWithWork() bool {
+	if x != nil {
+		return x.WithWork
+	}
+	return false
+}
+
 // Answer of ListImages.
 type ListImagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -299,13 +706,15 @@ type ListImagesResponse struct {
 	Images []*Image `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
 	// Token of the next page. Empty: this was the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// What was last done with each image, in their order; only with `with_work`.
+	Works         []*ImageWork `protobuf:"bytes,3,rep,name=works,proto3" json:"works,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[3]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +726,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[3]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +739,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{3}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -347,14 +756,21 @@ func (x *ListImagesResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListImagesResponse) GetWorks() []*ImageWork {
+	if x != nil {
+		return x.Works
+	}
+	return nil
+}
+
 // Request of UpdateImage.
 type UpdateImageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `name` says which image, the members that `update_mask` names are its new values. With an `etag` only the image that
 	// still has it is changed (ABORTED, STALE_ETAG).
 	Image *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
-	// What is changed: `display_name`, `description`, `labels`, `properties`, `tags`, `protected`, `disabled`, or `*` for all
-	// of these. A map or list is replaced whole. Empty: the members of `image` that are not empty.
+	// What is changed: `display_name`, `description`, `labels`, `properties`, `tags`, `protected`, `disabled`,
+	// `facts` or one of its members (`facts.min_disk_gib`), or `*` for all of these. A map or list is replaced whole. Empty: the members of `image` that are not empty.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -362,7 +778,7 @@ type UpdateImageRequest struct {
 
 func (x *UpdateImageRequest) Reset() {
 	*x = UpdateImageRequest{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[4]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +790,7 @@ func (x *UpdateImageRequest) String() string {
 func (*UpdateImageRequest) ProtoMessage() {}
 
 func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[4]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +803,7 @@ func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageRequest.ProtoReflect.Descriptor instead.
 func (*UpdateImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{4}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateImageRequest) GetImage() *Image {
@@ -415,7 +831,7 @@ type UpdateImageResponse struct {
 
 func (x *UpdateImageResponse) Reset() {
 	*x = UpdateImageResponse{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[5]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +843,7 @@ func (x *UpdateImageResponse) String() string {
 func (*UpdateImageResponse) ProtoMessage() {}
 
 func (x *UpdateImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[5]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +856,7 @@ func (x *UpdateImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageResponse.ProtoReflect.Descriptor instead.
 func (*UpdateImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{5}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateImageResponse) GetImage() *Image {
@@ -456,14 +872,16 @@ type DeleteImageRequest struct {
 	// `images/{uuid}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Only the image that still has this etag is deleted (ABORTED, STALE_ETAG). Empty: any.
-	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Passes over the trash: the image, its companions and their bytes go at once, whatever its state.
+	Purge         bool `protobuf:"varint,3,opt,name=purge,proto3" json:"purge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteImageRequest) Reset() {
 	*x = DeleteImageRequest{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[6]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +893,7 @@ func (x *DeleteImageRequest) String() string {
 func (*DeleteImageRequest) ProtoMessage() {}
 
 func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[6]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +906,7 @@ func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{6}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteImageRequest) GetName() string {
@@ -505,10 +923,17 @@ func (x *DeleteImageRequest) GetEtag() string {
 	return ""
 }
 
+func (x *DeleteImageRequest) GetPurge() bool {
+	if x != nil {
+		return x.Purge
+	}
+	return false
+}
+
 // Answer of DeleteImage.
 type DeleteImageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The image as it lies in the trash.
+	// The image as it lies in the trash, or as it was before it went.
 	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -516,7 +941,7 @@ type DeleteImageResponse struct {
 
 func (x *DeleteImageResponse) Reset() {
 	*x = DeleteImageResponse{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[7]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +953,7 @@ func (x *DeleteImageResponse) String() string {
 func (*DeleteImageResponse) ProtoMessage() {}
 
 func (x *DeleteImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[7]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +966,7 @@ func (x *DeleteImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageResponse.ProtoReflect.Descriptor instead.
 func (*DeleteImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{7}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteImageResponse) GetImage() *Image {
@@ -562,7 +987,7 @@ type RestoreImageRequest struct {
 
 func (x *RestoreImageRequest) Reset() {
 	*x = RestoreImageRequest{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[8]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +999,7 @@ func (x *RestoreImageRequest) String() string {
 func (*RestoreImageRequest) ProtoMessage() {}
 
 func (x *RestoreImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[8]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +1012,7 @@ func (x *RestoreImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreImageRequest.ProtoReflect.Descriptor instead.
 func (*RestoreImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{8}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestoreImageRequest) GetName() string {
@@ -608,7 +1033,7 @@ type RestoreImageResponse struct {
 
 func (x *RestoreImageResponse) Reset() {
 	*x = RestoreImageResponse{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[9]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +1045,7 @@ func (x *RestoreImageResponse) String() string {
 func (*RestoreImageResponse) ProtoMessage() {}
 
 func (x *RestoreImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[9]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +1058,7 @@ func (x *RestoreImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreImageResponse.ProtoReflect.Descriptor instead.
 func (*RestoreImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestoreImageResponse) GetImage() *Image {
@@ -656,7 +1081,7 @@ type PurgeImageRequest struct {
 
 func (x *PurgeImageRequest) Reset() {
 	*x = PurgeImageRequest{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[10]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1093,7 @@ func (x *PurgeImageRequest) String() string {
 func (*PurgeImageRequest) ProtoMessage() {}
 
 func (x *PurgeImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[10]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1106,7 @@ func (x *PurgeImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeImageRequest.ProtoReflect.Descriptor instead.
 func (*PurgeImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{10}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PurgeImageRequest) GetName() string {
@@ -707,7 +1132,7 @@ type PurgeImageResponse struct {
 
 func (x *PurgeImageResponse) Reset() {
 	*x = PurgeImageResponse{}
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[11]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +1144,7 @@ func (x *PurgeImageResponse) String() string {
 func (*PurgeImageResponse) ProtoMessage() {}
 
 func (x *PurgeImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_catalogue_proto_msgTypes[11]
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,18 +1157,554 @@ func (x *PurgeImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeImageResponse.ProtoReflect.Descriptor instead.
 func (*PurgeImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{16}
+}
+
+// Request of CopyImage.
+type CopyImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `images/{uuid}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The store that gets a copy, by its display name or `stores/{uuid}`. Empty: placed by weight and room among those that
+	// have none.
+	Store string `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
+	// Idempotency key, as in CheckRequest.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyImageRequest) Reset() {
+	*x = CopyImageRequest{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyImageRequest) ProtoMessage() {}
+
+func (x *CopyImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyImageRequest.ProtoReflect.Descriptor instead.
+func (*CopyImageRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CopyImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CopyImageRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *CopyImageRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Answer of CopyImage.
+type CopyImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, as a rule QUEUED. The bytes are compared with their digest on the way.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyImageResponse) Reset() {
+	*x = CopyImageResponse{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyImageResponse) ProtoMessage() {}
+
+func (x *CopyImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyImageResponse.ProtoReflect.Descriptor instead.
+func (*CopyImageResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CopyImageResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// Request of RemoveReplica.
+type RemoveReplicaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `images/{uuid}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The store whose copy goes, by its display name or `stores/{uuid}`. The last READY copy stays: FAILED_PRECONDITION with
+	// LAST_REPLICA.
+	Store string `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
+	// As in DeleteImageRequest.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaRequest) Reset() {
+	*x = RemoveReplicaRequest{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaRequest) ProtoMessage() {}
+
+func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RemoveReplicaRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveReplicaRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *RemoveReplicaRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// Answer of RemoveReplica.
+type RemoveReplicaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The image as it is now.
+	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaResponse) Reset() {
+	*x = RemoveReplicaResponse{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaResponse) ProtoMessage() {}
+
+func (x *RemoveReplicaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaResponse.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RemoveReplicaResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+// Request of GetUsage.
+type GetUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant; empty: the caller's. Another one than the caller's own takes the scope admin in the built-in tenant.
+	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageRequest) Reset() {
+	*x = GetUsageRequest{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageRequest) ProtoMessage() {}
+
+func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetUsageRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetUsageRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+// Answer of GetUsage.
+type GetUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the tenant has.
+	Usage         *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageResponse) Reset() {
+	*x = GetUsageResponse{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageResponse) ProtoMessage() {}
+
+func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetUsageResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetUsageResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// What a tenant has, and may have.
+type Usage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Images, those in the trash and records without bytes counted in; companions are not.
+	Images uint64 `protobuf:"varint,2,opt,name=images,proto3" json:"images,omitempty"`
+	// Bytes of their copies, slim companions counted in.
+	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Bytes that are reserved for uploads and jobs under way.
+	ReservedBytes uint64 `protobuf:"varint,4,opt,name=reserved_bytes,json=reservedBytes,proto3" json:"reserved_bytes,omitempty"`
+	// Most images. Absent: no limit.
+	ImagesMax *uint64 `protobuf:"varint,5,opt,name=images_max,json=imagesMax,proto3,oneof" json:"images_max,omitempty"`
+	// Most bytes, reserved ones counted in. Absent: no limit.
+	BytesMax      *uint64 `protobuf:"varint,6,opt,name=bytes_max,json=bytesMax,proto3,oneof" json:"bytes_max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Usage) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Usage) GetImages() uint64 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *Usage) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Usage) GetReservedBytes() uint64 {
+	if x != nil {
+		return x.ReservedBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetImagesMax() uint64 {
+	if x != nil && x.ImagesMax != nil {
+		return *x.ImagesMax
+	}
+	return 0
+}
+
+func (x *Usage) GetBytesMax() uint64 {
+	if x != nil && x.BytesMax != nil {
+		return *x.BytesMax
+	}
+	return 0
+}
+
+// Request of SetQuota.
+type SetQuotaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant. Empty: the default of all tenants that have no quota of their own.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Most images. Absent: no limit.
+	ImagesMax *uint64 `protobuf:"varint,2,opt,name=images_max,json=imagesMax,proto3,oneof" json:"images_max,omitempty"`
+	// Most bytes. Absent: no limit. What is there already stays.
+	BytesMax      *uint64 `protobuf:"varint,3,opt,name=bytes_max,json=bytesMax,proto3,oneof" json:"bytes_max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuotaRequest) Reset() {
+	*x = SetQuotaRequest{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuotaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuotaRequest) ProtoMessage() {}
+
+func (x *SetQuotaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuotaRequest.ProtoReflect.Descriptor instead.
+func (*SetQuotaRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SetQuotaRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *SetQuotaRequest) GetImagesMax() uint64 {
+	if x != nil && x.ImagesMax != nil {
+		return *x.ImagesMax
+	}
+	return 0
+}
+
+func (x *SetQuotaRequest) GetBytesMax() uint64 {
+	if x != nil && x.BytesMax != nil {
+		return *x.BytesMax
+	}
+	return 0
+}
+
+// Answer of SetQuota.
+type SetQuotaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the tenant has and may have now. Absent with the default.
+	Usage         *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuotaResponse) Reset() {
+	*x = SetQuotaResponse{}
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuotaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuotaResponse) ProtoMessage() {}
+
+func (x *SetQuotaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_catalogue_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuotaResponse.ProtoReflect.Descriptor instead.
+func (*SetQuotaResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_catalogue_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SetQuotaResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
 }
 
 var File_imageops_v1_catalogue_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_catalogue_proto_rawDesc = "" +
 	"\n" +
-	"\x1bimageops/v1/catalogue.proto\x12\vimageops.v1\x1a google/protobuf/field_mask.proto\x1a\x18imageops/v1/images.proto\"%\n" +
+	"\x1bimageops/v1/catalogue.proto\x12\vimageops.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\"%\n" +
 	"\x0fGetImageRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"<\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"h\n" +
 	"\x10GetImageResponse\x12(\n" +
-	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\"\xaf\x03\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\x12*\n" +
+	"\x04work\x18\x02 \x01(\v2\x16.imageops.v1.ImageWorkR\x04work\"f\n" +
+	"\tImageWork\x12-\n" +
+	"\x05check\x18\x01 \x01(\v2\x17.imageops.v1.ImageCheckR\x05check\x12*\n" +
+	"\x04slim\x18\x02 \x01(\v2\x16.imageops.v1.ImageSlimR\x04slim\"\xe7\x01\n" +
+	"\n" +
+	"ImageCheck\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x121\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1b.imageops.v1.ImageWorkStateR\x05state\x120\n" +
+	"\x06result\x18\x03 \x01(\v2\x18.imageops.v1.CheckResultR\x06result\x12+\n" +
+	"\x05error\x18\x04 \x01(\v2\x15.imageops.v1.JobErrorR\x05error\x125\n" +
+	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xca\x01\n" +
+	"\tImageSlim\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x121\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1b.imageops.v1.ImageWorkStateR\x05state\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12+\n" +
+	"\x05error\x18\x04 \x01(\v2\x15.imageops.v1.JobErrorR\x05error\x125\n" +
+	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\">\n" +
+	"\x12CreateImageRequest\x12(\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\"?\n" +
+	"\x13CreateImageResponse\x12(\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\"\x9d\x04\n" +
 	"\x11ListImagesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -753,23 +1714,30 @@ const file_imageops_v1_catalogue_proto_rawDesc = "" +
 	"\aformats\x18\x05 \x03(\x0e2\x18.imageops.v1.ImageFormatR\aformats\x12&\n" +
 	"\fdisplay_name\x18\x06 \x01(\tH\x00R\vdisplayName\x88\x01\x01\x12B\n" +
 	"\x06labels\x18\a \x03(\v2*.imageops.v1.ListImagesRequest.LabelsEntryR\x06labels\x12\x12\n" +
-	"\x04tags\x18\b \x03(\tR\x04tags\x1a9\n" +
+	"\x04tags\x18\b \x03(\tR\x04tags\x12\x1b\n" +
+	"\x06hidden\x18\t \x01(\bH\x01R\x06hidden\x88\x01\x01\x12'\n" +
+	"\x0fslim_companions\x18\n" +
+	" \x01(\bR\x0eslimCompanions\x12\x1b\n" +
+	"\twith_work\x18\v \x01(\bR\bwithWork\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
-	"\r_display_name\"h\n" +
+	"\r_display_nameB\t\n" +
+	"\a_hidden\"\x96\x01\n" +
 	"\x12ListImagesResponse\x12*\n" +
 	"\x06images\x18\x01 \x03(\v2\x12.imageops.v1.ImageR\x06images\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"{\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12,\n" +
+	"\x05works\x18\x03 \x03(\v2\x16.imageops.v1.ImageWorkR\x05works\"{\n" +
 	"\x12UpdateImageRequest\x12(\n" +
 	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\"?\n" +
 	"\x13UpdateImageResponse\x12(\n" +
-	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\"<\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\"R\n" +
 	"\x12DeleteImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag\"?\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x14\n" +
+	"\x05purge\x18\x03 \x01(\bR\x05purge\"?\n" +
 	"\x13DeleteImageResponse\x12(\n" +
 	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\")\n" +
 	"\x13RestoreImageRequest\x12\x12\n" +
@@ -779,7 +1747,50 @@ const file_imageops_v1_catalogue_proto_rawDesc = "" +
 	"\x11PurgeImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x14\n" +
-	"\x12PurgeImageResponse*\xcd\x01\n" +
+	"\x12PurgeImageResponse\"[\n" +
+	"\x10CopyImageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05store\x18\x02 \x01(\tR\x05store\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"7\n" +
+	"\x11CopyImageResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"T\n" +
+	"\x14RemoveReplicaRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05store\x18\x02 \x01(\tR\x05store\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"A\n" +
+	"\x15RemoveReplicaResponse\x12(\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\")\n" +
+	"\x0fGetUsageRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\"<\n" +
+	"\x10GetUsageResponse\x12(\n" +
+	"\x05usage\x18\x01 \x01(\v2\x12.imageops.v1.UsageR\x05usage\"\xd7\x01\n" +
+	"\x05Usage\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06images\x18\x02 \x01(\x04R\x06images\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12%\n" +
+	"\x0ereserved_bytes\x18\x04 \x01(\x04R\rreservedBytes\x12\"\n" +
+	"\n" +
+	"images_max\x18\x05 \x01(\x04H\x00R\timagesMax\x88\x01\x01\x12 \n" +
+	"\tbytes_max\x18\x06 \x01(\x04H\x01R\bbytesMax\x88\x01\x01B\r\n" +
+	"\v_images_maxB\f\n" +
+	"\n" +
+	"_bytes_max\"\x8c\x01\n" +
+	"\x0fSetQuotaRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\"\n" +
+	"\n" +
+	"images_max\x18\x02 \x01(\x04H\x00R\timagesMax\x88\x01\x01\x12 \n" +
+	"\tbytes_max\x18\x03 \x01(\x04H\x01R\bbytesMax\x88\x01\x01B\r\n" +
+	"\v_images_maxB\f\n" +
+	"\n" +
+	"_bytes_max\"<\n" +
+	"\x10SetQuotaResponse\x12(\n" +
+	"\x05usage\x18\x01 \x01(\v2\x12.imageops.v1.UsageR\x05usage*\x91\x01\n" +
+	"\x0eImageWorkState\x12 \n" +
+	"\x1cIMAGE_WORK_STATE_UNSPECIFIED\x10\x00\x12 \n" +
+	"\x1cIMAGE_WORK_STATE_IN_PROGRESS\x10\x01\x12\x1e\n" +
+	"\x1aIMAGE_WORK_STATE_SUCCEEDED\x10\x02\x12\x1b\n" +
+	"\x17IMAGE_WORK_STATE_FAILED\x10\x03*\xcd\x01\n" +
 	"\n" +
 	"ImageOrder\x12\x1b\n" +
 	"\x17IMAGE_ORDER_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -802,45 +1813,81 @@ func file_imageops_v1_catalogue_proto_rawDescGZIP() []byte {
 	return file_imageops_v1_catalogue_proto_rawDescData
 }
 
-var file_imageops_v1_catalogue_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_imageops_v1_catalogue_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_imageops_v1_catalogue_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_imageops_v1_catalogue_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_imageops_v1_catalogue_proto_goTypes = []any{
-	(ImageOrder)(0),               // 0: imageops.v1.ImageOrder
-	(*GetImageRequest)(nil),       // 1: imageops.v1.GetImageRequest
-	(*GetImageResponse)(nil),      // 2: imageops.v1.GetImageResponse
-	(*ListImagesRequest)(nil),     // 3: imageops.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),    // 4: imageops.v1.ListImagesResponse
-	(*UpdateImageRequest)(nil),    // 5: imageops.v1.UpdateImageRequest
-	(*UpdateImageResponse)(nil),   // 6: imageops.v1.UpdateImageResponse
-	(*DeleteImageRequest)(nil),    // 7: imageops.v1.DeleteImageRequest
-	(*DeleteImageResponse)(nil),   // 8: imageops.v1.DeleteImageResponse
-	(*RestoreImageRequest)(nil),   // 9: imageops.v1.RestoreImageRequest
-	(*RestoreImageResponse)(nil),  // 10: imageops.v1.RestoreImageResponse
-	(*PurgeImageRequest)(nil),     // 11: imageops.v1.PurgeImageRequest
-	(*PurgeImageResponse)(nil),    // 12: imageops.v1.PurgeImageResponse
-	nil,                           // 13: imageops.v1.ListImagesRequest.LabelsEntry
-	(*Image)(nil),                 // 14: imageops.v1.Image
-	(ImageState)(0),               // 15: imageops.v1.ImageState
-	(ImageFormat)(0),              // 16: imageops.v1.ImageFormat
-	(*fieldmaskpb.FieldMask)(nil), // 17: google.protobuf.FieldMask
+	(ImageWorkState)(0),           // 0: imageops.v1.ImageWorkState
+	(ImageOrder)(0),               // 1: imageops.v1.ImageOrder
+	(*GetImageRequest)(nil),       // 2: imageops.v1.GetImageRequest
+	(*GetImageResponse)(nil),      // 3: imageops.v1.GetImageResponse
+	(*ImageWork)(nil),             // 4: imageops.v1.ImageWork
+	(*ImageCheck)(nil),            // 5: imageops.v1.ImageCheck
+	(*ImageSlim)(nil),             // 6: imageops.v1.ImageSlim
+	(*CreateImageRequest)(nil),    // 7: imageops.v1.CreateImageRequest
+	(*CreateImageResponse)(nil),   // 8: imageops.v1.CreateImageResponse
+	(*ListImagesRequest)(nil),     // 9: imageops.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),    // 10: imageops.v1.ListImagesResponse
+	(*UpdateImageRequest)(nil),    // 11: imageops.v1.UpdateImageRequest
+	(*UpdateImageResponse)(nil),   // 12: imageops.v1.UpdateImageResponse
+	(*DeleteImageRequest)(nil),    // 13: imageops.v1.DeleteImageRequest
+	(*DeleteImageResponse)(nil),   // 14: imageops.v1.DeleteImageResponse
+	(*RestoreImageRequest)(nil),   // 15: imageops.v1.RestoreImageRequest
+	(*RestoreImageResponse)(nil),  // 16: imageops.v1.RestoreImageResponse
+	(*PurgeImageRequest)(nil),     // 17: imageops.v1.PurgeImageRequest
+	(*PurgeImageResponse)(nil),    // 18: imageops.v1.PurgeImageResponse
+	(*CopyImageRequest)(nil),      // 19: imageops.v1.CopyImageRequest
+	(*CopyImageResponse)(nil),     // 20: imageops.v1.CopyImageResponse
+	(*RemoveReplicaRequest)(nil),  // 21: imageops.v1.RemoveReplicaRequest
+	(*RemoveReplicaResponse)(nil), // 22: imageops.v1.RemoveReplicaResponse
+	(*GetUsageRequest)(nil),       // 23: imageops.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),      // 24: imageops.v1.GetUsageResponse
+	(*Usage)(nil),                 // 25: imageops.v1.Usage
+	(*SetQuotaRequest)(nil),       // 26: imageops.v1.SetQuotaRequest
+	(*SetQuotaResponse)(nil),      // 27: imageops.v1.SetQuotaResponse
+	nil,                           // 28: imageops.v1.ListImagesRequest.LabelsEntry
+	(*Image)(nil),                 // 29: imageops.v1.Image
+	(*CheckResult)(nil),           // 30: imageops.v1.CheckResult
+	(*JobError)(nil),              // 31: imageops.v1.JobError
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(ImageState)(0),               // 33: imageops.v1.ImageState
+	(ImageFormat)(0),              // 34: imageops.v1.ImageFormat
+	(*fieldmaskpb.FieldMask)(nil), // 35: google.protobuf.FieldMask
+	(*Job)(nil),                   // 36: imageops.v1.Job
 }
 var file_imageops_v1_catalogue_proto_depIdxs = []int32{
-	14, // 0: imageops.v1.GetImageResponse.image:type_name -> imageops.v1.Image
-	0,  // 1: imageops.v1.ListImagesRequest.order:type_name -> imageops.v1.ImageOrder
-	15, // 2: imageops.v1.ListImagesRequest.states:type_name -> imageops.v1.ImageState
-	16, // 3: imageops.v1.ListImagesRequest.formats:type_name -> imageops.v1.ImageFormat
-	13, // 4: imageops.v1.ListImagesRequest.labels:type_name -> imageops.v1.ListImagesRequest.LabelsEntry
-	14, // 5: imageops.v1.ListImagesResponse.images:type_name -> imageops.v1.Image
-	14, // 6: imageops.v1.UpdateImageRequest.image:type_name -> imageops.v1.Image
-	17, // 7: imageops.v1.UpdateImageRequest.update_mask:type_name -> google.protobuf.FieldMask
-	14, // 8: imageops.v1.UpdateImageResponse.image:type_name -> imageops.v1.Image
-	14, // 9: imageops.v1.DeleteImageResponse.image:type_name -> imageops.v1.Image
-	14, // 10: imageops.v1.RestoreImageResponse.image:type_name -> imageops.v1.Image
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	29, // 0: imageops.v1.GetImageResponse.image:type_name -> imageops.v1.Image
+	4,  // 1: imageops.v1.GetImageResponse.work:type_name -> imageops.v1.ImageWork
+	5,  // 2: imageops.v1.ImageWork.check:type_name -> imageops.v1.ImageCheck
+	6,  // 3: imageops.v1.ImageWork.slim:type_name -> imageops.v1.ImageSlim
+	0,  // 4: imageops.v1.ImageCheck.state:type_name -> imageops.v1.ImageWorkState
+	30, // 5: imageops.v1.ImageCheck.result:type_name -> imageops.v1.CheckResult
+	31, // 6: imageops.v1.ImageCheck.error:type_name -> imageops.v1.JobError
+	32, // 7: imageops.v1.ImageCheck.end_time:type_name -> google.protobuf.Timestamp
+	0,  // 8: imageops.v1.ImageSlim.state:type_name -> imageops.v1.ImageWorkState
+	31, // 9: imageops.v1.ImageSlim.error:type_name -> imageops.v1.JobError
+	32, // 10: imageops.v1.ImageSlim.end_time:type_name -> google.protobuf.Timestamp
+	29, // 11: imageops.v1.CreateImageRequest.image:type_name -> imageops.v1.Image
+	29, // 12: imageops.v1.CreateImageResponse.image:type_name -> imageops.v1.Image
+	1,  // 13: imageops.v1.ListImagesRequest.order:type_name -> imageops.v1.ImageOrder
+	33, // 14: imageops.v1.ListImagesRequest.states:type_name -> imageops.v1.ImageState
+	34, // 15: imageops.v1.ListImagesRequest.formats:type_name -> imageops.v1.ImageFormat
+	28, // 16: imageops.v1.ListImagesRequest.labels:type_name -> imageops.v1.ListImagesRequest.LabelsEntry
+	29, // 17: imageops.v1.ListImagesResponse.images:type_name -> imageops.v1.Image
+	4,  // 18: imageops.v1.ListImagesResponse.works:type_name -> imageops.v1.ImageWork
+	29, // 19: imageops.v1.UpdateImageRequest.image:type_name -> imageops.v1.Image
+	35, // 20: imageops.v1.UpdateImageRequest.update_mask:type_name -> google.protobuf.FieldMask
+	29, // 21: imageops.v1.UpdateImageResponse.image:type_name -> imageops.v1.Image
+	29, // 22: imageops.v1.DeleteImageResponse.image:type_name -> imageops.v1.Image
+	29, // 23: imageops.v1.RestoreImageResponse.image:type_name -> imageops.v1.Image
+	36, // 24: imageops.v1.CopyImageResponse.job:type_name -> imageops.v1.Job
+	29, // 25: imageops.v1.RemoveReplicaResponse.image:type_name -> imageops.v1.Image
+	25, // 26: imageops.v1.GetUsageResponse.usage:type_name -> imageops.v1.Usage
+	25, // 27: imageops.v1.SetQuotaResponse.usage:type_name -> imageops.v1.Usage
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_catalogue_proto_init() }
@@ -849,14 +1896,17 @@ func file_imageops_v1_catalogue_proto_init() {
 		return
 	}
 	file_imageops_v1_images_proto_init()
-	file_imageops_v1_catalogue_proto_msgTypes[2].OneofWrappers = []any{}
+	file_imageops_v1_jobs_proto_init()
+	file_imageops_v1_catalogue_proto_msgTypes[7].OneofWrappers = []any{}
+	file_imageops_v1_catalogue_proto_msgTypes[23].OneofWrappers = []any{}
+	file_imageops_v1_catalogue_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_catalogue_proto_rawDesc), len(file_imageops_v1_catalogue_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   13,
+			NumEnums:      2,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -198,6 +198,8 @@ const (
 	ImageState_IMAGE_STATE_FAILED ImageState = 5
 	// Deleted, can be restored.
 	ImageState_IMAGE_STATE_TRASHED ImageState = 6
+	// Stored, but not handed out: it was corrupt when it came, or its bytes no longer have their digest.
+	ImageState_IMAGE_STATE_QUARANTINED ImageState = 7
 )
 
 // Enum value maps for ImageState.
@@ -210,6 +212,7 @@ var (
 		4: "IMAGE_STATE_ACTIVE",
 		5: "IMAGE_STATE_FAILED",
 		6: "IMAGE_STATE_TRASHED",
+		7: "IMAGE_STATE_QUARANTINED",
 	}
 	ImageState_value = map[string]int32{
 		"IMAGE_STATE_UNSPECIFIED": 0,
@@ -219,6 +222,7 @@ var (
 		"IMAGE_STATE_ACTIVE":      4,
 		"IMAGE_STATE_FAILED":      5,
 		"IMAGE_STATE_TRASHED":     6,
+		"IMAGE_STATE_QUARANTINED": 7,
 	}
 )
 
@@ -247,6 +251,124 @@ func (x ImageState) Number() protoreflect.EnumNumber {
 // Deprecated: Use ImageState.Descriptor instead.
 func (ImageState) EnumDescriptor() ([]byte, []int) {
 	return file_imageops_v1_images_proto_rawDescGZIP(), []int{2}
+}
+
+// Where a copy of an image's bytes is in its life.
+type ReplicaState int32
+
+const (
+	// Never sent.
+	ReplicaState_REPLICA_STATE_UNSPECIFIED ReplicaState = 0
+	// Bytes are arriving.
+	ReplicaState_REPLICA_STATE_ARRIVING ReplicaState = 1
+	// All bytes are there.
+	ReplicaState_REPLICA_STATE_READY ReplicaState = 2
+	// Deleted in this store alone, can be restored.
+	ReplicaState_REPLICA_STATE_TRASHED ReplicaState = 3
+	// The bytes no longer have their digest; they are not read any more.
+	ReplicaState_REPLICA_STATE_DAMAGED ReplicaState = 4
+)
+
+// Enum value maps for ReplicaState.
+var (
+	ReplicaState_name = map[int32]string{
+		0: "REPLICA_STATE_UNSPECIFIED",
+		1: "REPLICA_STATE_ARRIVING",
+		2: "REPLICA_STATE_READY",
+		3: "REPLICA_STATE_TRASHED",
+		4: "REPLICA_STATE_DAMAGED",
+	}
+	ReplicaState_value = map[string]int32{
+		"REPLICA_STATE_UNSPECIFIED": 0,
+		"REPLICA_STATE_ARRIVING":    1,
+		"REPLICA_STATE_READY":       2,
+		"REPLICA_STATE_TRASHED":     3,
+		"REPLICA_STATE_DAMAGED":     4,
+	}
+)
+
+func (x ReplicaState) Enum() *ReplicaState {
+	p := new(ReplicaState)
+	*p = x
+	return p
+}
+
+func (x ReplicaState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReplicaState) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_images_proto_enumTypes[3].Descriptor()
+}
+
+func (ReplicaState) Type() protoreflect.EnumType {
+	return &file_imageops_v1_images_proto_enumTypes[3]
+}
+
+func (x ReplicaState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReplicaState.Descriptor instead.
+func (ReplicaState) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{3}
+}
+
+// What a virtual machine may be made with from an image.
+type MediaType int32
+
+const (
+	// Not said.
+	MediaType_MEDIA_TYPE_UNSPECIFIED MediaType = 0
+	// A system disk.
+	MediaType_MEDIA_TYPE_ROOT_VOLUME_TEMPLATE MediaType = 1
+	// A data disk.
+	MediaType_MEDIA_TYPE_DATA_VOLUME_TEMPLATE MediaType = 2
+	// An installation medium.
+	MediaType_MEDIA_TYPE_ISO MediaType = 3
+)
+
+// Enum value maps for MediaType.
+var (
+	MediaType_name = map[int32]string{
+		0: "MEDIA_TYPE_UNSPECIFIED",
+		1: "MEDIA_TYPE_ROOT_VOLUME_TEMPLATE",
+		2: "MEDIA_TYPE_DATA_VOLUME_TEMPLATE",
+		3: "MEDIA_TYPE_ISO",
+	}
+	MediaType_value = map[string]int32{
+		"MEDIA_TYPE_UNSPECIFIED":          0,
+		"MEDIA_TYPE_ROOT_VOLUME_TEMPLATE": 1,
+		"MEDIA_TYPE_DATA_VOLUME_TEMPLATE": 2,
+		"MEDIA_TYPE_ISO":                  3,
+	}
+)
+
+func (x MediaType) Enum() *MediaType {
+	p := new(MediaType)
+	*p = x
+	return p
+}
+
+func (x MediaType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MediaType) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_images_proto_enumTypes[4].Descriptor()
+}
+
+func (MediaType) Type() protoreflect.EnumType {
+	return &file_imageops_v1_images_proto_enumTypes[4]
+}
+
+func (x MediaType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MediaType.Descriptor instead.
+func (MediaType) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{4}
 }
 
 // What an operation reads.
@@ -343,7 +465,11 @@ type Digests struct {
 	// MD5, 32 digits.
 	Md5 string `protobuf:"bytes,1,opt,name=md5,proto3" json:"md5,omitempty"`
 	// SHA-256, 64 digits.
-	Sha256        string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Sha256 string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// SHA-512, 128 digits. Computed only where it was asked for.
+	Sha512 string `protobuf:"bytes,3,opt,name=sha512,proto3" json:"sha512,omitempty"`
+	// CRC-32 as zip and gzip have it. Absent: not computed.
+	Crc32         *uint32 `protobuf:"fixed32,4,opt,name=crc32,proto3,oneof" json:"crc32,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +516,20 @@ func (x *Digests) GetSha256() string {
 		return x.Sha256
 	}
 	return ""
+}
+
+func (x *Digests) GetSha512() string {
+	if x != nil {
+		return x.Sha512
+	}
+	return ""
+}
+
+func (x *Digests) GetCrc32() uint32 {
+	if x != nil && x.Crc32 != nil {
+		return *x.Crc32
+	}
+	return 0
 }
 
 // Why a verdict is not VALID, or why something was kept.
@@ -1011,6 +1151,79 @@ func (x *Inspection) GetKept() []*Reason {
 	return nil
 }
 
+// A copy of an image's bytes in one store.
+type Replica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `stores/{uuid}`.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// State.
+	State ReplicaState `protobuf:"varint,2,opt,name=state,proto3,enum=imageops.v1.ReplicaState" json:"state,omitempty"`
+	// When it was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When its bytes were last compared with their digest. Absent: never since they came.
+	VerifyTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_imageops_v1_images_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_images_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Replica) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *Replica) GetState() ReplicaState {
+	if x != nil {
+		return x.State
+	}
+	return ReplicaState_REPLICA_STATE_UNSPECIFIED
+}
+
+func (x *Replica) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Replica) GetVerifyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifyTime
+	}
+	return nil
+}
+
 // A stored image. Its bytes never change.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1052,14 +1265,24 @@ type Image struct {
 	// When it was deleted. Absent: it is not in the trash.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
 	// When it goes for good. Absent: it is not in the trash.
-	PurgeTime     *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
+	PurgeTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
+	// Copies of its bytes, by store.
+	Replicas []*Replica `protobuf:"bytes,20,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// The image that this one is a hidden companion of: `images/{uuid}`. Empty: it is one of its own.
+	CompanionOf string `protobuf:"bytes,21,opt,name=companion_of,json=companionOf,proto3" json:"companion_of,omitempty"`
+	// Why it is QUARANTINED.
+	Quarantine *Reason `protobuf:"bytes,22,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
+	// The upload that fills it, in state UPLOADING: `uploads/{uuid}`.
+	Upload string `protobuf:"bytes,23,opt,name=upload,proto3" json:"upload,omitempty"`
+	// What it is to those who run machines from it.
+	Facts         *ImageFacts `protobuf:"bytes,24,opt,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_imageops_v1_images_proto_msgTypes[8]
+	mi := &file_imageops_v1_images_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1294,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[8]
+	mi := &file_imageops_v1_images_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1307,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{8}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Image) GetName() string {
@@ -1220,6 +1443,186 @@ func (x *Image) GetPurgeTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Image) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *Image) GetCompanionOf() string {
+	if x != nil {
+		return x.CompanionOf
+	}
+	return ""
+}
+
+func (x *Image) GetQuarantine() *Reason {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+func (x *Image) GetUpload() string {
+	if x != nil {
+		return x.Upload
+	}
+	return ""
+}
+
+func (x *Image) GetFacts() *ImageFacts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+// What people say of an image to those who run machines from it. Nothing here is checked against the bytes.
+type ImageFacts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Left out of default lists.
+	Hidden bool `protobuf:"varint,1,opt,name=hidden,proto3" json:"hidden,omitempty"`
+	// Format as the owner calls it (`ami`, `iso`, `qcow2`, …). Empty: not said.
+	DiskFormat string `protobuf:"bytes,2,opt,name=disk_format,json=diskFormat,proto3" json:"disk_format,omitempty"`
+	// What the bytes are wrapped in (`bare`, `ova`, …). Empty: not said.
+	ContainerFormat string `protobuf:"bytes,3,opt,name=container_format,json=containerFormat,proto3" json:"container_format,omitempty"`
+	// Smallest disk that a machine needs, in GiB.
+	MinDiskGib uint32 `protobuf:"varint,4,opt,name=min_disk_gib,json=minDiskGib,proto3" json:"min_disk_gib,omitempty"`
+	// Smallest memory that a machine needs, in MiB.
+	MinRamMib uint32 `protobuf:"varint,5,opt,name=min_ram_mib,json=minRamMib,proto3" json:"min_ram_mib,omitempty"`
+	// What a machine may be made with from it.
+	MediaType MediaType `protobuf:"varint,6,opt,name=media_type,json=mediaType,proto3,enum=imageops.v1.MediaType" json:"media_type,omitempty"`
+	// `Linux`, `Windows`, `Other`, …: at most 255 characters. Empty: not said.
+	Platform string `protobuf:"bytes,7,opt,name=platform,proto3" json:"platform,omitempty"`
+	// `x86_64`, `aarch64`, …: at most 255 characters. Empty: not said.
+	Architecture string `protobuf:"bytes,8,opt,name=architecture,proto3" json:"architecture,omitempty"`
+	// The guest's operating system: at most 255 characters. Empty: not said.
+	GuestOsType string `protobuf:"bytes,9,opt,name=guest_os_type,json=guestOsType,proto3" json:"guest_os_type,omitempty"`
+	// For machines of the platform itself alone.
+	System bool `protobuf:"varint,10,opt,name=system,proto3" json:"system,omitempty"`
+	// Whether a machine gets paravirtual devices. Absent: not said.
+	Virtio *bool `protobuf:"varint,11,opt,name=virtio,proto3,oneof" json:"virtio,omitempty"`
+	// Where it came from: at most 1,024 characters. Empty: not said.
+	OriginUrl     string `protobuf:"bytes,12,opt,name=origin_url,json=originUrl,proto3" json:"origin_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageFacts) Reset() {
+	*x = ImageFacts{}
+	mi := &file_imageops_v1_images_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageFacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageFacts) ProtoMessage() {}
+
+func (x *ImageFacts) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_images_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageFacts.ProtoReflect.Descriptor instead.
+func (*ImageFacts) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ImageFacts) GetHidden() bool {
+	if x != nil {
+		return x.Hidden
+	}
+	return false
+}
+
+func (x *ImageFacts) GetDiskFormat() string {
+	if x != nil {
+		return x.DiskFormat
+	}
+	return ""
+}
+
+func (x *ImageFacts) GetContainerFormat() string {
+	if x != nil {
+		return x.ContainerFormat
+	}
+	return ""
+}
+
+func (x *ImageFacts) GetMinDiskGib() uint32 {
+	if x != nil {
+		return x.MinDiskGib
+	}
+	return 0
+}
+
+func (x *ImageFacts) GetMinRamMib() uint32 {
+	if x != nil {
+		return x.MinRamMib
+	}
+	return 0
+}
+
+func (x *ImageFacts) GetMediaType() MediaType {
+	if x != nil {
+		return x.MediaType
+	}
+	return MediaType_MEDIA_TYPE_UNSPECIFIED
+}
+
+func (x *ImageFacts) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *ImageFacts) GetArchitecture() string {
+	if x != nil {
+		return x.Architecture
+	}
+	return ""
+}
+
+func (x *ImageFacts) GetGuestOsType() string {
+	if x != nil {
+		return x.GuestOsType
+	}
+	return ""
+}
+
+func (x *ImageFacts) GetSystem() bool {
+	if x != nil {
+		return x.System
+	}
+	return false
+}
+
+func (x *ImageFacts) GetVirtio() bool {
+	if x != nil && x.Virtio != nil {
+		return *x.Virtio
+	}
+	return false
+}
+
+func (x *ImageFacts) GetOriginUrl() string {
+	if x != nil {
+		return x.OriginUrl
+	}
+	return ""
+}
+
 // Request of Inspect.
 type InspectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1233,7 +1636,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_imageops_v1_images_proto_msgTypes[9]
+	mi := &file_imageops_v1_images_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1648,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[9]
+	mi := &file_imageops_v1_images_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1661,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *InspectRequest) GetSource() *Source {
@@ -1286,7 +1689,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_imageops_v1_images_proto_msgTypes[10]
+	mi := &file_imageops_v1_images_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1701,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[10]
+	mi := &file_imageops_v1_images_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1714,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{10}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InspectResponse) GetInspection() *Inspection {
@@ -1329,14 +1732,20 @@ type DownloadImageRequest struct {
 	// First byte wanted. Past the end of the image: OUT_OF_RANGE.
 	OffsetBytes uint64 `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
 	// Number of bytes wanted; cut at the end of the image. Absent: to the end.
-	LengthBytes   *uint64 `protobuf:"varint,3,opt,name=length_bytes,json=lengthBytes,proto3,oneof" json:"length_bytes,omitempty"`
+	LengthBytes *uint64 `protobuf:"varint,3,opt,name=length_bytes,json=lengthBytes,proto3,oneof" json:"length_bytes,omitempty"`
+	// Format wanted: RAW or QCOW2. Another one than the image has is made first, once for all who ask for it: a CONVERT job
+	// whose output is kept for the next one who asks. Offsets, lengths and the header are then those of the output.
+	// Unspecified: the stored bytes.
+	Format ImageFormat `protobuf:"varint,4,opt,name=format,proto3,enum=imageops.v1.ImageFormat" json:"format,omitempty"`
+	// Sends a `hole` for a range that is known to read as zeros, instead of its bytes.
+	Sparse        bool `protobuf:"varint,5,opt,name=sparse,proto3" json:"sparse,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DownloadImageRequest) Reset() {
 	*x = DownloadImageRequest{}
-	mi := &file_imageops_v1_images_proto_msgTypes[11]
+	mi := &file_imageops_v1_images_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1757,7 @@ func (x *DownloadImageRequest) String() string {
 func (*DownloadImageRequest) ProtoMessage() {}
 
 func (x *DownloadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[11]
+	mi := &file_imageops_v1_images_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1770,7 @@ func (x *DownloadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadImageRequest.ProtoReflect.Descriptor instead.
 func (*DownloadImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DownloadImageRequest) GetImage() string {
@@ -1385,7 +1794,21 @@ func (x *DownloadImageRequest) GetLengthBytes() uint64 {
 	return 0
 }
 
-// Answer of DownloadImage: one `header`, then chunks without a gap.
+func (x *DownloadImageRequest) GetFormat() ImageFormat {
+	if x != nil {
+		return x.Format
+	}
+	return ImageFormat_IMAGE_FORMAT_UNSPECIFIED
+}
+
+func (x *DownloadImageRequest) GetSparse() bool {
+	if x != nil {
+		return x.Sparse
+	}
+	return false
+}
+
+// Answer of DownloadImage: one `header`, then chunks (and holes, where they were asked for) without a gap.
 type DownloadImageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly one is set.
@@ -1394,6 +1817,7 @@ type DownloadImageResponse struct {
 	//
 	//	*DownloadImageResponse_Header
 	//	*DownloadImageResponse_Chunk
+	//	*DownloadImageResponse_Hole
 	Message       isDownloadImageResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1401,7 +1825,7 @@ type DownloadImageResponse struct {
 
 func (x *DownloadImageResponse) Reset() {
 	*x = DownloadImageResponse{}
-	mi := &file_imageops_v1_images_proto_msgTypes[12]
+	mi := &file_imageops_v1_images_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1837,7 @@ func (x *DownloadImageResponse) String() string {
 func (*DownloadImageResponse) ProtoMessage() {}
 
 func (x *DownloadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[12]
+	mi := &file_imageops_v1_images_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1850,7 @@ func (x *DownloadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadImageResponse.ProtoReflect.Descriptor instead.
 func (*DownloadImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{12}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DownloadImageResponse) GetMessage() isDownloadImageResponse_Message {
@@ -1454,6 +1878,15 @@ func (x *DownloadImageResponse) GetChunk() *Chunk {
 	return nil
 }
 
+func (x *DownloadImageResponse) GetHole() *Hole {
+	if x != nil {
+		if x, ok := x.Message.(*DownloadImageResponse_Hole); ok {
+			return x.Hole
+		}
+	}
+	return nil
+}
+
 type isDownloadImageResponse_Message interface {
 	isDownloadImageResponse_Message()
 }
@@ -1464,13 +1897,75 @@ type DownloadImageResponse_Header struct {
 }
 
 type DownloadImageResponse_Chunk struct {
-	// All others.
+	// Bytes.
 	Chunk *Chunk `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
+}
+
+type DownloadImageResponse_Hole struct {
+	// A range that reads as zeros; only with `sparse`.
+	Hole *Hole `protobuf:"bytes,3,opt,name=hole,proto3,oneof"`
 }
 
 func (*DownloadImageResponse_Header) isDownloadImageResponse_Message() {}
 
 func (*DownloadImageResponse_Chunk) isDownloadImageResponse_Message() {}
+
+func (*DownloadImageResponse_Hole) isDownloadImageResponse_Message() {}
+
+// A range of an image that reads as zeros.
+type Hole struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where it begins, in bytes.
+	OffsetBytes uint64 `protobuf:"varint,1,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
+	// Its length in bytes; at least 1.
+	LengthBytes   uint64 `protobuf:"varint,2,opt,name=length_bytes,json=lengthBytes,proto3" json:"length_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hole) Reset() {
+	*x = Hole{}
+	mi := &file_imageops_v1_images_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hole) ProtoMessage() {}
+
+func (x *Hole) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_images_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hole.ProtoReflect.Descriptor instead.
+func (*Hole) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Hole) GetOffsetBytes() uint64 {
+	if x != nil {
+		return x.OffsetBytes
+	}
+	return 0
+}
+
+func (x *Hole) GetLengthBytes() uint64 {
+	if x != nil {
+		return x.LengthBytes
+	}
+	return 0
+}
 
 // First message of a download.
 type DownloadHeader struct {
@@ -1487,7 +1982,7 @@ type DownloadHeader struct {
 
 func (x *DownloadHeader) Reset() {
 	*x = DownloadHeader{}
-	mi := &file_imageops_v1_images_proto_msgTypes[13]
+	mi := &file_imageops_v1_images_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1994,7 @@ func (x *DownloadHeader) String() string {
 func (*DownloadHeader) ProtoMessage() {}
 
 func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[13]
+	mi := &file_imageops_v1_images_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +2007,7 @@ func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadHeader.ProtoReflect.Descriptor instead.
 func (*DownloadHeader) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{13}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DownloadHeader) GetImage() *Image {
@@ -1551,7 +2046,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_imageops_v1_images_proto_msgTypes[14]
+	mi := &file_imageops_v1_images_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +2058,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_images_proto_msgTypes[14]
+	mi := &file_imageops_v1_images_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +2071,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_images_proto_rawDescGZIP(), []int{14}
+	return file_imageops_v1_images_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Chunk) GetOffsetBytes() uint64 {
@@ -1608,10 +2103,13 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\x06Source\x12\x14\n" +
 	"\x04file\x18\x01 \x01(\tH\x00R\x04file\x12\x16\n" +
 	"\x05image\x18\x02 \x01(\tH\x00R\x05imageB\b\n" +
-	"\x06source\"3\n" +
+	"\x06source\"p\n" +
 	"\aDigests\x12\x10\n" +
 	"\x03md5\x18\x01 \x01(\tR\x03md5\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\tR\x06sha256\"\x85\x01\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x16\n" +
+	"\x06sha512\x18\x03 \x01(\tR\x06sha512\x12\x19\n" +
+	"\x05crc32\x18\x04 \x01(\aH\x00R\x05crc32\x88\x01\x01B\b\n" +
+	"\x06_crc32\"\x85\x01\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12&\n" +
@@ -1677,7 +2175,14 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\x05parts\x18\t \x03(\v2\x16.imageops.v1.GuestPartR\x05parts\x12'\n" +
 	"\x04kept\x18\n" +
 	" \x03(\v2\x13.imageops.v1.ReasonR\x04keptB\x15\n" +
-	"\x13_virtual_size_bytes\"\xc7\a\n" +
+	"\x13_virtual_size_bytes\"\xca\x01\n" +
+	"\aReplica\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12/\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.imageops.v1.ReplicaStateR\x05state\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vverify_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifyTime\"\x98\t\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12-\n" +
@@ -1705,30 +2210,63 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\vdelete_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"deleteTime\x129\n" +
 	"\n" +
-	"purge_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\x1a9\n" +
+	"purge_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\x120\n" +
+	"\breplicas\x18\x14 \x03(\v2\x14.imageops.v1.ReplicaR\breplicas\x12!\n" +
+	"\fcompanion_of\x18\x15 \x01(\tR\vcompanionOf\x123\n" +
+	"\n" +
+	"quarantine\x18\x16 \x01(\v2\x13.imageops.v1.ReasonR\n" +
+	"quarantine\x12\x16\n" +
+	"\x06upload\x18\x17 \x01(\tR\x06upload\x12-\n" +
+	"\x05facts\x18\x18 \x01(\v2\x17.imageops.v1.ImageFactsR\x05facts\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x15\n" +
-	"\x13_virtual_size_bytes\"\x80\x01\n" +
+	"\x13_virtual_size_bytes\"\xac\x03\n" +
+	"\n" +
+	"ImageFacts\x12\x16\n" +
+	"\x06hidden\x18\x01 \x01(\bR\x06hidden\x12\x1f\n" +
+	"\vdisk_format\x18\x02 \x01(\tR\n" +
+	"diskFormat\x12)\n" +
+	"\x10container_format\x18\x03 \x01(\tR\x0fcontainerFormat\x12 \n" +
+	"\fmin_disk_gib\x18\x04 \x01(\rR\n" +
+	"minDiskGib\x12\x1e\n" +
+	"\vmin_ram_mib\x18\x05 \x01(\rR\tminRamMib\x125\n" +
+	"\n" +
+	"media_type\x18\x06 \x01(\x0e2\x16.imageops.v1.MediaTypeR\tmediaType\x12\x1a\n" +
+	"\bplatform\x18\a \x01(\tR\bplatform\x12\"\n" +
+	"\farchitecture\x18\b \x01(\tR\farchitecture\x12\"\n" +
+	"\rguest_os_type\x18\t \x01(\tR\vguestOsType\x12\x16\n" +
+	"\x06system\x18\n" +
+	" \x01(\bR\x06system\x12\x1b\n" +
+	"\x06virtio\x18\v \x01(\bH\x00R\x06virtio\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"origin_url\x18\f \x01(\tR\toriginUrlB\t\n" +
+	"\a_virtio\"\x80\x01\n" +
 	"\x0eInspectRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12A\n" +
 	"\x0fdeclared_format\x18\x02 \x01(\x0e2\x18.imageops.v1.ImageFormatR\x0edeclaredFormat\"J\n" +
 	"\x0fInspectResponse\x127\n" +
 	"\n" +
 	"inspection\x18\x01 \x01(\v2\x17.imageops.v1.InspectionR\n" +
-	"inspection\"\x88\x01\n" +
+	"inspection\"\xd2\x01\n" +
 	"\x14DownloadImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12!\n" +
 	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12&\n" +
-	"\flength_bytes\x18\x03 \x01(\x04H\x00R\vlengthBytes\x88\x01\x01B\x0f\n" +
-	"\r_length_bytes\"\x85\x01\n" +
+	"\flength_bytes\x18\x03 \x01(\x04H\x00R\vlengthBytes\x88\x01\x01\x120\n" +
+	"\x06format\x18\x04 \x01(\x0e2\x18.imageops.v1.ImageFormatR\x06format\x12\x16\n" +
+	"\x06sparse\x18\x05 \x01(\bR\x06sparseB\x0f\n" +
+	"\r_length_bytes\"\xae\x01\n" +
 	"\x15DownloadImageResponse\x125\n" +
 	"\x06header\x18\x01 \x01(\v2\x1b.imageops.v1.DownloadHeaderH\x00R\x06header\x12*\n" +
-	"\x05chunk\x18\x02 \x01(\v2\x12.imageops.v1.ChunkH\x00R\x05chunkB\t\n" +
-	"\amessage\"\x80\x01\n" +
+	"\x05chunk\x18\x02 \x01(\v2\x12.imageops.v1.ChunkH\x00R\x05chunk\x12'\n" +
+	"\x04hole\x18\x03 \x01(\v2\x11.imageops.v1.HoleH\x00R\x04holeB\t\n" +
+	"\amessage\"L\n" +
+	"\x04Hole\x12!\n" +
+	"\foffset_bytes\x18\x01 \x01(\x04R\voffsetBytes\x12!\n" +
+	"\flength_bytes\x18\x02 \x01(\x04R\vlengthBytes\"\x80\x01\n" +
 	"\x0eDownloadHeader\x12(\n" +
 	"\x05image\x18\x01 \x01(\v2\x12.imageops.v1.ImageR\x05image\x12!\n" +
 	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12!\n" +
@@ -1759,7 +2297,7 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\x0fVERDICT_CORRUPT\x10\x02\x12\x13\n" +
 	"\x0fVERDICT_INVALID\x10\x03\x12\x12\n" +
 	"\x0eVERDICT_UNSAFE\x10\x04\x12\x17\n" +
-	"\x13VERDICT_UNSUPPORTED\x10\x05*\xc0\x01\n" +
+	"\x13VERDICT_UNSUPPORTED\x10\x05*\xdd\x01\n" +
 	"\n" +
 	"ImageState\x12\x1b\n" +
 	"\x17IMAGE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1768,7 +2306,19 @@ const file_imageops_v1_images_proto_rawDesc = "" +
 	"\x15IMAGE_STATE_IMPORTING\x10\x03\x12\x16\n" +
 	"\x12IMAGE_STATE_ACTIVE\x10\x04\x12\x16\n" +
 	"\x12IMAGE_STATE_FAILED\x10\x05\x12\x17\n" +
-	"\x13IMAGE_STATE_TRASHED\x10\x06B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"\x13IMAGE_STATE_TRASHED\x10\x06\x12\x1b\n" +
+	"\x17IMAGE_STATE_QUARANTINED\x10\a*\x98\x01\n" +
+	"\fReplicaState\x12\x1d\n" +
+	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16REPLICA_STATE_ARRIVING\x10\x01\x12\x17\n" +
+	"\x13REPLICA_STATE_READY\x10\x02\x12\x19\n" +
+	"\x15REPLICA_STATE_TRASHED\x10\x03\x12\x19\n" +
+	"\x15REPLICA_STATE_DAMAGED\x10\x04*\x85\x01\n" +
+	"\tMediaType\x12\x1a\n" +
+	"\x16MEDIA_TYPE_UNSPECIFIED\x10\x00\x12#\n" +
+	"\x1fMEDIA_TYPE_ROOT_VOLUME_TEMPLATE\x10\x01\x12#\n" +
+	"\x1fMEDIA_TYPE_DATA_VOLUME_TEMPLATE\x10\x02\x12\x12\n" +
+	"\x0eMEDIA_TYPE_ISO\x10\x03B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var (
 	file_imageops_v1_images_proto_rawDescOnce sync.Once
@@ -1782,62 +2332,76 @@ func file_imageops_v1_images_proto_rawDescGZIP() []byte {
 	return file_imageops_v1_images_proto_rawDescData
 }
 
-var file_imageops_v1_images_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_imageops_v1_images_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_imageops_v1_images_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_imageops_v1_images_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_imageops_v1_images_proto_goTypes = []any{
 	(ImageFormat)(0),              // 0: imageops.v1.ImageFormat
 	(Verdict)(0),                  // 1: imageops.v1.Verdict
 	(ImageState)(0),               // 2: imageops.v1.ImageState
-	(*Source)(nil),                // 3: imageops.v1.Source
-	(*Digests)(nil),               // 4: imageops.v1.Digests
-	(*Reason)(nil),                // 5: imageops.v1.Reason
-	(*Snapshot)(nil),              // 6: imageops.v1.Snapshot
-	(*Qcow2Summary)(nil),          // 7: imageops.v1.Qcow2Summary
-	(*GuestPart)(nil),             // 8: imageops.v1.GuestPart
-	(*GuestVolume)(nil),           // 9: imageops.v1.GuestVolume
-	(*Inspection)(nil),            // 10: imageops.v1.Inspection
-	(*Image)(nil),                 // 11: imageops.v1.Image
-	(*InspectRequest)(nil),        // 12: imageops.v1.InspectRequest
-	(*InspectResponse)(nil),       // 13: imageops.v1.InspectResponse
-	(*DownloadImageRequest)(nil),  // 14: imageops.v1.DownloadImageRequest
-	(*DownloadImageResponse)(nil), // 15: imageops.v1.DownloadImageResponse
-	(*DownloadHeader)(nil),        // 16: imageops.v1.DownloadHeader
-	(*Chunk)(nil),                 // 17: imageops.v1.Chunk
-	nil,                           // 18: imageops.v1.Image.LabelsEntry
-	nil,                           // 19: imageops.v1.Image.PropertiesEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(ReplicaState)(0),             // 3: imageops.v1.ReplicaState
+	(MediaType)(0),                // 4: imageops.v1.MediaType
+	(*Source)(nil),                // 5: imageops.v1.Source
+	(*Digests)(nil),               // 6: imageops.v1.Digests
+	(*Reason)(nil),                // 7: imageops.v1.Reason
+	(*Snapshot)(nil),              // 8: imageops.v1.Snapshot
+	(*Qcow2Summary)(nil),          // 9: imageops.v1.Qcow2Summary
+	(*GuestPart)(nil),             // 10: imageops.v1.GuestPart
+	(*GuestVolume)(nil),           // 11: imageops.v1.GuestVolume
+	(*Inspection)(nil),            // 12: imageops.v1.Inspection
+	(*Replica)(nil),               // 13: imageops.v1.Replica
+	(*Image)(nil),                 // 14: imageops.v1.Image
+	(*ImageFacts)(nil),            // 15: imageops.v1.ImageFacts
+	(*InspectRequest)(nil),        // 16: imageops.v1.InspectRequest
+	(*InspectResponse)(nil),       // 17: imageops.v1.InspectResponse
+	(*DownloadImageRequest)(nil),  // 18: imageops.v1.DownloadImageRequest
+	(*DownloadImageResponse)(nil), // 19: imageops.v1.DownloadImageResponse
+	(*Hole)(nil),                  // 20: imageops.v1.Hole
+	(*DownloadHeader)(nil),        // 21: imageops.v1.DownloadHeader
+	(*Chunk)(nil),                 // 22: imageops.v1.Chunk
+	nil,                           // 23: imageops.v1.Image.LabelsEntry
+	nil,                           // 24: imageops.v1.Image.PropertiesEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_imageops_v1_images_proto_depIdxs = []int32{
-	6,  // 0: imageops.v1.Qcow2Summary.snapshots:type_name -> imageops.v1.Snapshot
-	5,  // 1: imageops.v1.GuestPart.kept:type_name -> imageops.v1.Reason
-	9,  // 2: imageops.v1.GuestPart.volumes:type_name -> imageops.v1.GuestVolume
-	5,  // 3: imageops.v1.GuestVolume.kept:type_name -> imageops.v1.Reason
+	8,  // 0: imageops.v1.Qcow2Summary.snapshots:type_name -> imageops.v1.Snapshot
+	7,  // 1: imageops.v1.GuestPart.kept:type_name -> imageops.v1.Reason
+	11, // 2: imageops.v1.GuestPart.volumes:type_name -> imageops.v1.GuestVolume
+	7,  // 3: imageops.v1.GuestVolume.kept:type_name -> imageops.v1.Reason
 	1,  // 4: imageops.v1.Inspection.verdict:type_name -> imageops.v1.Verdict
-	5,  // 5: imageops.v1.Inspection.reasons:type_name -> imageops.v1.Reason
+	7,  // 5: imageops.v1.Inspection.reasons:type_name -> imageops.v1.Reason
 	0,  // 6: imageops.v1.Inspection.format:type_name -> imageops.v1.ImageFormat
-	7,  // 7: imageops.v1.Inspection.qcow2:type_name -> imageops.v1.Qcow2Summary
-	8,  // 8: imageops.v1.Inspection.parts:type_name -> imageops.v1.GuestPart
-	5,  // 9: imageops.v1.Inspection.kept:type_name -> imageops.v1.Reason
-	2,  // 10: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
-	0,  // 11: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
-	4,  // 12: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
-	20, // 13: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
-	20, // 14: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
-	18, // 15: imageops.v1.Image.labels:type_name -> imageops.v1.Image.LabelsEntry
-	19, // 16: imageops.v1.Image.properties:type_name -> imageops.v1.Image.PropertiesEntry
-	20, // 17: imageops.v1.Image.delete_time:type_name -> google.protobuf.Timestamp
-	20, // 18: imageops.v1.Image.purge_time:type_name -> google.protobuf.Timestamp
-	3,  // 19: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
-	0,  // 20: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
-	10, // 21: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
-	16, // 22: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
-	17, // 23: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
-	11, // 24: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	9,  // 7: imageops.v1.Inspection.qcow2:type_name -> imageops.v1.Qcow2Summary
+	10, // 8: imageops.v1.Inspection.parts:type_name -> imageops.v1.GuestPart
+	7,  // 9: imageops.v1.Inspection.kept:type_name -> imageops.v1.Reason
+	3,  // 10: imageops.v1.Replica.state:type_name -> imageops.v1.ReplicaState
+	25, // 11: imageops.v1.Replica.create_time:type_name -> google.protobuf.Timestamp
+	25, // 12: imageops.v1.Replica.verify_time:type_name -> google.protobuf.Timestamp
+	2,  // 13: imageops.v1.Image.state:type_name -> imageops.v1.ImageState
+	0,  // 14: imageops.v1.Image.format:type_name -> imageops.v1.ImageFormat
+	6,  // 15: imageops.v1.Image.digests:type_name -> imageops.v1.Digests
+	25, // 16: imageops.v1.Image.create_time:type_name -> google.protobuf.Timestamp
+	25, // 17: imageops.v1.Image.update_time:type_name -> google.protobuf.Timestamp
+	23, // 18: imageops.v1.Image.labels:type_name -> imageops.v1.Image.LabelsEntry
+	24, // 19: imageops.v1.Image.properties:type_name -> imageops.v1.Image.PropertiesEntry
+	25, // 20: imageops.v1.Image.delete_time:type_name -> google.protobuf.Timestamp
+	25, // 21: imageops.v1.Image.purge_time:type_name -> google.protobuf.Timestamp
+	13, // 22: imageops.v1.Image.replicas:type_name -> imageops.v1.Replica
+	7,  // 23: imageops.v1.Image.quarantine:type_name -> imageops.v1.Reason
+	15, // 24: imageops.v1.Image.facts:type_name -> imageops.v1.ImageFacts
+	4,  // 25: imageops.v1.ImageFacts.media_type:type_name -> imageops.v1.MediaType
+	5,  // 26: imageops.v1.InspectRequest.source:type_name -> imageops.v1.Source
+	0,  // 27: imageops.v1.InspectRequest.declared_format:type_name -> imageops.v1.ImageFormat
+	12, // 28: imageops.v1.InspectResponse.inspection:type_name -> imageops.v1.Inspection
+	0,  // 29: imageops.v1.DownloadImageRequest.format:type_name -> imageops.v1.ImageFormat
+	21, // 30: imageops.v1.DownloadImageResponse.header:type_name -> imageops.v1.DownloadHeader
+	22, // 31: imageops.v1.DownloadImageResponse.chunk:type_name -> imageops.v1.Chunk
+	20, // 32: imageops.v1.DownloadImageResponse.hole:type_name -> imageops.v1.Hole
+	14, // 33: imageops.v1.DownloadHeader.image:type_name -> imageops.v1.Image
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_images_proto_init() }
@@ -1849,24 +2413,27 @@ func file_imageops_v1_images_proto_init() {
 		(*Source_File)(nil),
 		(*Source_Image)(nil),
 	}
+	file_imageops_v1_images_proto_msgTypes[1].OneofWrappers = []any{}
 	file_imageops_v1_images_proto_msgTypes[2].OneofWrappers = []any{}
 	file_imageops_v1_images_proto_msgTypes[5].OneofWrappers = []any{}
 	file_imageops_v1_images_proto_msgTypes[6].OneofWrappers = []any{}
 	file_imageops_v1_images_proto_msgTypes[7].OneofWrappers = []any{}
-	file_imageops_v1_images_proto_msgTypes[8].OneofWrappers = []any{}
-	file_imageops_v1_images_proto_msgTypes[11].OneofWrappers = []any{}
-	file_imageops_v1_images_proto_msgTypes[12].OneofWrappers = []any{
+	file_imageops_v1_images_proto_msgTypes[9].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[10].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[13].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[14].OneofWrappers = []any{
 		(*DownloadImageResponse_Header)(nil),
 		(*DownloadImageResponse_Chunk)(nil),
+		(*DownloadImageResponse_Hole)(nil),
 	}
-	file_imageops_v1_images_proto_msgTypes[14].OneofWrappers = []any{}
+	file_imageops_v1_images_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_images_proto_rawDesc), len(file_imageops_v1_images_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   17,
+			NumEnums:      5,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -35,6 +35,14 @@ const (
 	JobKind_JOB_KIND_COMPRESS JobKind = 2
 	// Tells what a compression would come to; writes nothing.
 	JobKind_JOB_KIND_ESTIMATE JobKind = 3
+	// Writes the guest's disk in another format.
+	JobKind_JOB_KIND_CONVERT JobKind = 4
+	// Copies an image's bytes into another store.
+	JobKind_JOB_KIND_COPY JobKind = 5
+	// Compares all bytes of a store with their digests.
+	JobKind_JOB_KIND_SCRUB JobKind = 6
+	// Moves all images out of a store.
+	JobKind_JOB_KIND_DRAIN JobKind = 7
 )
 
 // Enum value maps for JobKind.
@@ -44,12 +52,20 @@ var (
 		1: "JOB_KIND_CHECK",
 		2: "JOB_KIND_COMPRESS",
 		3: "JOB_KIND_ESTIMATE",
+		4: "JOB_KIND_CONVERT",
+		5: "JOB_KIND_COPY",
+		6: "JOB_KIND_SCRUB",
+		7: "JOB_KIND_DRAIN",
 	}
 	JobKind_value = map[string]int32{
 		"JOB_KIND_UNSPECIFIED": 0,
 		"JOB_KIND_CHECK":       1,
 		"JOB_KIND_COMPRESS":    2,
 		"JOB_KIND_ESTIMATE":    3,
+		"JOB_KIND_CONVERT":     4,
+		"JOB_KIND_COPY":        5,
+		"JOB_KIND_SCRUB":       6,
+		"JOB_KIND_DRAIN":       7,
 	}
 )
 
@@ -161,6 +177,10 @@ const (
 	JobPhase_JOB_PHASE_VERIFYING JobPhase = 4
 	// Flushing the output and giving it its name.
 	JobPhase_JOB_PHASE_PUBLISHING JobPhase = 5
+	// Reading the source and writing the output as it is.
+	JobPhase_JOB_PHASE_COPYING JobPhase = 6
+	// Reading the guest's disk and writing it in another format.
+	JobPhase_JOB_PHASE_CONVERTING JobPhase = 7
 )
 
 // Enum value maps for JobPhase.
@@ -172,6 +192,8 @@ var (
 		3: "JOB_PHASE_COMPRESSING",
 		4: "JOB_PHASE_VERIFYING",
 		5: "JOB_PHASE_PUBLISHING",
+		6: "JOB_PHASE_COPYING",
+		7: "JOB_PHASE_CONVERTING",
 	}
 	JobPhase_value = map[string]int32{
 		"JOB_PHASE_UNSPECIFIED": 0,
@@ -180,6 +202,8 @@ var (
 		"JOB_PHASE_COMPRESSING": 3,
 		"JOB_PHASE_VERIFYING":   4,
 		"JOB_PHASE_PUBLISHING":  5,
+		"JOB_PHASE_COPYING":     6,
+		"JOB_PHASE_CONVERTING":  7,
 	}
 )
 
@@ -833,7 +857,7 @@ type Job struct {
 	State JobState `protobuf:"varint,3,opt,name=state,proto3,enum=imageops.v1.JobState" json:"state,omitempty"`
 	// How far it is.
 	Progress *Progress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
-	// What it reads.
+	// What it reads. Absent with a SCRUB or DRAIN job, which reads a store.
 	Source *Source `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	// Why it failed; set in state FAILED only.
 	Error *JobError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
@@ -844,6 +868,10 @@ type Job struct {
 	//	*Job_Check
 	//	*Job_Compress
 	//	*Job_Estimate
+	//	*Job_Convert
+	//	*Job_Copy
+	//	*Job_Scrub
+	//	*Job_Drain
 	Result isJob_Result `protobuf_oneof:"result"`
 	// Grows with every change that a watcher can see.
 	Revision uint64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -859,10 +887,13 @@ type Job struct {
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// When it is forgotten, with its result. Absent: it has not ended.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// Where the output of a COMPRESS job goes, as asked for. Empty: the output is an image, or the job is another kind.
+	// Where the output of a COMPRESS or CONVERT job goes, as asked for. Empty: the output is an image, or the job is another kind.
 	OutputFile string `protobuf:"bytes,16,opt,name=output_file,json=outputFile,proto3" json:"output_file,omitempty"`
-	// Of a COMPRESS or ESTIMATE job: how the output is, or would be, compressed. Absent: the job is another kind.
-	Compression   *CompressionSettings `protobuf:"bytes,18,opt,name=compression,proto3" json:"compression,omitempty"`
+	// Of a COMPRESS or ESTIMATE job, and of a CONVERT job that writes qcow2: how the output is, or would be, compressed.
+	// Absent: the job is another kind.
+	Compression *CompressionSettings `protobuf:"bytes,18,opt,name=compression,proto3" json:"compression,omitempty"`
+	// Of a COPY job the store that gets the bytes, of a SCRUB or DRAIN job the one that is read: `stores/{uuid}`.
+	Store         string `protobuf:"bytes,23,opt,name=store,proto3" json:"store,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -973,6 +1004,42 @@ func (x *Job) GetEstimate() *CompressionEstimate {
 	return nil
 }
 
+func (x *Job) GetConvert() *ConvertResult {
+	if x != nil {
+		if x, ok := x.Result.(*Job_Convert); ok {
+			return x.Convert
+		}
+	}
+	return nil
+}
+
+func (x *Job) GetCopy() *CopyResult {
+	if x != nil {
+		if x, ok := x.Result.(*Job_Copy); ok {
+			return x.Copy
+		}
+	}
+	return nil
+}
+
+func (x *Job) GetScrub() *ScrubResult {
+	if x != nil {
+		if x, ok := x.Result.(*Job_Scrub); ok {
+			return x.Scrub
+		}
+	}
+	return nil
+}
+
+func (x *Job) GetDrain() *DrainResult {
+	if x != nil {
+		if x, ok := x.Result.(*Job_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
 func (x *Job) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -1036,6 +1103,13 @@ func (x *Job) GetCompression() *CompressionSettings {
 	return nil
 }
 
+func (x *Job) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
 type isJob_Result interface {
 	isJob_Result()
 }
@@ -1055,11 +1129,39 @@ type Job_Estimate struct {
 	Estimate *CompressionEstimate `protobuf:"bytes,17,opt,name=estimate,proto3,oneof"`
 }
 
+type Job_Convert struct {
+	// Of a CONVERT job.
+	Convert *ConvertResult `protobuf:"bytes,19,opt,name=convert,proto3,oneof"`
+}
+
+type Job_Copy struct {
+	// Of a COPY job.
+	Copy *CopyResult `protobuf:"bytes,20,opt,name=copy,proto3,oneof"`
+}
+
+type Job_Scrub struct {
+	// Of a SCRUB job.
+	Scrub *ScrubResult `protobuf:"bytes,21,opt,name=scrub,proto3,oneof"`
+}
+
+type Job_Drain struct {
+	// Of a DRAIN job.
+	Drain *DrainResult `protobuf:"bytes,22,opt,name=drain,proto3,oneof"`
+}
+
 func (*Job_Check) isJob_Result() {}
 
 func (*Job_Compress) isJob_Result() {}
 
 func (*Job_Estimate) isJob_Result() {}
+
+func (*Job_Convert) isJob_Result() {}
+
+func (*Job_Copy) isJob_Result() {}
+
+func (*Job_Scrub) isJob_Result() {}
+
+func (*Job_Drain) isJob_Result() {}
 
 // Request of Check.
 type CheckRequest struct {
@@ -1622,7 +1724,11 @@ type CompressRequest struct {
 	ShareIdentical bool `protobuf:"varint,12,opt,name=share_identical,json=shareIdentical,proto3" json:"share_identical,omitempty"`
 	// What to drop beside free space; not with `keep_free_space`. `extra_dropped_bytes` of the result tells what that won.
 	// Empty: nothing.
-	ExtraGains    []ExtraGain `protobuf:"varint,13,rep,packed,name=extra_gains,json=extraGains,proto3,enum=imageops.v1.ExtraGain" json:"extra_gains,omitempty"`
+	ExtraGains []ExtraGain `protobuf:"varint,13,rep,packed,name=extra_gains,json=extraGains,proto3,enum=imageops.v1.ExtraGain" json:"extra_gains,omitempty"`
+	// With an `image` source: the output becomes the image's slim companion, which is not listed, is found by `work` of
+	// GetImage, and goes with its source. Only of a QCOW2 image (FAILED_PRECONDITION, SLIM_NOT_SUPPORTED), and once at a time:
+	// where one is there or on its way, ALREADY_EXISTS with SLIM_EXISTS or SLIM_IN_PROGRESS. It is checked before the job ends.
+	Companion     bool `protobuf:"varint,14,opt,name=companion,proto3" json:"companion,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1746,6 +1852,13 @@ func (x *CompressRequest) GetExtraGains() []ExtraGain {
 		return x.ExtraGains
 	}
 	return nil
+}
+
+func (x *CompressRequest) GetCompanion() bool {
+	if x != nil {
+		return x.Companion
+	}
+	return false
 }
 
 // Answer of Compress.
@@ -2635,6 +2748,454 @@ func (x *CompressionEstimate) GetGaps() *CompressedGaps {
 	return nil
 }
 
+// Request of Convert.
+type ConvertRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to convert: raw or qcow2. It is never changed.
+	Source *Source `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// RAW or QCOW2. Required.
+	Format ImageFormat `protobuf:"varint,2,opt,name=format,proto3,enum=imageops.v1.ImageFormat" json:"format,omitempty"`
+	// As in CompressRequest.
+	OutputFile string `protobuf:"bytes,3,opt,name=output_file,json=outputFile,proto3" json:"output_file,omitempty"`
+	// As in CompressRequest.
+	OutputDisplayName string `protobuf:"bytes,4,opt,name=output_display_name,json=outputDisplayName,proto3" json:"output_display_name,omitempty"`
+	// Coder of the clusters of a QCOW2.
+	Compression Compression `protobuf:"varint,5,opt,name=compression,proto3,enum=imageops.v1.Compression" json:"compression,omitempty"`
+	// Effort of the coder, as in CompressRequest.
+	Level *uint32 `protobuf:"varint,6,opt,name=level,proto3,oneof" json:"level,omitempty"`
+	// Idempotency key, as in CheckRequest.
+	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// As in CheckRequest.
+	ValidateOnly  bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConvertRequest) Reset() {
+	*x = ConvertRequest{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConvertRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConvertRequest) ProtoMessage() {}
+
+func (x *ConvertRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConvertRequest.ProtoReflect.Descriptor instead.
+func (*ConvertRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ConvertRequest) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ConvertRequest) GetFormat() ImageFormat {
+	if x != nil {
+		return x.Format
+	}
+	return ImageFormat_IMAGE_FORMAT_UNSPECIFIED
+}
+
+func (x *ConvertRequest) GetOutputFile() string {
+	if x != nil {
+		return x.OutputFile
+	}
+	return ""
+}
+
+func (x *ConvertRequest) GetOutputDisplayName() string {
+	if x != nil {
+		return x.OutputDisplayName
+	}
+	return ""
+}
+
+func (x *ConvertRequest) GetCompression() Compression {
+	if x != nil {
+		return x.Compression
+	}
+	return Compression_COMPRESSION_UNSPECIFIED
+}
+
+func (x *ConvertRequest) GetLevel() uint32 {
+	if x != nil && x.Level != nil {
+		return *x.Level
+	}
+	return 0
+}
+
+func (x *ConvertRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ConvertRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Answer of Convert.
+type ConvertResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, as a rule QUEUED.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConvertResponse) Reset() {
+	*x = ConvertResponse{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConvertResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConvertResponse) ProtoMessage() {}
+
+func (x *ConvertResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConvertResponse.ProtoReflect.Descriptor instead.
+func (*ConvertResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ConvertResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// Result of a CONVERT job: the guest's disk is the same, bit for bit, free space too.
+type ConvertResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The output below the image root. Empty: it is an image.
+	OutputFile string `protobuf:"bytes,1,opt,name=output_file,json=outputFile,proto3" json:"output_file,omitempty"`
+	// The output: `images/{uuid}`. Empty: it is a file.
+	OutputImage string `protobuf:"bytes,2,opt,name=output_image,json=outputImage,proto3" json:"output_image,omitempty"`
+	// Format of the source.
+	SourceFormat ImageFormat `protobuf:"varint,3,opt,name=source_format,json=sourceFormat,proto3,enum=imageops.v1.ImageFormat" json:"source_format,omitempty"`
+	// Format of the output.
+	Format ImageFormat `protobuf:"varint,4,opt,name=format,proto3,enum=imageops.v1.ImageFormat" json:"format,omitempty"`
+	// Size that the guest sees, in bytes.
+	VirtualSizeBytes uint64 `protobuf:"varint,5,opt,name=virtual_size_bytes,json=virtualSizeBytes,proto3" json:"virtual_size_bytes,omitempty"`
+	// Length of the output in bytes.
+	OutputBytes uint64 `protobuf:"varint,6,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
+	// Bytes that the output occupies on its medium.
+	AllocatedBytes uint64 `protobuf:"varint,7,opt,name=allocated_bytes,json=allocatedBytes,proto3" json:"allocated_bytes,omitempty"`
+	// Whether the written file was read back and compared before it was published.
+	Verified bool `protobuf:"varint,8,opt,name=verified,proto3" json:"verified,omitempty"`
+	// Digests of the output's bytes. Set where the output is an image.
+	Digests       *Digests `protobuf:"bytes,9,opt,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConvertResult) Reset() {
+	*x = ConvertResult{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConvertResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConvertResult) ProtoMessage() {}
+
+func (x *ConvertResult) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConvertResult.ProtoReflect.Descriptor instead.
+func (*ConvertResult) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ConvertResult) GetOutputFile() string {
+	if x != nil {
+		return x.OutputFile
+	}
+	return ""
+}
+
+func (x *ConvertResult) GetOutputImage() string {
+	if x != nil {
+		return x.OutputImage
+	}
+	return ""
+}
+
+func (x *ConvertResult) GetSourceFormat() ImageFormat {
+	if x != nil {
+		return x.SourceFormat
+	}
+	return ImageFormat_IMAGE_FORMAT_UNSPECIFIED
+}
+
+func (x *ConvertResult) GetFormat() ImageFormat {
+	if x != nil {
+		return x.Format
+	}
+	return ImageFormat_IMAGE_FORMAT_UNSPECIFIED
+}
+
+func (x *ConvertResult) GetVirtualSizeBytes() uint64 {
+	if x != nil {
+		return x.VirtualSizeBytes
+	}
+	return 0
+}
+
+func (x *ConvertResult) GetOutputBytes() uint64 {
+	if x != nil {
+		return x.OutputBytes
+	}
+	return 0
+}
+
+func (x *ConvertResult) GetAllocatedBytes() uint64 {
+	if x != nil {
+		return x.AllocatedBytes
+	}
+	return 0
+}
+
+func (x *ConvertResult) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
+}
+
+func (x *ConvertResult) GetDigests() *Digests {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+// Result of a COPY job.
+type CopyResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes that were copied; 0 where the store had them already.
+	CopiedBytes   uint64 `protobuf:"varint,1,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyResult) Reset() {
+	*x = CopyResult{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyResult) ProtoMessage() {}
+
+func (x *CopyResult) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyResult.ProtoReflect.Descriptor instead.
+func (*CopyResult) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CopyResult) GetCopiedBytes() uint64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+// Result of a SCRUB job.
+type ScrubResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Blobs that were read whole and had their digest.
+	VerifiedBlobs uint64 `protobuf:"varint,1,opt,name=verified_blobs,json=verifiedBlobs,proto3" json:"verified_blobs,omitempty"`
+	// Their bytes.
+	VerifiedBytes uint64 `protobuf:"varint,2,opt,name=verified_bytes,json=verifiedBytes,proto3" json:"verified_bytes,omitempty"`
+	// Images with a copy that did not have its digest, or could not be read, at most 1,000: `images/{uuid}`. A copy that is
+	// damaged is not read any more; an image without another one is QUARANTINED.
+	DamagedImages []string `protobuf:"bytes,3,rep,name=damaged_images,json=damagedImages,proto3" json:"damaged_images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubResult) Reset() {
+	*x = ScrubResult{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubResult) ProtoMessage() {}
+
+func (x *ScrubResult) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubResult.ProtoReflect.Descriptor instead.
+func (*ScrubResult) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ScrubResult) GetVerifiedBlobs() uint64 {
+	if x != nil {
+		return x.VerifiedBlobs
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetVerifiedBytes() uint64 {
+	if x != nil {
+		return x.VerifiedBytes
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetDamagedImages() []string {
+	if x != nil {
+		return x.DamagedImages
+	}
+	return nil
+}
+
+// Result of a DRAIN job.
+type DrainResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Images whose copy in the store is gone, and is in another one.
+	MovedImages uint64 `protobuf:"varint,1,opt,name=moved_images,json=movedImages,proto3" json:"moved_images,omitempty"`
+	// Bytes that were copied.
+	CopiedBytes uint64 `protobuf:"varint,2,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	// Images that could not be moved, at most 1,000: `images/{uuid}`. The reason stands in the log.
+	KeptImages    []string `protobuf:"bytes,3,rep,name=kept_images,json=keptImages,proto3" json:"kept_images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResult) Reset() {
+	*x = DrainResult{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResult) ProtoMessage() {}
+
+func (x *DrainResult) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResult.ProtoReflect.Descriptor instead.
+func (*DrainResult) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DrainResult) GetMovedImages() uint64 {
+	if x != nil {
+		return x.MovedImages
+	}
+	return 0
+}
+
+func (x *DrainResult) GetCopiedBytes() uint64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *DrainResult) GetKeptImages() []string {
+	if x != nil {
+		return x.KeptImages
+	}
+	return nil
+}
+
 // Request of GetJob.
 type GetJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2646,7 +3207,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +3219,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[19]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +3232,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -2692,7 +3253,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +3265,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[20]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +3278,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -2744,7 +3305,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +3317,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[21]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +3330,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListJobsRequest) GetPageSize() uint32 {
@@ -2813,7 +3374,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +3386,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[22]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +3399,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -2868,7 +3429,7 @@ type WaitJobRequest struct {
 
 func (x *WaitJobRequest) Reset() {
 	*x = WaitJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +3441,7 @@ func (x *WaitJobRequest) String() string {
 func (*WaitJobRequest) ProtoMessage() {}
 
 func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[23]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +3454,7 @@ func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobRequest.ProtoReflect.Descriptor instead.
 func (*WaitJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WaitJobRequest) GetName() string {
@@ -2921,7 +3482,7 @@ type WaitJobResponse struct {
 
 func (x *WaitJobResponse) Reset() {
 	*x = WaitJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2933,7 +3494,7 @@ func (x *WaitJobResponse) String() string {
 func (*WaitJobResponse) ProtoMessage() {}
 
 func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[24]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2946,7 +3507,7 @@ func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobResponse.ProtoReflect.Descriptor instead.
 func (*WaitJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WaitJobResponse) GetJob() *Job {
@@ -2967,7 +3528,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3540,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3553,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -3013,7 +3574,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3586,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3599,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -3059,7 +3620,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3632,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3645,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -3103,7 +3664,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3676,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3689,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{34}
 }
 
 // Request of WatchStatus.
@@ -3144,7 +3705,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3717,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3730,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{29}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchStatusRequest) GetJob() string {
@@ -3202,7 +3763,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3775,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3788,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{30}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchStatusResponse) GetEvent() WatchEvent {
@@ -3269,7 +3830,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xe6\x06\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xc7\b\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x14.imageops.v1.JobKindR\x04kind\x12+\n" +
@@ -3279,7 +3840,11 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\v2\x15.imageops.v1.JobErrorR\x05error\x120\n" +
 	"\x05check\x18\a \x01(\v2\x18.imageops.v1.CheckResultH\x00R\x05check\x129\n" +
 	"\bcompress\x18\b \x01(\v2\x1b.imageops.v1.CompressResultH\x00R\bcompress\x12>\n" +
-	"\bestimate\x18\x11 \x01(\v2 .imageops.v1.CompressionEstimateH\x00R\bestimate\x12\x1a\n" +
+	"\bestimate\x18\x11 \x01(\v2 .imageops.v1.CompressionEstimateH\x00R\bestimate\x126\n" +
+	"\aconvert\x18\x13 \x01(\v2\x1a.imageops.v1.ConvertResultH\x00R\aconvert\x12-\n" +
+	"\x04copy\x18\x14 \x01(\v2\x17.imageops.v1.CopyResultH\x00R\x04copy\x120\n" +
+	"\x05scrub\x18\x15 \x01(\v2\x18.imageops.v1.ScrubResultH\x00R\x05scrub\x120\n" +
+	"\x05drain\x18\x16 \x01(\v2\x18.imageops.v1.DrainResultH\x00R\x05drain\x12\x1a\n" +
 	"\brevision\x18\t \x01(\x04R\brevision\x12\x18\n" +
 	"\aattempt\x18\n" +
 	" \x01(\rR\aattempt\x12)\n" +
@@ -3293,7 +3858,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"expireTime\x12\x1f\n" +
 	"\voutput_file\x18\x10 \x01(\tR\n" +
 	"outputFile\x12B\n" +
-	"\vcompression\x18\x12 \x01(\v2 .imageops.v1.CompressionSettingsR\vcompressionB\b\n" +
+	"\vcompression\x18\x12 \x01(\v2 .imageops.v1.CompressionSettingsR\vcompression\x12\x14\n" +
+	"\x05store\x18\x17 \x01(\tR\x05storeB\b\n" +
 	"\x06result\"\xda\x01\n" +
 	"\fCheckRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x126\n" +
@@ -3344,7 +3910,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x0fkeep_free_space\x18\a \x01(\bR\rkeepFreeSpace\x127\n" +
 	"\vextra_gains\x18\b \x03(\x0e2\x16.imageops.v1.ExtraGainR\n" +
 	"extraGainsB\x0e\n" +
-	"\f_named_level\"\xef\x04\n" +
+	"\f_named_level\"\x8d\x05\n" +
 	"\x0fCompressRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x12\x1f\n" +
 	"\voutput_file\x18\x02 \x01(\tR\n" +
@@ -3365,7 +3931,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"recompress\x12'\n" +
 	"\x0fshare_identical\x18\f \x01(\bR\x0eshareIdentical\x127\n" +
 	"\vextra_gains\x18\r \x03(\x0e2\x16.imageops.v1.ExtraGainR\n" +
-	"extraGainsB\b\n" +
+	"extraGains\x12\x1c\n" +
+	"\tcompanion\x18\x0e \x01(\bR\tcompanionB\b\n" +
 	"\x06_level\"6\n" +
 	"\x10CompressResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\xdb\x02\n" +
@@ -3450,7 +4017,44 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x0fpartition_table\x18\n" +
 	" \x01(\tR\x0epartitionTable\x12.\n" +
 	"\x13extra_dropped_bytes\x18\v \x01(\x04R\x11extraDroppedBytes\x12/\n" +
-	"\x04gaps\x18\f \x01(\v2\x1b.imageops.v1.CompressedGapsR\x04gaps\"#\n" +
+	"\x04gaps\x18\f \x01(\v2\x1b.imageops.v1.CompressedGapsR\x04gaps\"\xe5\x02\n" +
+	"\x0eConvertRequest\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x120\n" +
+	"\x06format\x18\x02 \x01(\x0e2\x18.imageops.v1.ImageFormatR\x06format\x12\x1f\n" +
+	"\voutput_file\x18\x03 \x01(\tR\n" +
+	"outputFile\x12.\n" +
+	"\x13output_display_name\x18\x04 \x01(\tR\x11outputDisplayName\x12:\n" +
+	"\vcompression\x18\x05 \x01(\x0e2\x18.imageops.v1.CompressionR\vcompression\x12\x19\n" +
+	"\x05level\x18\x06 \x01(\rH\x00R\x05level\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnlyB\b\n" +
+	"\x06_level\"5\n" +
+	"\x0fConvertResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"\x8a\x03\n" +
+	"\rConvertResult\x12\x1f\n" +
+	"\voutput_file\x18\x01 \x01(\tR\n" +
+	"outputFile\x12!\n" +
+	"\foutput_image\x18\x02 \x01(\tR\voutputImage\x12=\n" +
+	"\rsource_format\x18\x03 \x01(\x0e2\x18.imageops.v1.ImageFormatR\fsourceFormat\x120\n" +
+	"\x06format\x18\x04 \x01(\x0e2\x18.imageops.v1.ImageFormatR\x06format\x12,\n" +
+	"\x12virtual_size_bytes\x18\x05 \x01(\x04R\x10virtualSizeBytes\x12!\n" +
+	"\foutput_bytes\x18\x06 \x01(\x04R\voutputBytes\x12'\n" +
+	"\x0fallocated_bytes\x18\a \x01(\x04R\x0eallocatedBytes\x12\x1a\n" +
+	"\bverified\x18\b \x01(\bR\bverified\x12.\n" +
+	"\adigests\x18\t \x01(\v2\x14.imageops.v1.DigestsR\adigests\"/\n" +
+	"\n" +
+	"CopyResult\x12!\n" +
+	"\fcopied_bytes\x18\x01 \x01(\x04R\vcopiedBytes\"\x82\x01\n" +
+	"\vScrubResult\x12%\n" +
+	"\x0everified_blobs\x18\x01 \x01(\x04R\rverifiedBlobs\x12%\n" +
+	"\x0everified_bytes\x18\x02 \x01(\x04R\rverifiedBytes\x12%\n" +
+	"\x0edamaged_images\x18\x03 \x03(\tR\rdamagedImages\"t\n" +
+	"\vDrainResult\x12!\n" +
+	"\fmoved_images\x18\x01 \x01(\x04R\vmovedImages\x12!\n" +
+	"\fcopied_bytes\x18\x02 \x01(\x04R\vcopiedBytes\x12\x1f\n" +
+	"\vkept_images\x18\x03 \x03(\tR\n" +
+	"keptImages\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"4\n" +
 	"\x0eGetJobResponse\x12\"\n" +
@@ -3482,26 +4086,32 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x13WatchStatusResponse\x12-\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x17.imageops.v1.WatchEventR\x05event\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\"\n" +
-	"\x03job\x18\x03 \x01(\v2\x10.imageops.v1.JobR\x03job*e\n" +
+	"\x03job\x18\x03 \x01(\v2\x10.imageops.v1.JobR\x03job*\xb6\x01\n" +
 	"\aJobKind\x12\x18\n" +
 	"\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eJOB_KIND_CHECK\x10\x01\x12\x15\n" +
 	"\x11JOB_KIND_COMPRESS\x10\x02\x12\x15\n" +
-	"\x11JOB_KIND_ESTIMATE\x10\x03*\x9a\x01\n" +
+	"\x11JOB_KIND_ESTIMATE\x10\x03\x12\x14\n" +
+	"\x10JOB_KIND_CONVERT\x10\x04\x12\x11\n" +
+	"\rJOB_KIND_COPY\x10\x05\x12\x12\n" +
+	"\x0eJOB_KIND_SCRUB\x10\x06\x12\x12\n" +
+	"\x0eJOB_KIND_DRAIN\x10\a*\x9a\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n" +
 	"\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n" +
 	"\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n" +
 	"\x10JOB_STATE_FAILED\x10\x04\x12\x17\n" +
-	"\x13JOB_STATE_CANCELLED\x10\x05*\xa3\x01\n" +
+	"\x13JOB_STATE_CANCELLED\x10\x05*\xd4\x01\n" +
 	"\bJobPhase\x12\x19\n" +
 	"\x15JOB_PHASE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12JOB_PHASE_PLANNING\x10\x01\x12\x16\n" +
 	"\x12JOB_PHASE_CHECKING\x10\x02\x12\x19\n" +
 	"\x15JOB_PHASE_COMPRESSING\x10\x03\x12\x17\n" +
 	"\x13JOB_PHASE_VERIFYING\x10\x04\x12\x18\n" +
-	"\x14JOB_PHASE_PUBLISHING\x10\x05*j\n" +
+	"\x14JOB_PHASE_PUBLISHING\x10\x05\x12\x15\n" +
+	"\x11JOB_PHASE_COPYING\x10\x06\x12\x18\n" +
+	"\x14JOB_PHASE_CONVERTING\x10\a*j\n" +
 	"\x0fDigestAlgorithm\x12 \n" +
 	"\x1cDIGEST_ALGORITHM_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14DIGEST_ALGORITHM_MD5\x10\x01\x12\x1b\n" +
@@ -3557,7 +4167,7 @@ func file_imageops_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_imageops_v1_jobs_proto_goTypes = []any{
 	(JobKind)(0),                        // 0: imageops.v1.JobKind
 	(JobState)(0),                       // 1: imageops.v1.JobState
@@ -3589,104 +4199,121 @@ var file_imageops_v1_jobs_proto_goTypes = []any{
 	(*EstimateCompressionRequest)(nil),  // 27: imageops.v1.EstimateCompressionRequest
 	(*EstimateCompressionResponse)(nil), // 28: imageops.v1.EstimateCompressionResponse
 	(*CompressionEstimate)(nil),         // 29: imageops.v1.CompressionEstimate
-	(*GetJobRequest)(nil),               // 30: imageops.v1.GetJobRequest
-	(*GetJobResponse)(nil),              // 31: imageops.v1.GetJobResponse
-	(*ListJobsRequest)(nil),             // 32: imageops.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),            // 33: imageops.v1.ListJobsResponse
-	(*WaitJobRequest)(nil),              // 34: imageops.v1.WaitJobRequest
-	(*WaitJobResponse)(nil),             // 35: imageops.v1.WaitJobResponse
-	(*CancelJobRequest)(nil),            // 36: imageops.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),           // 37: imageops.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),            // 38: imageops.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),           // 39: imageops.v1.DeleteJobResponse
-	(*WatchStatusRequest)(nil),          // 40: imageops.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),         // 41: imageops.v1.WatchStatusResponse
-	(*durationpb.Duration)(nil),         // 42: google.protobuf.Duration
-	(*Source)(nil),                      // 43: imageops.v1.Source
-	(*timestamppb.Timestamp)(nil),       // 44: google.protobuf.Timestamp
-	(*Reason)(nil),                      // 45: imageops.v1.Reason
-	(*Digests)(nil),                     // 46: imageops.v1.Digests
-	(*Inspection)(nil),                  // 47: imageops.v1.Inspection
-	(*GuestPart)(nil),                   // 48: imageops.v1.GuestPart
-	(*GuestVolume)(nil),                 // 49: imageops.v1.GuestVolume
-	(ImageFormat)(0),                    // 50: imageops.v1.ImageFormat
+	(*ConvertRequest)(nil),              // 30: imageops.v1.ConvertRequest
+	(*ConvertResponse)(nil),             // 31: imageops.v1.ConvertResponse
+	(*ConvertResult)(nil),               // 32: imageops.v1.ConvertResult
+	(*CopyResult)(nil),                  // 33: imageops.v1.CopyResult
+	(*ScrubResult)(nil),                 // 34: imageops.v1.ScrubResult
+	(*DrainResult)(nil),                 // 35: imageops.v1.DrainResult
+	(*GetJobRequest)(nil),               // 36: imageops.v1.GetJobRequest
+	(*GetJobResponse)(nil),              // 37: imageops.v1.GetJobResponse
+	(*ListJobsRequest)(nil),             // 38: imageops.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),            // 39: imageops.v1.ListJobsResponse
+	(*WaitJobRequest)(nil),              // 40: imageops.v1.WaitJobRequest
+	(*WaitJobResponse)(nil),             // 41: imageops.v1.WaitJobResponse
+	(*CancelJobRequest)(nil),            // 42: imageops.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),           // 43: imageops.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),            // 44: imageops.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),           // 45: imageops.v1.DeleteJobResponse
+	(*WatchStatusRequest)(nil),          // 46: imageops.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),         // 47: imageops.v1.WatchStatusResponse
+	(*durationpb.Duration)(nil),         // 48: google.protobuf.Duration
+	(*Source)(nil),                      // 49: imageops.v1.Source
+	(*timestamppb.Timestamp)(nil),       // 50: google.protobuf.Timestamp
+	(*Reason)(nil),                      // 51: imageops.v1.Reason
+	(*Digests)(nil),                     // 52: imageops.v1.Digests
+	(*Inspection)(nil),                  // 53: imageops.v1.Inspection
+	(*GuestPart)(nil),                   // 54: imageops.v1.GuestPart
+	(*GuestVolume)(nil),                 // 55: imageops.v1.GuestVolume
+	(ImageFormat)(0),                    // 56: imageops.v1.ImageFormat
 }
 var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	2,  // 0: imageops.v1.Progress.phase:type_name -> imageops.v1.JobPhase
-	42, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	48, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
 	0,  // 2: imageops.v1.Job.kind:type_name -> imageops.v1.JobKind
 	1,  // 3: imageops.v1.Job.state:type_name -> imageops.v1.JobState
 	11, // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
-	43, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
+	49, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
 	12, // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
 	18, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
 	26, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
 	29, // 9: imageops.v1.Job.estimate:type_name -> imageops.v1.CompressionEstimate
-	44, // 10: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	44, // 11: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	44, // 12: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	44, // 13: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	19, // 14: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
-	43, // 15: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
-	3,  // 16: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
-	13, // 17: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
-	4,  // 18: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
-	16, // 19: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
-	45, // 20: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
-	17, // 21: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
-	46, // 22: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
-	47, // 23: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
-	5,  // 24: imageops.v1.CompressionSettings.compression:type_name -> imageops.v1.Compression
-	6,  // 25: imageops.v1.CompressionSettings.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 26: imageops.v1.CompressionSettings.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 27: imageops.v1.CompressionSettings.recompress:type_name -> imageops.v1.Recompress
-	9,  // 28: imageops.v1.CompressionSettings.extra_gains:type_name -> imageops.v1.ExtraGain
-	43, // 29: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
-	5,  // 30: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
-	6,  // 31: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 32: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 33: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
-	9,  // 34: imageops.v1.CompressRequest.extra_gains:type_name -> imageops.v1.ExtraGain
-	13, // 35: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
-	48, // 36: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
-	45, // 37: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
-	25, // 38: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
-	23, // 39: imageops.v1.CompressedPart.extra:type_name -> imageops.v1.ExtraFigures
-	45, // 40: imageops.v1.ExtraFigures.kept:type_name -> imageops.v1.Reason
-	23, // 41: imageops.v1.CompressedGaps.extra:type_name -> imageops.v1.ExtraFigures
-	49, // 42: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
-	45, // 43: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
-	23, // 44: imageops.v1.CompressedVolume.extra:type_name -> imageops.v1.ExtraFigures
-	50, // 45: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
-	22, // 46: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
-	46, // 47: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
-	45, // 48: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
-	24, // 49: imageops.v1.CompressResult.gaps:type_name -> imageops.v1.CompressedGaps
-	43, // 50: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
-	5,  // 51: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
-	6,  // 52: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 53: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 54: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
-	9,  // 55: imageops.v1.EstimateCompressionRequest.extra_gains:type_name -> imageops.v1.ExtraGain
-	13, // 56: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
-	50, // 57: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
-	22, // 58: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
-	45, // 59: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
-	24, // 60: imageops.v1.CompressionEstimate.gaps:type_name -> imageops.v1.CompressedGaps
-	13, // 61: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
-	1,  // 62: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
-	0,  // 63: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
-	13, // 64: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
-	42, // 65: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
-	13, // 66: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
-	13, // 67: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
-	10, // 68: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
-	13, // 69: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	32, // 10: imageops.v1.Job.convert:type_name -> imageops.v1.ConvertResult
+	33, // 11: imageops.v1.Job.copy:type_name -> imageops.v1.CopyResult
+	34, // 12: imageops.v1.Job.scrub:type_name -> imageops.v1.ScrubResult
+	35, // 13: imageops.v1.Job.drain:type_name -> imageops.v1.DrainResult
+	50, // 14: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	50, // 15: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	50, // 16: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	50, // 17: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 18: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
+	49, // 19: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
+	3,  // 20: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
+	13, // 21: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
+	4,  // 22: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
+	16, // 23: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
+	51, // 24: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
+	17, // 25: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
+	52, // 26: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
+	53, // 27: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
+	5,  // 28: imageops.v1.CompressionSettings.compression:type_name -> imageops.v1.Compression
+	6,  // 29: imageops.v1.CompressionSettings.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 30: imageops.v1.CompressionSettings.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 31: imageops.v1.CompressionSettings.recompress:type_name -> imageops.v1.Recompress
+	9,  // 32: imageops.v1.CompressionSettings.extra_gains:type_name -> imageops.v1.ExtraGain
+	49, // 33: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
+	5,  // 34: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 35: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 36: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 37: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
+	9,  // 38: imageops.v1.CompressRequest.extra_gains:type_name -> imageops.v1.ExtraGain
+	13, // 39: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
+	54, // 40: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
+	51, // 41: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
+	25, // 42: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
+	23, // 43: imageops.v1.CompressedPart.extra:type_name -> imageops.v1.ExtraFigures
+	51, // 44: imageops.v1.ExtraFigures.kept:type_name -> imageops.v1.Reason
+	23, // 45: imageops.v1.CompressedGaps.extra:type_name -> imageops.v1.ExtraFigures
+	55, // 46: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
+	51, // 47: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
+	23, // 48: imageops.v1.CompressedVolume.extra:type_name -> imageops.v1.ExtraFigures
+	56, // 49: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
+	22, // 50: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
+	52, // 51: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
+	51, // 52: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
+	24, // 53: imageops.v1.CompressResult.gaps:type_name -> imageops.v1.CompressedGaps
+	49, // 54: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
+	5,  // 55: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 56: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 57: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 58: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
+	9,  // 59: imageops.v1.EstimateCompressionRequest.extra_gains:type_name -> imageops.v1.ExtraGain
+	13, // 60: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
+	56, // 61: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
+	22, // 62: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
+	51, // 63: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
+	24, // 64: imageops.v1.CompressionEstimate.gaps:type_name -> imageops.v1.CompressedGaps
+	49, // 65: imageops.v1.ConvertRequest.source:type_name -> imageops.v1.Source
+	56, // 66: imageops.v1.ConvertRequest.format:type_name -> imageops.v1.ImageFormat
+	5,  // 67: imageops.v1.ConvertRequest.compression:type_name -> imageops.v1.Compression
+	13, // 68: imageops.v1.ConvertResponse.job:type_name -> imageops.v1.Job
+	56, // 69: imageops.v1.ConvertResult.source_format:type_name -> imageops.v1.ImageFormat
+	56, // 70: imageops.v1.ConvertResult.format:type_name -> imageops.v1.ImageFormat
+	52, // 71: imageops.v1.ConvertResult.digests:type_name -> imageops.v1.Digests
+	13, // 72: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
+	1,  // 73: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
+	0,  // 74: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
+	13, // 75: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
+	48, // 76: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
+	13, // 77: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
+	13, // 78: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
+	10, // 79: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
+	13, // 80: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
+	81, // [81:81] is the sub-list for method output_type
+	81, // [81:81] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_jobs_proto_init() }
@@ -3700,18 +4327,23 @@ func file_imageops_v1_jobs_proto_init() {
 		(*Job_Check)(nil),
 		(*Job_Compress)(nil),
 		(*Job_Estimate)(nil),
+		(*Job_Convert)(nil),
+		(*Job_Copy)(nil),
+		(*Job_Scrub)(nil),
+		(*Job_Drain)(nil),
 	}
 	file_imageops_v1_jobs_proto_msgTypes[6].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[8].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[9].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[16].OneofWrappers = []any{}
+	file_imageops_v1_jobs_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_jobs_proto_rawDesc), len(file_imageops_v1_jobs_proto_rawDesc)),
 			NumEnums:      11,
-			NumMessages:   31,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

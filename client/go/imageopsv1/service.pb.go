@@ -31,14 +31,17 @@ var File_imageops_v1_service_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x1bimageops/v1/catalogue.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x19imageops/v1/uploads.proto2\x9f\t\n" +
+	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x1bimageops/v1/catalogue.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x18imageops/v1/stores.proto\x1a\x19imageops/v1/uploads.proto2\x8f\v\n" +
 	"\bImageOps\x12>\n" +
 	"\x05Check\x12\x19.imageops.v1.CheckRequest\x1a\x1a.imageops.v1.CheckResponse\x12G\n" +
 	"\bCompress\x12\x1c.imageops.v1.CompressRequest\x1a\x1d.imageops.v1.CompressResponse\x12h\n" +
 	"\x13EstimateCompression\x12'.imageops.v1.EstimateCompressionRequest\x1a(.imageops.v1.EstimateCompressionResponse\x12D\n" +
+	"\aConvert\x12\x1b.imageops.v1.ConvertRequest\x1a\x1c.imageops.v1.ConvertResponse\x12D\n" +
 	"\aInspect\x12\x1b.imageops.v1.InspectRequest\x1a\x1c.imageops.v1.InspectResponse\x12R\n" +
 	"\vWatchStatus\x12\x1f.imageops.v1.WatchStatusRequest\x1a .imageops.v1.WatchStatusResponse0\x01\x12R\n" +
-	"\vUploadImage\x12\x1f.imageops.v1.UploadImageRequest\x1a .imageops.v1.UploadImageResponse(\x01\x12X\n" +
+	"\vUploadImage\x12\x1f.imageops.v1.UploadImageRequest\x1a .imageops.v1.UploadImageResponse(\x01\x12S\n" +
+	"\fComposeImage\x12 .imageops.v1.ComposeImageRequest\x1a!.imageops.v1.ComposeImageResponse\x12S\n" +
+	"\fAbortSession\x12 .imageops.v1.AbortSessionRequest\x1a!.imageops.v1.AbortSessionResponse\x12X\n" +
 	"\rDownloadImage\x12!.imageops.v1.DownloadImageRequest\x1a\".imageops.v1.DownloadImageResponse0\x01\x12J\n" +
 	"\tGetUpload\x12\x1d.imageops.v1.GetUploadRequest\x1a\x1e.imageops.v1.GetUploadResponse\x12P\n" +
 	"\vListUploads\x12\x1f.imageops.v1.ListUploadsRequest\x1a .imageops.v1.ListUploadsResponse\x12P\n" +
@@ -47,106 +50,182 @@ const file_imageops_v1_service_proto_rawDesc = "" +
 	"\bListJobs\x12\x1c.imageops.v1.ListJobsRequest\x1a\x1d.imageops.v1.ListJobsResponse\x12D\n" +
 	"\aWaitJob\x12\x1b.imageops.v1.WaitJobRequest\x1a\x1c.imageops.v1.WaitJobResponse\x12J\n" +
 	"\tCancelJob\x12\x1d.imageops.v1.CancelJobRequest\x1a\x1e.imageops.v1.CancelJobResponse\x12J\n" +
-	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponse2\xe8\x03\n" +
+	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponse2\xf0\x06\n" +
 	"\x06Images\x12G\n" +
-	"\bGetImage\x12\x1c.imageops.v1.GetImageRequest\x1a\x1d.imageops.v1.GetImageResponse\x12M\n" +
+	"\bGetImage\x12\x1c.imageops.v1.GetImageRequest\x1a\x1d.imageops.v1.GetImageResponse\x12P\n" +
+	"\vCreateImage\x12\x1f.imageops.v1.CreateImageRequest\x1a .imageops.v1.CreateImageResponse\x12M\n" +
 	"\n" +
 	"ListImages\x12\x1e.imageops.v1.ListImagesRequest\x1a\x1f.imageops.v1.ListImagesResponse\x12P\n" +
 	"\vUpdateImage\x12\x1f.imageops.v1.UpdateImageRequest\x1a .imageops.v1.UpdateImageResponse\x12P\n" +
 	"\vDeleteImage\x12\x1f.imageops.v1.DeleteImageRequest\x1a .imageops.v1.DeleteImageResponse\x12S\n" +
 	"\fRestoreImage\x12 .imageops.v1.RestoreImageRequest\x1a!.imageops.v1.RestoreImageResponse\x12M\n" +
 	"\n" +
-	"PurgeImage\x12\x1e.imageops.v1.PurgeImageRequest\x1a\x1f.imageops.v1.PurgeImageResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"PurgeImage\x12\x1e.imageops.v1.PurgeImageRequest\x1a\x1f.imageops.v1.PurgeImageResponse\x12J\n" +
+	"\tCopyImage\x12\x1d.imageops.v1.CopyImageRequest\x1a\x1e.imageops.v1.CopyImageResponse\x12V\n" +
+	"\rRemoveReplica\x12!.imageops.v1.RemoveReplicaRequest\x1a\".imageops.v1.RemoveReplicaResponse\x12G\n" +
+	"\bGetUsage\x12\x1c.imageops.v1.GetUsageRequest\x1a\x1d.imageops.v1.GetUsageResponse\x12G\n" +
+	"\bSetQuota\x12\x1c.imageops.v1.SetQuotaRequest\x1a\x1d.imageops.v1.SetQuotaResponse2\xba\x04\n" +
+	"\x06Stores\x12M\n" +
+	"\n" +
+	"ListStores\x12\x1e.imageops.v1.ListStoresRequest\x1a\x1f.imageops.v1.ListStoresResponse\x12G\n" +
+	"\bGetStore\x12\x1c.imageops.v1.GetStoreRequest\x1a\x1d.imageops.v1.GetStoreResponse\x12V\n" +
+	"\rRegisterStore\x12!.imageops.v1.RegisterStoreRequest\x1a\".imageops.v1.RegisterStoreResponse\x12P\n" +
+	"\vUpdateStore\x12\x1f.imageops.v1.UpdateStoreRequest\x1a .imageops.v1.UpdateStoreResponse\x12P\n" +
+	"\vRemoveStore\x12\x1f.imageops.v1.RemoveStoreRequest\x1a .imageops.v1.RemoveStoreResponse\x12M\n" +
+	"\n" +
+	"DrainStore\x12\x1e.imageops.v1.DrainStoreRequest\x1a\x1f.imageops.v1.DrainStoreResponse\x12M\n" +
+	"\n" +
+	"ScrubStore\x12\x1e.imageops.v1.ScrubStoreRequest\x1a\x1f.imageops.v1.ScrubStoreResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var file_imageops_v1_service_proto_goTypes = []any{
 	(*CheckRequest)(nil),                // 0: imageops.v1.CheckRequest
 	(*CompressRequest)(nil),             // 1: imageops.v1.CompressRequest
 	(*EstimateCompressionRequest)(nil),  // 2: imageops.v1.EstimateCompressionRequest
-	(*InspectRequest)(nil),              // 3: imageops.v1.InspectRequest
-	(*WatchStatusRequest)(nil),          // 4: imageops.v1.WatchStatusRequest
-	(*UploadImageRequest)(nil),          // 5: imageops.v1.UploadImageRequest
-	(*DownloadImageRequest)(nil),        // 6: imageops.v1.DownloadImageRequest
-	(*GetUploadRequest)(nil),            // 7: imageops.v1.GetUploadRequest
-	(*ListUploadsRequest)(nil),          // 8: imageops.v1.ListUploadsRequest
-	(*AbortUploadRequest)(nil),          // 9: imageops.v1.AbortUploadRequest
-	(*GetJobRequest)(nil),               // 10: imageops.v1.GetJobRequest
-	(*ListJobsRequest)(nil),             // 11: imageops.v1.ListJobsRequest
-	(*WaitJobRequest)(nil),              // 12: imageops.v1.WaitJobRequest
-	(*CancelJobRequest)(nil),            // 13: imageops.v1.CancelJobRequest
-	(*DeleteJobRequest)(nil),            // 14: imageops.v1.DeleteJobRequest
-	(*GetImageRequest)(nil),             // 15: imageops.v1.GetImageRequest
-	(*ListImagesRequest)(nil),           // 16: imageops.v1.ListImagesRequest
-	(*UpdateImageRequest)(nil),          // 17: imageops.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),          // 18: imageops.v1.DeleteImageRequest
-	(*RestoreImageRequest)(nil),         // 19: imageops.v1.RestoreImageRequest
-	(*PurgeImageRequest)(nil),           // 20: imageops.v1.PurgeImageRequest
-	(*CheckResponse)(nil),               // 21: imageops.v1.CheckResponse
-	(*CompressResponse)(nil),            // 22: imageops.v1.CompressResponse
-	(*EstimateCompressionResponse)(nil), // 23: imageops.v1.EstimateCompressionResponse
-	(*InspectResponse)(nil),             // 24: imageops.v1.InspectResponse
-	(*WatchStatusResponse)(nil),         // 25: imageops.v1.WatchStatusResponse
-	(*UploadImageResponse)(nil),         // 26: imageops.v1.UploadImageResponse
-	(*DownloadImageResponse)(nil),       // 27: imageops.v1.DownloadImageResponse
-	(*GetUploadResponse)(nil),           // 28: imageops.v1.GetUploadResponse
-	(*ListUploadsResponse)(nil),         // 29: imageops.v1.ListUploadsResponse
-	(*AbortUploadResponse)(nil),         // 30: imageops.v1.AbortUploadResponse
-	(*GetJobResponse)(nil),              // 31: imageops.v1.GetJobResponse
-	(*ListJobsResponse)(nil),            // 32: imageops.v1.ListJobsResponse
-	(*WaitJobResponse)(nil),             // 33: imageops.v1.WaitJobResponse
-	(*CancelJobResponse)(nil),           // 34: imageops.v1.CancelJobResponse
-	(*DeleteJobResponse)(nil),           // 35: imageops.v1.DeleteJobResponse
-	(*GetImageResponse)(nil),            // 36: imageops.v1.GetImageResponse
-	(*ListImagesResponse)(nil),          // 37: imageops.v1.ListImagesResponse
-	(*UpdateImageResponse)(nil),         // 38: imageops.v1.UpdateImageResponse
-	(*DeleteImageResponse)(nil),         // 39: imageops.v1.DeleteImageResponse
-	(*RestoreImageResponse)(nil),        // 40: imageops.v1.RestoreImageResponse
-	(*PurgeImageResponse)(nil),          // 41: imageops.v1.PurgeImageResponse
+	(*ConvertRequest)(nil),              // 3: imageops.v1.ConvertRequest
+	(*InspectRequest)(nil),              // 4: imageops.v1.InspectRequest
+	(*WatchStatusRequest)(nil),          // 5: imageops.v1.WatchStatusRequest
+	(*UploadImageRequest)(nil),          // 6: imageops.v1.UploadImageRequest
+	(*ComposeImageRequest)(nil),         // 7: imageops.v1.ComposeImageRequest
+	(*AbortSessionRequest)(nil),         // 8: imageops.v1.AbortSessionRequest
+	(*DownloadImageRequest)(nil),        // 9: imageops.v1.DownloadImageRequest
+	(*GetUploadRequest)(nil),            // 10: imageops.v1.GetUploadRequest
+	(*ListUploadsRequest)(nil),          // 11: imageops.v1.ListUploadsRequest
+	(*AbortUploadRequest)(nil),          // 12: imageops.v1.AbortUploadRequest
+	(*GetJobRequest)(nil),               // 13: imageops.v1.GetJobRequest
+	(*ListJobsRequest)(nil),             // 14: imageops.v1.ListJobsRequest
+	(*WaitJobRequest)(nil),              // 15: imageops.v1.WaitJobRequest
+	(*CancelJobRequest)(nil),            // 16: imageops.v1.CancelJobRequest
+	(*DeleteJobRequest)(nil),            // 17: imageops.v1.DeleteJobRequest
+	(*GetImageRequest)(nil),             // 18: imageops.v1.GetImageRequest
+	(*CreateImageRequest)(nil),          // 19: imageops.v1.CreateImageRequest
+	(*ListImagesRequest)(nil),           // 20: imageops.v1.ListImagesRequest
+	(*UpdateImageRequest)(nil),          // 21: imageops.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),          // 22: imageops.v1.DeleteImageRequest
+	(*RestoreImageRequest)(nil),         // 23: imageops.v1.RestoreImageRequest
+	(*PurgeImageRequest)(nil),           // 24: imageops.v1.PurgeImageRequest
+	(*CopyImageRequest)(nil),            // 25: imageops.v1.CopyImageRequest
+	(*RemoveReplicaRequest)(nil),        // 26: imageops.v1.RemoveReplicaRequest
+	(*GetUsageRequest)(nil),             // 27: imageops.v1.GetUsageRequest
+	(*SetQuotaRequest)(nil),             // 28: imageops.v1.SetQuotaRequest
+	(*ListStoresRequest)(nil),           // 29: imageops.v1.ListStoresRequest
+	(*GetStoreRequest)(nil),             // 30: imageops.v1.GetStoreRequest
+	(*RegisterStoreRequest)(nil),        // 31: imageops.v1.RegisterStoreRequest
+	(*UpdateStoreRequest)(nil),          // 32: imageops.v1.UpdateStoreRequest
+	(*RemoveStoreRequest)(nil),          // 33: imageops.v1.RemoveStoreRequest
+	(*DrainStoreRequest)(nil),           // 34: imageops.v1.DrainStoreRequest
+	(*ScrubStoreRequest)(nil),           // 35: imageops.v1.ScrubStoreRequest
+	(*CheckResponse)(nil),               // 36: imageops.v1.CheckResponse
+	(*CompressResponse)(nil),            // 37: imageops.v1.CompressResponse
+	(*EstimateCompressionResponse)(nil), // 38: imageops.v1.EstimateCompressionResponse
+	(*ConvertResponse)(nil),             // 39: imageops.v1.ConvertResponse
+	(*InspectResponse)(nil),             // 40: imageops.v1.InspectResponse
+	(*WatchStatusResponse)(nil),         // 41: imageops.v1.WatchStatusResponse
+	(*UploadImageResponse)(nil),         // 42: imageops.v1.UploadImageResponse
+	(*ComposeImageResponse)(nil),        // 43: imageops.v1.ComposeImageResponse
+	(*AbortSessionResponse)(nil),        // 44: imageops.v1.AbortSessionResponse
+	(*DownloadImageResponse)(nil),       // 45: imageops.v1.DownloadImageResponse
+	(*GetUploadResponse)(nil),           // 46: imageops.v1.GetUploadResponse
+	(*ListUploadsResponse)(nil),         // 47: imageops.v1.ListUploadsResponse
+	(*AbortUploadResponse)(nil),         // 48: imageops.v1.AbortUploadResponse
+	(*GetJobResponse)(nil),              // 49: imageops.v1.GetJobResponse
+	(*ListJobsResponse)(nil),            // 50: imageops.v1.ListJobsResponse
+	(*WaitJobResponse)(nil),             // 51: imageops.v1.WaitJobResponse
+	(*CancelJobResponse)(nil),           // 52: imageops.v1.CancelJobResponse
+	(*DeleteJobResponse)(nil),           // 53: imageops.v1.DeleteJobResponse
+	(*GetImageResponse)(nil),            // 54: imageops.v1.GetImageResponse
+	(*CreateImageResponse)(nil),         // 55: imageops.v1.CreateImageResponse
+	(*ListImagesResponse)(nil),          // 56: imageops.v1.ListImagesResponse
+	(*UpdateImageResponse)(nil),         // 57: imageops.v1.UpdateImageResponse
+	(*DeleteImageResponse)(nil),         // 58: imageops.v1.DeleteImageResponse
+	(*RestoreImageResponse)(nil),        // 59: imageops.v1.RestoreImageResponse
+	(*PurgeImageResponse)(nil),          // 60: imageops.v1.PurgeImageResponse
+	(*CopyImageResponse)(nil),           // 61: imageops.v1.CopyImageResponse
+	(*RemoveReplicaResponse)(nil),       // 62: imageops.v1.RemoveReplicaResponse
+	(*GetUsageResponse)(nil),            // 63: imageops.v1.GetUsageResponse
+	(*SetQuotaResponse)(nil),            // 64: imageops.v1.SetQuotaResponse
+	(*ListStoresResponse)(nil),          // 65: imageops.v1.ListStoresResponse
+	(*GetStoreResponse)(nil),            // 66: imageops.v1.GetStoreResponse
+	(*RegisterStoreResponse)(nil),       // 67: imageops.v1.RegisterStoreResponse
+	(*UpdateStoreResponse)(nil),         // 68: imageops.v1.UpdateStoreResponse
+	(*RemoveStoreResponse)(nil),         // 69: imageops.v1.RemoveStoreResponse
+	(*DrainStoreResponse)(nil),          // 70: imageops.v1.DrainStoreResponse
+	(*ScrubStoreResponse)(nil),          // 71: imageops.v1.ScrubStoreResponse
 }
 var file_imageops_v1_service_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.ImageOps.Check:input_type -> imageops.v1.CheckRequest
 	1,  // 1: imageops.v1.ImageOps.Compress:input_type -> imageops.v1.CompressRequest
 	2,  // 2: imageops.v1.ImageOps.EstimateCompression:input_type -> imageops.v1.EstimateCompressionRequest
-	3,  // 3: imageops.v1.ImageOps.Inspect:input_type -> imageops.v1.InspectRequest
-	4,  // 4: imageops.v1.ImageOps.WatchStatus:input_type -> imageops.v1.WatchStatusRequest
-	5,  // 5: imageops.v1.ImageOps.UploadImage:input_type -> imageops.v1.UploadImageRequest
-	6,  // 6: imageops.v1.ImageOps.DownloadImage:input_type -> imageops.v1.DownloadImageRequest
-	7,  // 7: imageops.v1.ImageOps.GetUpload:input_type -> imageops.v1.GetUploadRequest
-	8,  // 8: imageops.v1.ImageOps.ListUploads:input_type -> imageops.v1.ListUploadsRequest
-	9,  // 9: imageops.v1.ImageOps.AbortUpload:input_type -> imageops.v1.AbortUploadRequest
-	10, // 10: imageops.v1.ImageOps.GetJob:input_type -> imageops.v1.GetJobRequest
-	11, // 11: imageops.v1.ImageOps.ListJobs:input_type -> imageops.v1.ListJobsRequest
-	12, // 12: imageops.v1.ImageOps.WaitJob:input_type -> imageops.v1.WaitJobRequest
-	13, // 13: imageops.v1.ImageOps.CancelJob:input_type -> imageops.v1.CancelJobRequest
-	14, // 14: imageops.v1.ImageOps.DeleteJob:input_type -> imageops.v1.DeleteJobRequest
-	15, // 15: imageops.v1.Images.GetImage:input_type -> imageops.v1.GetImageRequest
-	16, // 16: imageops.v1.Images.ListImages:input_type -> imageops.v1.ListImagesRequest
-	17, // 17: imageops.v1.Images.UpdateImage:input_type -> imageops.v1.UpdateImageRequest
-	18, // 18: imageops.v1.Images.DeleteImage:input_type -> imageops.v1.DeleteImageRequest
-	19, // 19: imageops.v1.Images.RestoreImage:input_type -> imageops.v1.RestoreImageRequest
-	20, // 20: imageops.v1.Images.PurgeImage:input_type -> imageops.v1.PurgeImageRequest
-	21, // 21: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
-	22, // 22: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
-	23, // 23: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
-	24, // 24: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
-	25, // 25: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
-	26, // 26: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
-	27, // 27: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
-	28, // 28: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
-	29, // 29: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
-	30, // 30: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
-	31, // 31: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
-	32, // 32: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
-	33, // 33: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
-	34, // 34: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
-	35, // 35: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
-	36, // 36: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
-	37, // 37: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
-	38, // 38: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
-	39, // 39: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
-	40, // 40: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
-	41, // 41: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
-	21, // [21:42] is the sub-list for method output_type
-	0,  // [0:21] is the sub-list for method input_type
+	3,  // 3: imageops.v1.ImageOps.Convert:input_type -> imageops.v1.ConvertRequest
+	4,  // 4: imageops.v1.ImageOps.Inspect:input_type -> imageops.v1.InspectRequest
+	5,  // 5: imageops.v1.ImageOps.WatchStatus:input_type -> imageops.v1.WatchStatusRequest
+	6,  // 6: imageops.v1.ImageOps.UploadImage:input_type -> imageops.v1.UploadImageRequest
+	7,  // 7: imageops.v1.ImageOps.ComposeImage:input_type -> imageops.v1.ComposeImageRequest
+	8,  // 8: imageops.v1.ImageOps.AbortSession:input_type -> imageops.v1.AbortSessionRequest
+	9,  // 9: imageops.v1.ImageOps.DownloadImage:input_type -> imageops.v1.DownloadImageRequest
+	10, // 10: imageops.v1.ImageOps.GetUpload:input_type -> imageops.v1.GetUploadRequest
+	11, // 11: imageops.v1.ImageOps.ListUploads:input_type -> imageops.v1.ListUploadsRequest
+	12, // 12: imageops.v1.ImageOps.AbortUpload:input_type -> imageops.v1.AbortUploadRequest
+	13, // 13: imageops.v1.ImageOps.GetJob:input_type -> imageops.v1.GetJobRequest
+	14, // 14: imageops.v1.ImageOps.ListJobs:input_type -> imageops.v1.ListJobsRequest
+	15, // 15: imageops.v1.ImageOps.WaitJob:input_type -> imageops.v1.WaitJobRequest
+	16, // 16: imageops.v1.ImageOps.CancelJob:input_type -> imageops.v1.CancelJobRequest
+	17, // 17: imageops.v1.ImageOps.DeleteJob:input_type -> imageops.v1.DeleteJobRequest
+	18, // 18: imageops.v1.Images.GetImage:input_type -> imageops.v1.GetImageRequest
+	19, // 19: imageops.v1.Images.CreateImage:input_type -> imageops.v1.CreateImageRequest
+	20, // 20: imageops.v1.Images.ListImages:input_type -> imageops.v1.ListImagesRequest
+	21, // 21: imageops.v1.Images.UpdateImage:input_type -> imageops.v1.UpdateImageRequest
+	22, // 22: imageops.v1.Images.DeleteImage:input_type -> imageops.v1.DeleteImageRequest
+	23, // 23: imageops.v1.Images.RestoreImage:input_type -> imageops.v1.RestoreImageRequest
+	24, // 24: imageops.v1.Images.PurgeImage:input_type -> imageops.v1.PurgeImageRequest
+	25, // 25: imageops.v1.Images.CopyImage:input_type -> imageops.v1.CopyImageRequest
+	26, // 26: imageops.v1.Images.RemoveReplica:input_type -> imageops.v1.RemoveReplicaRequest
+	27, // 27: imageops.v1.Images.GetUsage:input_type -> imageops.v1.GetUsageRequest
+	28, // 28: imageops.v1.Images.SetQuota:input_type -> imageops.v1.SetQuotaRequest
+	29, // 29: imageops.v1.Stores.ListStores:input_type -> imageops.v1.ListStoresRequest
+	30, // 30: imageops.v1.Stores.GetStore:input_type -> imageops.v1.GetStoreRequest
+	31, // 31: imageops.v1.Stores.RegisterStore:input_type -> imageops.v1.RegisterStoreRequest
+	32, // 32: imageops.v1.Stores.UpdateStore:input_type -> imageops.v1.UpdateStoreRequest
+	33, // 33: imageops.v1.Stores.RemoveStore:input_type -> imageops.v1.RemoveStoreRequest
+	34, // 34: imageops.v1.Stores.DrainStore:input_type -> imageops.v1.DrainStoreRequest
+	35, // 35: imageops.v1.Stores.ScrubStore:input_type -> imageops.v1.ScrubStoreRequest
+	36, // 36: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
+	37, // 37: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
+	38, // 38: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
+	39, // 39: imageops.v1.ImageOps.Convert:output_type -> imageops.v1.ConvertResponse
+	40, // 40: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
+	41, // 41: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
+	42, // 42: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
+	43, // 43: imageops.v1.ImageOps.ComposeImage:output_type -> imageops.v1.ComposeImageResponse
+	44, // 44: imageops.v1.ImageOps.AbortSession:output_type -> imageops.v1.AbortSessionResponse
+	45, // 45: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
+	46, // 46: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
+	47, // 47: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
+	48, // 48: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
+	49, // 49: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
+	50, // 50: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
+	51, // 51: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
+	52, // 52: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
+	53, // 53: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
+	54, // 54: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
+	55, // 55: imageops.v1.Images.CreateImage:output_type -> imageops.v1.CreateImageResponse
+	56, // 56: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
+	57, // 57: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
+	58, // 58: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
+	59, // 59: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
+	60, // 60: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
+	61, // 61: imageops.v1.Images.CopyImage:output_type -> imageops.v1.CopyImageResponse
+	62, // 62: imageops.v1.Images.RemoveReplica:output_type -> imageops.v1.RemoveReplicaResponse
+	63, // 63: imageops.v1.Images.GetUsage:output_type -> imageops.v1.GetUsageResponse
+	64, // 64: imageops.v1.Images.SetQuota:output_type -> imageops.v1.SetQuotaResponse
+	65, // 65: imageops.v1.Stores.ListStores:output_type -> imageops.v1.ListStoresResponse
+	66, // 66: imageops.v1.Stores.GetStore:output_type -> imageops.v1.GetStoreResponse
+	67, // 67: imageops.v1.Stores.RegisterStore:output_type -> imageops.v1.RegisterStoreResponse
+	68, // 68: imageops.v1.Stores.UpdateStore:output_type -> imageops.v1.UpdateStoreResponse
+	69, // 69: imageops.v1.Stores.RemoveStore:output_type -> imageops.v1.RemoveStoreResponse
+	70, // 70: imageops.v1.Stores.DrainStore:output_type -> imageops.v1.DrainStoreResponse
+	71, // 71: imageops.v1.Stores.ScrubStore:output_type -> imageops.v1.ScrubStoreResponse
+	36, // [36:72] is the sub-list for method output_type
+	0,  // [0:36] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -160,6 +239,7 @@ func file_imageops_v1_service_proto_init() {
 	file_imageops_v1_catalogue_proto_init()
 	file_imageops_v1_images_proto_init()
 	file_imageops_v1_jobs_proto_init()
+	file_imageops_v1_stores_proto_init()
 	file_imageops_v1_uploads_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -169,7 +249,7 @@ func file_imageops_v1_service_proto_init() {
 			NumEnums:      0,
 			NumMessages:   0,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_imageops_v1_service_proto_goTypes,
 		DependencyIndexes: file_imageops_v1_service_proto_depIdxs,

@@ -29,9 +29,12 @@ const (
 	ImageOps_Check_FullMethodName               = "/imageops.v1.ImageOps/Check"
 	ImageOps_Compress_FullMethodName            = "/imageops.v1.ImageOps/Compress"
 	ImageOps_EstimateCompression_FullMethodName = "/imageops.v1.ImageOps/EstimateCompression"
+	ImageOps_Convert_FullMethodName             = "/imageops.v1.ImageOps/Convert"
 	ImageOps_Inspect_FullMethodName             = "/imageops.v1.ImageOps/Inspect"
 	ImageOps_WatchStatus_FullMethodName         = "/imageops.v1.ImageOps/WatchStatus"
 	ImageOps_UploadImage_FullMethodName         = "/imageops.v1.ImageOps/UploadImage"
+	ImageOps_ComposeImage_FullMethodName        = "/imageops.v1.ImageOps/ComposeImage"
+	ImageOps_AbortSession_FullMethodName        = "/imageops.v1.ImageOps/AbortSession"
 	ImageOps_DownloadImage_FullMethodName       = "/imageops.v1.ImageOps/DownloadImage"
 	ImageOps_GetUpload_FullMethodName           = "/imageops.v1.ImageOps/GetUpload"
 	ImageOps_ListUploads_FullMethodName         = "/imageops.v1.ImageOps/ListUploads"
@@ -59,6 +62,9 @@ type ImageOpsClient interface {
 	// written. The tables are read in full and at most 64 MiB are packed. The answer comes at once; the job holds the
 	// result. Scope: write.
 	EstimateCompression(ctx context.Context, in *EstimateCompressionRequest, opts ...grpc.CallOption) (*EstimateCompressionResponse, error)
+	// Starts a conversion: the guest's disk, free space too, in another format. The answer comes at once; the job holds the
+	// result. Scope: write.
+	Convert(ctx context.Context, in *ConvertRequest, opts ...grpc.CallOption) (*ConvertResponse, error)
 	// Looks at an image without reading its data: format, sizes, partitions, file systems, safety. Scope: read.
 	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error)
 	// Follows one job. The first message is a snapshot, then changes, a heartbeat when nothing changes; a final state is the
@@ -69,7 +75,14 @@ type ImageOpsClient interface {
 	// within the first 64 KiB. A broken stream loses nothing that was durable, and a closed one makes no image: only
 	// `commit` does, after the bytes are flushed and their digests compared. Scope: write.
 	UploadImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadImageRequest, UploadImageResponse], error)
-	// Hands out the bytes of a stored image, or a range of them. Scope: read.
+	// Makes one image of the STORED parts of a session, in the order of their numbers; the answer comes when it is made. With
+	// N parts there must be the numbers 1 to N: else FAILED_PRECONDITION with PART_MISSING, and nothing has changed. A session
+	// that is not there, has no part or was composed is NOT_FOUND; one that another call is composing is ABORTED with
+	// SESSION_BUSY. Scope: write.
+	ComposeImage(ctx context.Context, in *ComposeImageRequest, opts ...grpc.CallOption) (*ComposeImageResponse, error)
+	// Gives all parts of a session up. One that is not there is no error. Scope: write.
+	AbortSession(ctx context.Context, in *AbortSessionRequest, opts ...grpc.CallOption) (*AbortSessionResponse, error)
+	// Hands out the bytes of a stored image, or a range of them, as stored or in another format. Scope: read.
 	DownloadImage(ctx context.Context, in *DownloadImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadImageResponse], error)
 	// Tells how far an upload is. Scope: read.
 	GetUpload(ctx context.Context, in *GetUploadRequest, opts ...grpc.CallOption) (*GetUploadResponse, error)
@@ -127,6 +140,16 @@ func (c *imageOpsClient) EstimateCompression(ctx context.Context, in *EstimateCo
 	return out, nil
 }
 
+func (c *imageOpsClient) Convert(ctx context.Context, in *ConvertRequest, opts ...grpc.CallOption) (*ConvertResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConvertResponse)
+	err := c.cc.Invoke(ctx, ImageOps_Convert_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *imageOpsClient) Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(InspectResponse)
@@ -168,6 +191,26 @@ func (c *imageOpsClient) UploadImage(ctx context.Context, opts ...grpc.CallOptio
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ImageOps_UploadImageClient = grpc.ClientStreamingClient[UploadImageRequest, UploadImageResponse]
+
+func (c *imageOpsClient) ComposeImage(ctx context.Context, in *ComposeImageRequest, opts ...grpc.CallOption) (*ComposeImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ComposeImageResponse)
+	err := c.cc.Invoke(ctx, ImageOps_ComposeImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imageOpsClient) AbortSession(ctx context.Context, in *AbortSessionRequest, opts ...grpc.CallOption) (*AbortSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbortSessionResponse)
+	err := c.cc.Invoke(ctx, ImageOps_AbortSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *imageOpsClient) DownloadImage(ctx context.Context, in *DownloadImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadImageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -284,6 +327,9 @@ type ImageOpsServer interface {
 	// written. The tables are read in full and at most 64 MiB are packed. The answer comes at once; the job holds the
 	// result. Scope: write.
 	EstimateCompression(context.Context, *EstimateCompressionRequest) (*EstimateCompressionResponse, error)
+	// Starts a conversion: the guest's disk, free space too, in another format. The answer comes at once; the job holds the
+	// result. Scope: write.
+	Convert(context.Context, *ConvertRequest) (*ConvertResponse, error)
 	// Looks at an image without reading its data: format, sizes, partitions, file systems, safety. Scope: read.
 	Inspect(context.Context, *InspectRequest) (*InspectResponse, error)
 	// Follows one job. The first message is a snapshot, then changes, a heartbeat when nothing changes; a final state is the
@@ -294,7 +340,14 @@ type ImageOpsServer interface {
 	// within the first 64 KiB. A broken stream loses nothing that was durable, and a closed one makes no image: only
 	// `commit` does, after the bytes are flushed and their digests compared. Scope: write.
 	UploadImage(grpc.ClientStreamingServer[UploadImageRequest, UploadImageResponse]) error
-	// Hands out the bytes of a stored image, or a range of them. Scope: read.
+	// Makes one image of the STORED parts of a session, in the order of their numbers; the answer comes when it is made. With
+	// N parts there must be the numbers 1 to N: else FAILED_PRECONDITION with PART_MISSING, and nothing has changed. A session
+	// that is not there, has no part or was composed is NOT_FOUND; one that another call is composing is ABORTED with
+	// SESSION_BUSY. Scope: write.
+	ComposeImage(context.Context, *ComposeImageRequest) (*ComposeImageResponse, error)
+	// Gives all parts of a session up. One that is not there is no error. Scope: write.
+	AbortSession(context.Context, *AbortSessionRequest) (*AbortSessionResponse, error)
+	// Hands out the bytes of a stored image, or a range of them, as stored or in another format. Scope: read.
 	DownloadImage(*DownloadImageRequest, grpc.ServerStreamingServer[DownloadImageResponse]) error
 	// Tells how far an upload is. Scope: read.
 	GetUpload(context.Context, *GetUploadRequest) (*GetUploadResponse, error)
@@ -331,6 +384,9 @@ func (UnimplementedImageOpsServer) Compress(context.Context, *CompressRequest) (
 func (UnimplementedImageOpsServer) EstimateCompression(context.Context, *EstimateCompressionRequest) (*EstimateCompressionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EstimateCompression not implemented")
 }
+func (UnimplementedImageOpsServer) Convert(context.Context, *ConvertRequest) (*ConvertResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Convert not implemented")
+}
 func (UnimplementedImageOpsServer) Inspect(context.Context, *InspectRequest) (*InspectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Inspect not implemented")
 }
@@ -339,6 +395,12 @@ func (UnimplementedImageOpsServer) WatchStatus(*WatchStatusRequest, grpc.ServerS
 }
 func (UnimplementedImageOpsServer) UploadImage(grpc.ClientStreamingServer[UploadImageRequest, UploadImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method UploadImage not implemented")
+}
+func (UnimplementedImageOpsServer) ComposeImage(context.Context, *ComposeImageRequest) (*ComposeImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ComposeImage not implemented")
+}
+func (UnimplementedImageOpsServer) AbortSession(context.Context, *AbortSessionRequest) (*AbortSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbortSession not implemented")
 }
 func (UnimplementedImageOpsServer) DownloadImage(*DownloadImageRequest, grpc.ServerStreamingServer[DownloadImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method DownloadImage not implemented")
@@ -442,6 +504,24 @@ func _ImageOps_EstimateCompression_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ImageOps_Convert_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConvertRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageOpsServer).Convert(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageOps_Convert_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageOpsServer).Convert(ctx, req.(*ConvertRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ImageOps_Inspect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(InspectRequest)
 	if err := dec(in); err != nil {
@@ -477,6 +557,42 @@ func _ImageOps_UploadImage_Handler(srv interface{}, stream grpc.ServerStream) er
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ImageOps_UploadImageServer = grpc.ClientStreamingServer[UploadImageRequest, UploadImageResponse]
+
+func _ImageOps_ComposeImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ComposeImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageOpsServer).ComposeImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageOps_ComposeImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageOpsServer).ComposeImage(ctx, req.(*ComposeImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ImageOps_AbortSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbortSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageOpsServer).AbortSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageOps_AbortSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageOpsServer).AbortSession(ctx, req.(*AbortSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _ImageOps_DownloadImage_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(DownloadImageRequest)
@@ -653,8 +769,20 @@ var ImageOps_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ImageOps_EstimateCompression_Handler,
 		},
 		{
+			MethodName: "Convert",
+			Handler:    _ImageOps_Convert_Handler,
+		},
+		{
 			MethodName: "Inspect",
 			Handler:    _ImageOps_Inspect_Handler,
+		},
+		{
+			MethodName: "ComposeImage",
+			Handler:    _ImageOps_ComposeImage_Handler,
+		},
+		{
+			MethodName: "AbortSession",
+			Handler:    _ImageOps_AbortSession_Handler,
 		},
 		{
 			MethodName: "GetUpload",
@@ -710,12 +838,17 @@ var ImageOps_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Images_GetImage_FullMethodName     = "/imageops.v1.Images/GetImage"
-	Images_ListImages_FullMethodName   = "/imageops.v1.Images/ListImages"
-	Images_UpdateImage_FullMethodName  = "/imageops.v1.Images/UpdateImage"
-	Images_DeleteImage_FullMethodName  = "/imageops.v1.Images/DeleteImage"
-	Images_RestoreImage_FullMethodName = "/imageops.v1.Images/RestoreImage"
-	Images_PurgeImage_FullMethodName   = "/imageops.v1.Images/PurgeImage"
+	Images_GetImage_FullMethodName      = "/imageops.v1.Images/GetImage"
+	Images_CreateImage_FullMethodName   = "/imageops.v1.Images/CreateImage"
+	Images_ListImages_FullMethodName    = "/imageops.v1.Images/ListImages"
+	Images_UpdateImage_FullMethodName   = "/imageops.v1.Images/UpdateImage"
+	Images_DeleteImage_FullMethodName   = "/imageops.v1.Images/DeleteImage"
+	Images_RestoreImage_FullMethodName  = "/imageops.v1.Images/RestoreImage"
+	Images_PurgeImage_FullMethodName    = "/imageops.v1.Images/PurgeImage"
+	Images_CopyImage_FullMethodName     = "/imageops.v1.Images/CopyImage"
+	Images_RemoveReplica_FullMethodName = "/imageops.v1.Images/RemoveReplica"
+	Images_GetUsage_FullMethodName      = "/imageops.v1.Images/GetUsage"
+	Images_SetQuota_FullMethodName      = "/imageops.v1.Images/SetQuota"
 )
 
 // ImagesClient is the client API for Images service.
@@ -726,6 +859,8 @@ const (
 type ImagesClient interface {
 	// Tells what is known of an image. Scope: read.
 	GetImage(ctx context.Context, in *GetImageRequest, opts ...grpc.CallOption) (*GetImageResponse, error)
+	// Makes a record without bytes, which an upload fills later. Scope: write.
+	CreateImage(ctx context.Context, in *CreateImageRequest, opts ...grpc.CallOption) (*CreateImageResponse, error)
 	// Lists images; those in the trash only where they are asked for. Scope: read.
 	ListImages(ctx context.Context, in *ListImagesRequest, opts ...grpc.CallOption) (*ListImagesResponse, error)
 	// Changes what people say of an image. Its bytes never change. Scope: write.
@@ -737,6 +872,14 @@ type ImagesClient interface {
 	RestoreImage(ctx context.Context, in *RestoreImageRequest, opts ...grpc.CallOption) (*RestoreImageResponse, error)
 	// Removes an image that lies in the trash, and its bytes, for good. Its id is never given again. Scope: delete.
 	PurgeImage(ctx context.Context, in *PurgeImageRequest, opts ...grpc.CallOption) (*PurgeImageResponse, error)
+	// Copies the bytes of an image into another store. The answer comes at once. Scope: write.
+	CopyImage(ctx context.Context, in *CopyImageRequest, opts ...grpc.CallOption) (*CopyImageResponse, error)
+	// Removes the copy of an image in one store. Scope: delete.
+	RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error)
+	// Tells what a tenant has and may have. Scope: read.
+	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
+	// Says what a tenant may have. Scope: admin, in the built-in tenant.
+	SetQuota(ctx context.Context, in *SetQuotaRequest, opts ...grpc.CallOption) (*SetQuotaResponse, error)
 }
 
 type imagesClient struct {
@@ -751,6 +894,16 @@ func (c *imagesClient) GetImage(ctx context.Context, in *GetImageRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetImageResponse)
 	err := c.cc.Invoke(ctx, Images_GetImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) CreateImage(ctx context.Context, in *CreateImageRequest, opts ...grpc.CallOption) (*CreateImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateImageResponse)
+	err := c.cc.Invoke(ctx, Images_CreateImage_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -807,6 +960,46 @@ func (c *imagesClient) PurgeImage(ctx context.Context, in *PurgeImageRequest, op
 	return out, nil
 }
 
+func (c *imagesClient) CopyImage(ctx context.Context, in *CopyImageRequest, opts ...grpc.CallOption) (*CopyImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CopyImageResponse)
+	err := c.cc.Invoke(ctx, Images_CopyImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveReplicaResponse)
+	err := c.cc.Invoke(ctx, Images_RemoveReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUsageResponse)
+	err := c.cc.Invoke(ctx, Images_GetUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) SetQuota(ctx context.Context, in *SetQuotaRequest, opts ...grpc.CallOption) (*SetQuotaResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetQuotaResponse)
+	err := c.cc.Invoke(ctx, Images_SetQuota_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ImagesServer is the server API for Images service.
 // All implementations must embed UnimplementedImagesServer
 // for forward compatibility.
@@ -815,6 +1008,8 @@ func (c *imagesClient) PurgeImage(ctx context.Context, in *PurgeImageRequest, op
 type ImagesServer interface {
 	// Tells what is known of an image. Scope: read.
 	GetImage(context.Context, *GetImageRequest) (*GetImageResponse, error)
+	// Makes a record without bytes, which an upload fills later. Scope: write.
+	CreateImage(context.Context, *CreateImageRequest) (*CreateImageResponse, error)
 	// Lists images; those in the trash only where they are asked for. Scope: read.
 	ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error)
 	// Changes what people say of an image. Its bytes never change. Scope: write.
@@ -826,6 +1021,14 @@ type ImagesServer interface {
 	RestoreImage(context.Context, *RestoreImageRequest) (*RestoreImageResponse, error)
 	// Removes an image that lies in the trash, and its bytes, for good. Its id is never given again. Scope: delete.
 	PurgeImage(context.Context, *PurgeImageRequest) (*PurgeImageResponse, error)
+	// Copies the bytes of an image into another store. The answer comes at once. Scope: write.
+	CopyImage(context.Context, *CopyImageRequest) (*CopyImageResponse, error)
+	// Removes the copy of an image in one store. Scope: delete.
+	RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error)
+	// Tells what a tenant has and may have. Scope: read.
+	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
+	// Says what a tenant may have. Scope: admin, in the built-in tenant.
+	SetQuota(context.Context, *SetQuotaRequest) (*SetQuotaResponse, error)
 	mustEmbedUnimplementedImagesServer()
 }
 
@@ -838,6 +1041,9 @@ type UnimplementedImagesServer struct{}
 
 func (UnimplementedImagesServer) GetImage(context.Context, *GetImageRequest) (*GetImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetImage not implemented")
+}
+func (UnimplementedImagesServer) CreateImage(context.Context, *CreateImageRequest) (*CreateImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateImage not implemented")
 }
 func (UnimplementedImagesServer) ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListImages not implemented")
@@ -853,6 +1059,18 @@ func (UnimplementedImagesServer) RestoreImage(context.Context, *RestoreImageRequ
 }
 func (UnimplementedImagesServer) PurgeImage(context.Context, *PurgeImageRequest) (*PurgeImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PurgeImage not implemented")
+}
+func (UnimplementedImagesServer) CopyImage(context.Context, *CopyImageRequest) (*CopyImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopyImage not implemented")
+}
+func (UnimplementedImagesServer) RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveReplica not implemented")
+}
+func (UnimplementedImagesServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
+}
+func (UnimplementedImagesServer) SetQuota(context.Context, *SetQuotaRequest) (*SetQuotaResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetQuota not implemented")
 }
 func (UnimplementedImagesServer) mustEmbedUnimplementedImagesServer() {}
 func (UnimplementedImagesServer) testEmbeddedByValue()                {}
@@ -889,6 +1107,24 @@ func _Images_GetImage_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ImagesServer).GetImage(ctx, req.(*GetImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_CreateImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).CreateImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_CreateImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).CreateImage(ctx, req.(*CreateImageRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -983,6 +1219,78 @@ func _Images_PurgeImage_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Images_CopyImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopyImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).CopyImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_CopyImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).CopyImage(ctx, req.(*CopyImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_RemoveReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).RemoveReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_RemoveReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).RemoveReplica(ctx, req.(*RemoveReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).GetUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_GetUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).GetUsage(ctx, req.(*GetUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_SetQuota_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetQuotaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).SetQuota(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_SetQuota_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).SetQuota(ctx, req.(*SetQuotaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Images_ServiceDesc is the grpc.ServiceDesc for Images service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -993,6 +1301,10 @@ var Images_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetImage",
 			Handler:    _Images_GetImage_Handler,
+		},
+		{
+			MethodName: "CreateImage",
+			Handler:    _Images_CreateImage_Handler,
 		},
 		{
 			MethodName: "ListImages",
@@ -1013,6 +1325,374 @@ var Images_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PurgeImage",
 			Handler:    _Images_PurgeImage_Handler,
+		},
+		{
+			MethodName: "CopyImage",
+			Handler:    _Images_CopyImage_Handler,
+		},
+		{
+			MethodName: "RemoveReplica",
+			Handler:    _Images_RemoveReplica_Handler,
+		},
+		{
+			MethodName: "GetUsage",
+			Handler:    _Images_GetUsage_Handler,
+		},
+		{
+			MethodName: "SetQuota",
+			Handler:    _Images_SetQuota_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "imageops/v1/service.proto",
+}
+
+const (
+	Stores_ListStores_FullMethodName    = "/imageops.v1.Stores/ListStores"
+	Stores_GetStore_FullMethodName      = "/imageops.v1.Stores/GetStore"
+	Stores_RegisterStore_FullMethodName = "/imageops.v1.Stores/RegisterStore"
+	Stores_UpdateStore_FullMethodName   = "/imageops.v1.Stores/UpdateStore"
+	Stores_RemoveStore_FullMethodName   = "/imageops.v1.Stores/RemoveStore"
+	Stores_DrainStore_FullMethodName    = "/imageops.v1.Stores/DrainStore"
+	Stores_ScrubStore_FullMethodName    = "/imageops.v1.Stores/ScrubStore"
+)
+
+// StoresClient is the client API for Stores service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// The places where the bytes of images lie. They are the operator's: but for the reading calls, every one takes the scope
+// admin in the built-in tenant.
+type StoresClient interface {
+	// Lists the stores. Other tenants are not told where they are. Scope: read.
+	ListStores(ctx context.Context, in *ListStoresRequest, opts ...grpc.CallOption) (*ListStoresResponse, error)
+	// Tells what is known of a store. Scope: read.
+	GetStore(ctx context.Context, in *GetStoreRequest, opts ...grpc.CallOption) (*GetStoreResponse, error)
+	// Adds a store. Scope: admin.
+	RegisterStore(ctx context.Context, in *RegisterStoreRequest, opts ...grpc.CallOption) (*RegisterStoreResponse, error)
+	// Changes what was decided about a store. Scope: admin.
+	UpdateStore(ctx context.Context, in *UpdateStoreRequest, opts ...grpc.CallOption) (*UpdateStoreResponse, error)
+	// Forgets a store that holds no image. Scope: admin.
+	RemoveStore(ctx context.Context, in *RemoveStoreRequest, opts ...grpc.CallOption) (*RemoveStoreResponse, error)
+	// Moves all images into other stores. The answer comes at once. Scope: admin.
+	DrainStore(ctx context.Context, in *DrainStoreRequest, opts ...grpc.CallOption) (*DrainStoreResponse, error)
+	// Compares all bytes with their digests now, as the server does by itself from time to time. The answer comes at once.
+	// Scope: admin.
+	ScrubStore(ctx context.Context, in *ScrubStoreRequest, opts ...grpc.CallOption) (*ScrubStoreResponse, error)
+}
+
+type storesClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewStoresClient(cc grpc.ClientConnInterface) StoresClient {
+	return &storesClient{cc}
+}
+
+func (c *storesClient) ListStores(ctx context.Context, in *ListStoresRequest, opts ...grpc.CallOption) (*ListStoresResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListStoresResponse)
+	err := c.cc.Invoke(ctx, Stores_ListStores_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storesClient) GetStore(ctx context.Context, in *GetStoreRequest, opts ...grpc.CallOption) (*GetStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_GetStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storesClient) RegisterStore(ctx context.Context, in *RegisterStoreRequest, opts ...grpc.CallOption) (*RegisterStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegisterStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_RegisterStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storesClient) UpdateStore(ctx context.Context, in *UpdateStoreRequest, opts ...grpc.CallOption) (*UpdateStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_UpdateStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storesClient) RemoveStore(ctx context.Context, in *RemoveStoreRequest, opts ...grpc.CallOption) (*RemoveStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_RemoveStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storesClient) DrainStore(ctx context.Context, in *DrainStoreRequest, opts ...grpc.CallOption) (*DrainStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_DrainStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storesClient) ScrubStore(ctx context.Context, in *ScrubStoreRequest, opts ...grpc.CallOption) (*ScrubStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScrubStoreResponse)
+	err := c.cc.Invoke(ctx, Stores_ScrubStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// StoresServer is the server API for Stores service.
+// All implementations must embed UnimplementedStoresServer
+// for forward compatibility.
+//
+// The places where the bytes of images lie. They are the operator's: but for the reading calls, every one takes the scope
+// admin in the built-in tenant.
+type StoresServer interface {
+	// Lists the stores. Other tenants are not told where they are. Scope: read.
+	ListStores(context.Context, *ListStoresRequest) (*ListStoresResponse, error)
+	// Tells what is known of a store. Scope: read.
+	GetStore(context.Context, *GetStoreRequest) (*GetStoreResponse, error)
+	// Adds a store. Scope: admin.
+	RegisterStore(context.Context, *RegisterStoreRequest) (*RegisterStoreResponse, error)
+	// Changes what was decided about a store. Scope: admin.
+	UpdateStore(context.Context, *UpdateStoreRequest) (*UpdateStoreResponse, error)
+	// Forgets a store that holds no image. Scope: admin.
+	RemoveStore(context.Context, *RemoveStoreRequest) (*RemoveStoreResponse, error)
+	// Moves all images into other stores. The answer comes at once. Scope: admin.
+	DrainStore(context.Context, *DrainStoreRequest) (*DrainStoreResponse, error)
+	// Compares all bytes with their digests now, as the server does by itself from time to time. The answer comes at once.
+	// Scope: admin.
+	ScrubStore(context.Context, *ScrubStoreRequest) (*ScrubStoreResponse, error)
+	mustEmbedUnimplementedStoresServer()
+}
+
+// UnimplementedStoresServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedStoresServer struct{}
+
+func (UnimplementedStoresServer) ListStores(context.Context, *ListStoresRequest) (*ListStoresResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListStores not implemented")
+}
+func (UnimplementedStoresServer) GetStore(context.Context, *GetStoreRequest) (*GetStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStore not implemented")
+}
+func (UnimplementedStoresServer) RegisterStore(context.Context, *RegisterStoreRequest) (*RegisterStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegisterStore not implemented")
+}
+func (UnimplementedStoresServer) UpdateStore(context.Context, *UpdateStoreRequest) (*UpdateStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateStore not implemented")
+}
+func (UnimplementedStoresServer) RemoveStore(context.Context, *RemoveStoreRequest) (*RemoveStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveStore not implemented")
+}
+func (UnimplementedStoresServer) DrainStore(context.Context, *DrainStoreRequest) (*DrainStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainStore not implemented")
+}
+func (UnimplementedStoresServer) ScrubStore(context.Context, *ScrubStoreRequest) (*ScrubStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ScrubStore not implemented")
+}
+func (UnimplementedStoresServer) mustEmbedUnimplementedStoresServer() {}
+func (UnimplementedStoresServer) testEmbeddedByValue()                {}
+
+// UnsafeStoresServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to StoresServer will
+// result in compilation errors.
+type UnsafeStoresServer interface {
+	mustEmbedUnimplementedStoresServer()
+}
+
+func RegisterStoresServer(s grpc.ServiceRegistrar, srv StoresServer) {
+	// If the following call panics, it indicates UnimplementedStoresServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Stores_ServiceDesc, srv)
+}
+
+func _Stores_ListStores_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListStoresRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).ListStores(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_ListStores_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).ListStores(ctx, req.(*ListStoresRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Stores_GetStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).GetStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_GetStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).GetStore(ctx, req.(*GetStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Stores_RegisterStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegisterStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).RegisterStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_RegisterStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).RegisterStore(ctx, req.(*RegisterStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Stores_UpdateStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).UpdateStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_UpdateStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).UpdateStore(ctx, req.(*UpdateStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Stores_RemoveStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).RemoveStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_RemoveStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).RemoveStore(ctx, req.(*RemoveStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Stores_DrainStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).DrainStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_DrainStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).DrainStore(ctx, req.(*DrainStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Stores_ScrubStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StoresServer).ScrubStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Stores_ScrubStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StoresServer).ScrubStore(ctx, req.(*ScrubStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Stores_ServiceDesc is the grpc.ServiceDesc for Stores service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Stores_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "imageops.v1.Stores",
+	HandlerType: (*StoresServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListStores",
+			Handler:    _Stores_ListStores_Handler,
+		},
+		{
+			MethodName: "GetStore",
+			Handler:    _Stores_GetStore_Handler,
+		},
+		{
+			MethodName: "RegisterStore",
+			Handler:    _Stores_RegisterStore_Handler,
+		},
+		{
+			MethodName: "UpdateStore",
+			Handler:    _Stores_UpdateStore_Handler,
+		},
+		{
+			MethodName: "RemoveStore",
+			Handler:    _Stores_RemoveStore_Handler,
+		},
+		{
+			MethodName: "DrainStore",
+			Handler:    _Stores_DrainStore_Handler,
+		},
+		{
+			MethodName: "ScrubStore",
+			Handler:    _Stores_ScrubStore_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

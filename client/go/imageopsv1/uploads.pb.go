@@ -22,7 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where an upload is in its life. COMMITTED, ABORTED and FAILED are final.
+// Where an upload is in its life. COMMITTED, ABORTED and FAILED are final; a part is STORED before it is one of them.
 type UploadState int32
 
 const (
@@ -36,6 +36,8 @@ const (
 	UploadState_UPLOAD_STATE_ABORTED UploadState = 3
 	// Refused: the bytes were unsafe, invalid, or not those that were promised.
 	UploadState_UPLOAD_STATE_FAILED UploadState = 4
+	// Whole, as a part; waits to be composed. A part that was sent again, or given up, is ABORTED.
+	UploadState_UPLOAD_STATE_STORED UploadState = 5
 )
 
 // Enum value maps for UploadState.
@@ -46,6 +48,7 @@ var (
 		2: "UPLOAD_STATE_COMMITTED",
 		3: "UPLOAD_STATE_ABORTED",
 		4: "UPLOAD_STATE_FAILED",
+		5: "UPLOAD_STATE_STORED",
 	}
 	UploadState_value = map[string]int32{
 		"UPLOAD_STATE_UNSPECIFIED": 0,
@@ -53,6 +56,7 @@ var (
 		"UPLOAD_STATE_COMMITTED":   2,
 		"UPLOAD_STATE_ABORTED":     3,
 		"UPLOAD_STATE_FAILED":      4,
+		"UPLOAD_STATE_STORED":      5,
 	}
 )
 
@@ -83,6 +87,57 @@ func (UploadState) EnumDescriptor() ([]byte, []int) {
 	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{0}
 }
 
+// What the bytes of an upload are wrapped in.
+type Archive int32
+
+const (
+	// Nothing: the bytes are the image.
+	Archive_ARCHIVE_UNSPECIFIED Archive = 0
+	// A zip: its first regular file with the extension `.qcow2`, `.img` or `.iso` becomes the image, and gives it its
+	// display name. Links, encrypted members, duplicate names, more than 64 members, a second image layer and bombs are
+	// refused (reasons ARCHIVE_…).
+	Archive_ARCHIVE_ZIP Archive = 1
+)
+
+// Enum value maps for Archive.
+var (
+	Archive_name = map[int32]string{
+		0: "ARCHIVE_UNSPECIFIED",
+		1: "ARCHIVE_ZIP",
+	}
+	Archive_value = map[string]int32{
+		"ARCHIVE_UNSPECIFIED": 0,
+		"ARCHIVE_ZIP":         1,
+	}
+)
+
+func (x Archive) Enum() *Archive {
+	p := new(Archive)
+	*p = x
+	return p
+}
+
+func (x Archive) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Archive) Descriptor() protoreflect.EnumDescriptor {
+	return file_imageops_v1_uploads_proto_enumTypes[1].Descriptor()
+}
+
+func (Archive) Type() protoreflect.EnumType {
+	return &file_imageops_v1_uploads_proto_enumTypes[1]
+}
+
+func (x Archive) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Archive.Descriptor instead.
+func (Archive) EnumDescriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{1}
+}
+
 // An upload that can be resumed until it expires.
 type Upload struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -107,7 +162,15 @@ type Upload struct {
 	// When bytes last came.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// When it is given up unless bytes come.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The session that it is a part of, or that it composes. Empty: none.
+	Session string `protobuf:"bytes,12,opt,name=session,proto3" json:"session,omitempty"`
+	// Its number among the parts of the session. 0: it is no part.
+	Part uint32 `protobuf:"varint,13,opt,name=part,proto3" json:"part,omitempty"`
+	// The store that the bytes go to: `stores/{uuid}`.
+	Store string `protobuf:"bytes,14,opt,name=store,proto3" json:"store,omitempty"`
+	// What the bytes are wrapped in.
+	Archive       Archive `protobuf:"varint,15,opt,name=archive,proto3,enum=imageops.v1.Archive" json:"archive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +280,34 @@ func (x *Upload) GetExpireTime() *timestamppb.Timestamp {
 		return x.ExpireTime
 	}
 	return nil
+}
+
+func (x *Upload) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *Upload) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *Upload) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *Upload) GetArchive() Archive {
+	if x != nil {
+		return x.Archive
+	}
+	return Archive_ARCHIVE_UNSPECIFIED
 }
 
 // Message of UploadImage. The first is `metadata` or `resume`; then chunks; then, to make an image, `commit`.
@@ -362,7 +453,28 @@ type UploadMetadata struct {
 	// See Image.
 	Properties map[string]string `protobuf:"bytes,8,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// See Image.
-	Tags          []string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
+	Tags []string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
+	// The QUEUED record that the bytes fill: `images/{uuid}`. It keeps what was said of it; `display_name`, `description`,
+	// `labels`, `properties`, `tags` and `facts` must then be empty. Empty: the upload makes a new image.
+	Image string `protobuf:"bytes,10,opt,name=image,proto3" json:"image,omitempty"`
+	// Makes the upload a part: the session, which the client names, with 1 to 255 bytes without slashes and control
+	// characters, and not `.` or `..`. It belongs to the tenant, and to nobody else. Needs `part`. A commit then makes no
+	// image: the part is STORED, in place of an earlier one with its number, and ComposeImage joins the parts.
+	Session string `protobuf:"bytes,11,opt,name=session,proto3" json:"session,omitempty"`
+	// Number of the part, 1 to 999,999,999.
+	Part uint32 `protobuf:"varint,12,opt,name=part,proto3" json:"part,omitempty"`
+	// What the bytes are wrapped in. The digests and the length are those of the archive.
+	Archive Archive `protobuf:"varint,13,opt,name=archive,proto3,enum=imageops.v1.Archive" json:"archive,omitempty"`
+	// The store that the bytes go to, by its display name or `stores/{uuid}`. Empty: placed by weight and room.
+	Store string `protobuf:"bytes,14,opt,name=store,proto3" json:"store,omitempty"`
+	// Takes a CORRUPT image, which becomes QUARANTINED, instead of refusing it.
+	AcceptCorrupt bool `protobuf:"varint,15,opt,name=accept_corrupt,json=acceptCorrupt,proto3" json:"accept_corrupt,omitempty"`
+	// Whether a CHECK job is started with the commit. Absent: as the server is set up (`--check-uploads`).
+	Check *bool `protobuf:"varint,16,opt,name=check,proto3,oneof" json:"check,omitempty"`
+	// Computes SHA-512 as well.
+	Sha512 bool `protobuf:"varint,17,opt,name=sha512,proto3" json:"sha512,omitempty"`
+	// See Image.
+	Facts         *ImageFacts `protobuf:"bytes,18,opt,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -460,6 +572,69 @@ func (x *UploadMetadata) GetTags() []string {
 	return nil
 }
 
+func (x *UploadMetadata) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *UploadMetadata) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *UploadMetadata) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *UploadMetadata) GetArchive() Archive {
+	if x != nil {
+		return x.Archive
+	}
+	return Archive_ARCHIVE_UNSPECIFIED
+}
+
+func (x *UploadMetadata) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *UploadMetadata) GetAcceptCorrupt() bool {
+	if x != nil {
+		return x.AcceptCorrupt
+	}
+	return false
+}
+
+func (x *UploadMetadata) GetCheck() bool {
+	if x != nil && x.Check != nil {
+		return *x.Check
+	}
+	return false
+}
+
+func (x *UploadMetadata) GetSha512() bool {
+	if x != nil {
+		return x.Sha512
+	}
+	return false
+}
+
+func (x *UploadMetadata) GetFacts() *ImageFacts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
 // Goes on with an upload.
 type UploadResume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -522,8 +697,10 @@ type UploadCommit struct {
 	SizeBytes *uint64 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
 	// Digests that the whole must have; added to those of the metadata.
 	ExpectedDigests *Digests `protobuf:"bytes,2,opt,name=expected_digests,json=expectedDigests,proto3" json:"expected_digests,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Labels that were not known before; added to those of the metadata. For clients that learn of them behind the bytes.
+	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UploadCommit) Reset() {
@@ -570,13 +747,22 @@ func (x *UploadCommit) GetExpectedDigests() *Digests {
 	return nil
 }
 
+func (x *UploadCommit) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Answer of UploadImage.
 type UploadImageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The upload: COMMITTED, or OPEN where the stream was closed without a commit.
 	Upload *Upload `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`
-	// The image; absent without a commit.
-	Image         *Image `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// The image; absent without a commit, and of a part.
+	Image *Image `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// The CHECK job that was started with the commit: `jobs/{uuid}`. Empty: none.
+	CheckJob      string `protobuf:"bytes,3,opt,name=check_job,json=checkJob,proto3" json:"check_job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +811,217 @@ func (x *UploadImageResponse) GetImage() *Image {
 	return nil
 }
 
+func (x *UploadImageResponse) GetCheckJob() string {
+	if x != nil {
+		return x.CheckJob
+	}
+	return ""
+}
+
+// Request of ComposeImage.
+type ComposeImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the image will be, and the session whose parts it is joined from. `part` must be 0, `size_bytes` and digests are
+	// those of the whole. The `request_id` names the upload that composes: the same one again answers the same image. Empty:
+	// one is made.
+	Metadata      *UploadMetadata `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ComposeImageRequest) Reset() {
+	*x = ComposeImageRequest{}
+	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ComposeImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ComposeImageRequest) ProtoMessage() {}
+
+func (x *ComposeImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ComposeImageRequest.ProtoReflect.Descriptor instead.
+func (*ComposeImageRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ComposeImageRequest) GetMetadata() *UploadMetadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+// Answer of ComposeImage.
+type ComposeImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The upload: COMMITTED.
+	Upload *Upload `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`
+	// The image.
+	Image *Image `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// As in UploadImageResponse.
+	CheckJob      string `protobuf:"bytes,3,opt,name=check_job,json=checkJob,proto3" json:"check_job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ComposeImageResponse) Reset() {
+	*x = ComposeImageResponse{}
+	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ComposeImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ComposeImageResponse) ProtoMessage() {}
+
+func (x *ComposeImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ComposeImageResponse.ProtoReflect.Descriptor instead.
+func (*ComposeImageResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ComposeImageResponse) GetUpload() *Upload {
+	if x != nil {
+		return x.Upload
+	}
+	return nil
+}
+
+func (x *ComposeImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *ComposeImageResponse) GetCheckJob() string {
+	if x != nil {
+		return x.CheckJob
+	}
+	return ""
+}
+
+// Request of AbortSession.
+type AbortSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The session.
+	Session       string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortSessionRequest) Reset() {
+	*x = AbortSessionRequest{}
+	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortSessionRequest) ProtoMessage() {}
+
+func (x *AbortSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortSessionRequest.ProtoReflect.Descriptor instead.
+func (*AbortSessionRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AbortSessionRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+// Answer of AbortSession.
+type AbortSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of its parts that were given up. 0 also where there is no such session.
+	Parts         uint32 `protobuf:"varint,1,opt,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortSessionResponse) Reset() {
+	*x = AbortSessionResponse{}
+	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortSessionResponse) ProtoMessage() {}
+
+func (x *AbortSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortSessionResponse.ProtoReflect.Descriptor instead.
+func (*AbortSessionResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AbortSessionResponse) GetParts() uint32 {
+	if x != nil {
+		return x.Parts
+	}
+	return 0
+}
+
 // Request of GetUpload.
 type GetUploadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -636,7 +1033,7 @@ type GetUploadRequest struct {
 
 func (x *GetUploadRequest) Reset() {
 	*x = GetUploadRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +1045,7 @@ func (x *GetUploadRequest) String() string {
 func (*GetUploadRequest) ProtoMessage() {}
 
 func (x *GetUploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +1058,7 @@ func (x *GetUploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUploadRequest.ProtoReflect.Descriptor instead.
 func (*GetUploadRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{6}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetUploadRequest) GetName() string {
@@ -682,7 +1079,7 @@ type GetUploadResponse struct {
 
 func (x *GetUploadResponse) Reset() {
 	*x = GetUploadResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +1091,7 @@ func (x *GetUploadResponse) String() string {
 func (*GetUploadResponse) ProtoMessage() {}
 
 func (x *GetUploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +1104,7 @@ func (x *GetUploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUploadResponse.ProtoReflect.Descriptor instead.
 func (*GetUploadResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{7}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetUploadResponse) GetUpload() *Upload {
@@ -725,14 +1122,17 @@ type ListUploadsRequest struct {
 	// `next_page_token` of the page before, with the same filters. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only uploads in one of these states. Empty: all.
-	States        []UploadState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=imageops.v1.UploadState" json:"states,omitempty"`
+	States []UploadState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=imageops.v1.UploadState" json:"states,omitempty"`
+	// Only the STORED parts of this session, by their number; `states` must then be empty, and there is one page. Empty: of
+	// any session, or none.
+	Session       string `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUploadsRequest) Reset() {
 	*x = ListUploadsRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +1144,7 @@ func (x *ListUploadsRequest) String() string {
 func (*ListUploadsRequest) ProtoMessage() {}
 
 func (x *ListUploadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +1157,7 @@ func (x *ListUploadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUploadsRequest.ProtoReflect.Descriptor instead.
 func (*ListUploadsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{8}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListUploadsRequest) GetPageSize() uint32 {
@@ -781,7 +1181,14 @@ func (x *ListUploadsRequest) GetStates() []UploadState {
 	return nil
 }
 
-// Answer of ListUploads: newest first.
+func (x *ListUploadsRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+// Answer of ListUploads: newest first, but for the parts of a session.
 type ListUploadsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The uploads.
@@ -794,7 +1201,7 @@ type ListUploadsResponse struct {
 
 func (x *ListUploadsResponse) Reset() {
 	*x = ListUploadsResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1213,7 @@ func (x *ListUploadsResponse) String() string {
 func (*ListUploadsResponse) ProtoMessage() {}
 
 func (x *ListUploadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1226,7 @@ func (x *ListUploadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUploadsResponse.ProtoReflect.Descriptor instead.
 func (*ListUploadsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListUploadsResponse) GetUploads() []*Upload {
@@ -847,7 +1254,7 @@ type AbortUploadRequest struct {
 
 func (x *AbortUploadRequest) Reset() {
 	*x = AbortUploadRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1266,7 @@ func (x *AbortUploadRequest) String() string {
 func (*AbortUploadRequest) ProtoMessage() {}
 
 func (x *AbortUploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1279,7 @@ func (x *AbortUploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortUploadRequest.ProtoReflect.Descriptor instead.
 func (*AbortUploadRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{10}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AbortUploadRequest) GetName() string {
@@ -893,7 +1300,7 @@ type AbortUploadResponse struct {
 
 func (x *AbortUploadResponse) Reset() {
 	*x = AbortUploadResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1312,7 @@ func (x *AbortUploadResponse) String() string {
 func (*AbortUploadResponse) ProtoMessage() {}
 
 func (x *AbortUploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1325,7 @@ func (x *AbortUploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortUploadResponse.ProtoReflect.Descriptor instead.
 func (*AbortUploadResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AbortUploadResponse) GetUpload() *Upload {
@@ -932,7 +1339,7 @@ var File_imageops_v1_uploads_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\n" +
-	"\x19imageops/v1/uploads.proto\x12\vimageops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18imageops/v1/images.proto\"\x82\x04\n" +
+	"\x19imageops/v1/uploads.proto\x12\vimageops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18imageops/v1/images.proto\"\xf6\x04\n" +
 	"\x06Upload\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.imageops.v1.UploadStateR\x05state\x12!\n" +
@@ -949,14 +1356,18 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12;\n" +
 	"\vexpire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTimeB\r\n" +
+	"expireTime\x12\x18\n" +
+	"\asession\x18\f \x01(\tR\asession\x12\x12\n" +
+	"\x04part\x18\r \x01(\rR\x04part\x12\x14\n" +
+	"\x05store\x18\x0e \x01(\tR\x05store\x12.\n" +
+	"\aarchive\x18\x0f \x01(\x0e2\x14.imageops.v1.ArchiveR\aarchiveB\r\n" +
 	"\v_size_bytes\"\xf0\x01\n" +
 	"\x12UploadImageRequest\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x1b.imageops.v1.UploadMetadataH\x00R\bmetadata\x123\n" +
 	"\x06resume\x18\x02 \x01(\v2\x19.imageops.v1.UploadResumeH\x00R\x06resume\x12*\n" +
 	"\x05chunk\x18\x03 \x01(\v2\x12.imageops.v1.ChunkH\x00R\x05chunk\x123\n" +
 	"\x06commit\x18\x04 \x01(\v2\x19.imageops.v1.UploadCommitH\x00R\x06commitB\t\n" +
-	"\amessage\"\xc7\x04\n" +
+	"\amessage\"\xe4\x06\n" +
 	"\x0eUploadMetadata\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12!\n" +
@@ -970,47 +1381,78 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\n" +
 	"properties\x18\b \x03(\v2+.imageops.v1.UploadMetadata.PropertiesEntryR\n" +
 	"properties\x12\x12\n" +
-	"\x04tags\x18\t \x03(\tR\x04tags\x1a9\n" +
+	"\x04tags\x18\t \x03(\tR\x04tags\x12\x14\n" +
+	"\x05image\x18\n" +
+	" \x01(\tR\x05image\x12\x18\n" +
+	"\asession\x18\v \x01(\tR\asession\x12\x12\n" +
+	"\x04part\x18\f \x01(\rR\x04part\x12.\n" +
+	"\aarchive\x18\r \x01(\x0e2\x14.imageops.v1.ArchiveR\aarchive\x12\x14\n" +
+	"\x05store\x18\x0e \x01(\tR\x05store\x12%\n" +
+	"\x0eaccept_corrupt\x18\x0f \x01(\bR\racceptCorrupt\x12\x19\n" +
+	"\x05check\x18\x10 \x01(\bH\x01R\x05check\x88\x01\x01\x12\x16\n" +
+	"\x06sha512\x18\x11 \x01(\bR\x06sha512\x12-\n" +
+	"\x05facts\x18\x12 \x01(\v2\x17.imageops.v1.ImageFactsR\x05facts\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
-	"\v_size_bytes\"I\n" +
+	"\v_size_bytesB\b\n" +
+	"\x06_check\"I\n" +
 	"\fUploadResume\x12\x16\n" +
 	"\x06upload\x18\x01 \x01(\tR\x06upload\x12!\n" +
-	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\"\x82\x01\n" +
+	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\"\xfc\x01\n" +
 	"\fUploadCommit\x12\"\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x04H\x00R\tsizeBytes\x88\x01\x01\x12?\n" +
-	"\x10expected_digests\x18\x02 \x01(\v2\x14.imageops.v1.DigestsR\x0fexpectedDigestsB\r\n" +
-	"\v_size_bytes\"l\n" +
+	"\x10expected_digests\x18\x02 \x01(\v2\x14.imageops.v1.DigestsR\x0fexpectedDigests\x12=\n" +
+	"\x06labels\x18\x03 \x03(\v2%.imageops.v1.UploadCommit.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
+	"\v_size_bytes\"\x89\x01\n" +
 	"\x13UploadImageResponse\x12+\n" +
 	"\x06upload\x18\x01 \x01(\v2\x13.imageops.v1.UploadR\x06upload\x12(\n" +
-	"\x05image\x18\x02 \x01(\v2\x12.imageops.v1.ImageR\x05image\"&\n" +
+	"\x05image\x18\x02 \x01(\v2\x12.imageops.v1.ImageR\x05image\x12\x1b\n" +
+	"\tcheck_job\x18\x03 \x01(\tR\bcheckJob\"N\n" +
+	"\x13ComposeImageRequest\x127\n" +
+	"\bmetadata\x18\x01 \x01(\v2\x1b.imageops.v1.UploadMetadataR\bmetadata\"\x8a\x01\n" +
+	"\x14ComposeImageResponse\x12+\n" +
+	"\x06upload\x18\x01 \x01(\v2\x13.imageops.v1.UploadR\x06upload\x12(\n" +
+	"\x05image\x18\x02 \x01(\v2\x12.imageops.v1.ImageR\x05image\x12\x1b\n" +
+	"\tcheck_job\x18\x03 \x01(\tR\bcheckJob\"/\n" +
+	"\x13AbortSessionRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\",\n" +
+	"\x14AbortSessionResponse\x12\x14\n" +
+	"\x05parts\x18\x01 \x01(\rR\x05parts\"&\n" +
 	"\x10GetUploadRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"@\n" +
 	"\x11GetUploadResponse\x12+\n" +
-	"\x06upload\x18\x01 \x01(\v2\x13.imageops.v1.UploadR\x06upload\"\x82\x01\n" +
+	"\x06upload\x18\x01 \x01(\v2\x13.imageops.v1.UploadR\x06upload\"\x9c\x01\n" +
 	"\x12ListUploadsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x120\n" +
-	"\x06states\x18\x03 \x03(\x0e2\x18.imageops.v1.UploadStateR\x06states\"l\n" +
+	"\x06states\x18\x03 \x03(\x0e2\x18.imageops.v1.UploadStateR\x06states\x12\x18\n" +
+	"\asession\x18\x04 \x01(\tR\asession\"l\n" +
 	"\x13ListUploadsResponse\x12-\n" +
 	"\auploads\x18\x01 \x03(\v2\x13.imageops.v1.UploadR\auploads\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"(\n" +
 	"\x12AbortUploadRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
 	"\x13AbortUploadResponse\x12+\n" +
-	"\x06upload\x18\x01 \x01(\v2\x13.imageops.v1.UploadR\x06upload*\x91\x01\n" +
+	"\x06upload\x18\x01 \x01(\v2\x13.imageops.v1.UploadR\x06upload*\xaa\x01\n" +
 	"\vUploadState\x12\x1c\n" +
 	"\x18UPLOAD_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11UPLOAD_STATE_OPEN\x10\x01\x12\x1a\n" +
 	"\x16UPLOAD_STATE_COMMITTED\x10\x02\x12\x18\n" +
 	"\x14UPLOAD_STATE_ABORTED\x10\x03\x12\x17\n" +
-	"\x13UPLOAD_STATE_FAILED\x10\x04B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"\x13UPLOAD_STATE_FAILED\x10\x04\x12\x17\n" +
+	"\x13UPLOAD_STATE_STORED\x10\x05*3\n" +
+	"\aArchive\x12\x17\n" +
+	"\x13ARCHIVE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vARCHIVE_ZIP\x10\x01B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var (
 	file_imageops_v1_uploads_proto_rawDescOnce sync.Once
@@ -1024,58 +1466,72 @@ func file_imageops_v1_uploads_proto_rawDescGZIP() []byte {
 	return file_imageops_v1_uploads_proto_rawDescData
 }
 
-var file_imageops_v1_uploads_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_imageops_v1_uploads_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_imageops_v1_uploads_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_imageops_v1_uploads_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_imageops_v1_uploads_proto_goTypes = []any{
 	(UploadState)(0),              // 0: imageops.v1.UploadState
-	(*Upload)(nil),                // 1: imageops.v1.Upload
-	(*UploadImageRequest)(nil),    // 2: imageops.v1.UploadImageRequest
-	(*UploadMetadata)(nil),        // 3: imageops.v1.UploadMetadata
-	(*UploadResume)(nil),          // 4: imageops.v1.UploadResume
-	(*UploadCommit)(nil),          // 5: imageops.v1.UploadCommit
-	(*UploadImageResponse)(nil),   // 6: imageops.v1.UploadImageResponse
-	(*GetUploadRequest)(nil),      // 7: imageops.v1.GetUploadRequest
-	(*GetUploadResponse)(nil),     // 8: imageops.v1.GetUploadResponse
-	(*ListUploadsRequest)(nil),    // 9: imageops.v1.ListUploadsRequest
-	(*ListUploadsResponse)(nil),   // 10: imageops.v1.ListUploadsResponse
-	(*AbortUploadRequest)(nil),    // 11: imageops.v1.AbortUploadRequest
-	(*AbortUploadResponse)(nil),   // 12: imageops.v1.AbortUploadResponse
-	nil,                           // 13: imageops.v1.UploadMetadata.LabelsEntry
-	nil,                           // 14: imageops.v1.UploadMetadata.PropertiesEntry
-	(ImageFormat)(0),              // 15: imageops.v1.ImageFormat
-	(*Reason)(nil),                // 16: imageops.v1.Reason
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*Chunk)(nil),                 // 18: imageops.v1.Chunk
-	(*Digests)(nil),               // 19: imageops.v1.Digests
-	(*Image)(nil),                 // 20: imageops.v1.Image
+	(Archive)(0),                  // 1: imageops.v1.Archive
+	(*Upload)(nil),                // 2: imageops.v1.Upload
+	(*UploadImageRequest)(nil),    // 3: imageops.v1.UploadImageRequest
+	(*UploadMetadata)(nil),        // 4: imageops.v1.UploadMetadata
+	(*UploadResume)(nil),          // 5: imageops.v1.UploadResume
+	(*UploadCommit)(nil),          // 6: imageops.v1.UploadCommit
+	(*UploadImageResponse)(nil),   // 7: imageops.v1.UploadImageResponse
+	(*ComposeImageRequest)(nil),   // 8: imageops.v1.ComposeImageRequest
+	(*ComposeImageResponse)(nil),  // 9: imageops.v1.ComposeImageResponse
+	(*AbortSessionRequest)(nil),   // 10: imageops.v1.AbortSessionRequest
+	(*AbortSessionResponse)(nil),  // 11: imageops.v1.AbortSessionResponse
+	(*GetUploadRequest)(nil),      // 12: imageops.v1.GetUploadRequest
+	(*GetUploadResponse)(nil),     // 13: imageops.v1.GetUploadResponse
+	(*ListUploadsRequest)(nil),    // 14: imageops.v1.ListUploadsRequest
+	(*ListUploadsResponse)(nil),   // 15: imageops.v1.ListUploadsResponse
+	(*AbortUploadRequest)(nil),    // 16: imageops.v1.AbortUploadRequest
+	(*AbortUploadResponse)(nil),   // 17: imageops.v1.AbortUploadResponse
+	nil,                           // 18: imageops.v1.UploadMetadata.LabelsEntry
+	nil,                           // 19: imageops.v1.UploadMetadata.PropertiesEntry
+	nil,                           // 20: imageops.v1.UploadCommit.LabelsEntry
+	(ImageFormat)(0),              // 21: imageops.v1.ImageFormat
+	(*Reason)(nil),                // 22: imageops.v1.Reason
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Chunk)(nil),                 // 24: imageops.v1.Chunk
+	(*Digests)(nil),               // 25: imageops.v1.Digests
+	(*ImageFacts)(nil),            // 26: imageops.v1.ImageFacts
+	(*Image)(nil),                 // 27: imageops.v1.Image
 }
 var file_imageops_v1_uploads_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.Upload.state:type_name -> imageops.v1.UploadState
-	15, // 1: imageops.v1.Upload.declared_format:type_name -> imageops.v1.ImageFormat
-	16, // 2: imageops.v1.Upload.error:type_name -> imageops.v1.Reason
-	17, // 3: imageops.v1.Upload.create_time:type_name -> google.protobuf.Timestamp
-	17, // 4: imageops.v1.Upload.update_time:type_name -> google.protobuf.Timestamp
-	17, // 5: imageops.v1.Upload.expire_time:type_name -> google.protobuf.Timestamp
-	3,  // 6: imageops.v1.UploadImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
-	4,  // 7: imageops.v1.UploadImageRequest.resume:type_name -> imageops.v1.UploadResume
-	18, // 8: imageops.v1.UploadImageRequest.chunk:type_name -> imageops.v1.Chunk
-	5,  // 9: imageops.v1.UploadImageRequest.commit:type_name -> imageops.v1.UploadCommit
-	15, // 10: imageops.v1.UploadMetadata.declared_format:type_name -> imageops.v1.ImageFormat
-	19, // 11: imageops.v1.UploadMetadata.expected_digests:type_name -> imageops.v1.Digests
-	13, // 12: imageops.v1.UploadMetadata.labels:type_name -> imageops.v1.UploadMetadata.LabelsEntry
-	14, // 13: imageops.v1.UploadMetadata.properties:type_name -> imageops.v1.UploadMetadata.PropertiesEntry
-	19, // 14: imageops.v1.UploadCommit.expected_digests:type_name -> imageops.v1.Digests
-	1,  // 15: imageops.v1.UploadImageResponse.upload:type_name -> imageops.v1.Upload
-	20, // 16: imageops.v1.UploadImageResponse.image:type_name -> imageops.v1.Image
-	1,  // 17: imageops.v1.GetUploadResponse.upload:type_name -> imageops.v1.Upload
-	0,  // 18: imageops.v1.ListUploadsRequest.states:type_name -> imageops.v1.UploadState
-	1,  // 19: imageops.v1.ListUploadsResponse.uploads:type_name -> imageops.v1.Upload
-	1,  // 20: imageops.v1.AbortUploadResponse.upload:type_name -> imageops.v1.Upload
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 1: imageops.v1.Upload.declared_format:type_name -> imageops.v1.ImageFormat
+	22, // 2: imageops.v1.Upload.error:type_name -> imageops.v1.Reason
+	23, // 3: imageops.v1.Upload.create_time:type_name -> google.protobuf.Timestamp
+	23, // 4: imageops.v1.Upload.update_time:type_name -> google.protobuf.Timestamp
+	23, // 5: imageops.v1.Upload.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 6: imageops.v1.Upload.archive:type_name -> imageops.v1.Archive
+	4,  // 7: imageops.v1.UploadImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
+	5,  // 8: imageops.v1.UploadImageRequest.resume:type_name -> imageops.v1.UploadResume
+	24, // 9: imageops.v1.UploadImageRequest.chunk:type_name -> imageops.v1.Chunk
+	6,  // 10: imageops.v1.UploadImageRequest.commit:type_name -> imageops.v1.UploadCommit
+	21, // 11: imageops.v1.UploadMetadata.declared_format:type_name -> imageops.v1.ImageFormat
+	25, // 12: imageops.v1.UploadMetadata.expected_digests:type_name -> imageops.v1.Digests
+	18, // 13: imageops.v1.UploadMetadata.labels:type_name -> imageops.v1.UploadMetadata.LabelsEntry
+	19, // 14: imageops.v1.UploadMetadata.properties:type_name -> imageops.v1.UploadMetadata.PropertiesEntry
+	1,  // 15: imageops.v1.UploadMetadata.archive:type_name -> imageops.v1.Archive
+	26, // 16: imageops.v1.UploadMetadata.facts:type_name -> imageops.v1.ImageFacts
+	25, // 17: imageops.v1.UploadCommit.expected_digests:type_name -> imageops.v1.Digests
+	20, // 18: imageops.v1.UploadCommit.labels:type_name -> imageops.v1.UploadCommit.LabelsEntry
+	2,  // 19: imageops.v1.UploadImageResponse.upload:type_name -> imageops.v1.Upload
+	27, // 20: imageops.v1.UploadImageResponse.image:type_name -> imageops.v1.Image
+	4,  // 21: imageops.v1.ComposeImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
+	2,  // 22: imageops.v1.ComposeImageResponse.upload:type_name -> imageops.v1.Upload
+	27, // 23: imageops.v1.ComposeImageResponse.image:type_name -> imageops.v1.Image
+	2,  // 24: imageops.v1.GetUploadResponse.upload:type_name -> imageops.v1.Upload
+	0,  // 25: imageops.v1.ListUploadsRequest.states:type_name -> imageops.v1.UploadState
+	2,  // 26: imageops.v1.ListUploadsResponse.uploads:type_name -> imageops.v1.Upload
+	2,  // 27: imageops.v1.AbortUploadResponse.upload:type_name -> imageops.v1.Upload
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_uploads_proto_init() }
@@ -1098,8 +1554,8 @@ func file_imageops_v1_uploads_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_uploads_proto_rawDesc), len(file_imageops_v1_uploads_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   14,
+			NumEnums:      2,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

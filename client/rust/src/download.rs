@@ -65,7 +65,12 @@ impl Client {
         offset_bytes: u64,
         length_bytes: Option<u64>,
     ) -> Result<(DownloadHeader, Streaming<DownloadImageResponse>)> {
-        let request = DownloadImageRequest { image: image.to_owned(), offset_bytes, length_bytes };
+        let request = DownloadImageRequest {
+            image: image.to_owned(),
+            offset_bytes,
+            length_bytes,
+            ..DownloadImageRequest::default()
+        };
         let mut stream = self.stub().download_image(request).await?.into_inner();
         match stream.message().await?.and_then(|first| first.message) {
             Some(Message::Header(header)) => Ok((header, stream)),

@@ -35,7 +35,7 @@ impl Client {
 
     /// Puts an image into the trash and answers with it as it lies there. With an empty etag any revision.
     pub async fn delete_image(&self, name: &str, etag: &str) -> Result<Image> {
-        let request = DeleteImageRequest { name: name.to_owned(), etag: etag.to_owned() };
+        let request = DeleteImageRequest { name: name.to_owned(), etag: etag.to_owned(), purge: false };
         let answer =
             self.call_images(request, async |mut stub, request| stub.delete_image(request).await).await?;
         answer.image.ok_or(NO_IMAGE)

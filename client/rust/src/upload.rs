@@ -112,7 +112,7 @@ impl Client {
                 attempts.progressed();
             }
             let error = match self.send(first, offset_bytes, &options.expected_digests, &mut feed).await {
-                Ok(UploadImageResponse { upload: Some(upload), image: Some(image) }) => {
+                Ok(UploadImageResponse { upload: Some(upload), image: Some(image), .. }) => {
                     return Ok(Uploaded { upload, image });
                 }
                 Ok(_) => return Err(Error::Protocol("a commit without an image")),
@@ -197,6 +197,7 @@ fn metadata(id: Uuid, options: &UploadOptions, size_bytes: u64) -> Message {
         labels: options.labels.clone(),
         properties: options.properties.clone(),
         tags: options.tags.clone(),
+        ..UploadMetadata::default()
     })
 }
 
@@ -258,8 +259,9 @@ where
             Some(hasher) if expected.sha256.is_empty() => hex::encode(hasher.clone().finalize()),
             _ => expected.sha256.clone(),
         };
-        let expected_digests = Some(Digests { md5: expected.md5.clone(), sha256 });
-        let commit = UploadCommit { size_bytes: Some(self.size_bytes), expected_digests };
+        let expected_digests = Some(Digests { sha256, ..expected.clone() });
+        let commit =
+            UploadCommit { size_bytes: Some(self.size_bytes), expected_digests, ..UploadCommit::default() };
         send(&sender, Message::Commit(commit)).await.map(drop)
     }
 

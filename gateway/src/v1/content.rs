@@ -124,7 +124,12 @@ async fn open(
     offset_bytes: u64,
     length_bytes: Option<u64>,
 ) -> Result<(DownloadHeader, Streaming<DownloadImageResponse>), Problem> {
-    let message = DownloadImageRequest { image: name.to_owned(), offset_bytes, length_bytes };
+    let message = DownloadImageRequest {
+        image: name.to_owned(),
+        offset_bytes,
+        length_bytes,
+        ..DownloadImageRequest::default()
+    };
     let mut stub = gateway.connection.stub();
     let limit = gateway.config.limits.call_timeout;
     let mut answers = call::within(limit, stub.download_image(call::request(headers, message))).await?;

@@ -136,7 +136,7 @@ async fn take_bytes(
     let mut intake = begin(gateway, headers, metadata);
     pour(&mut body, &mut intake).await?;
     let size_bytes = Some(intake.end_bytes());
-    Ok(intake.commit(UploadCommit { size_bytes, expected_digests: None }).await?)
+    Ok(intake.commit(UploadCommit { size_bytes, ..UploadCommit::default() }).await?)
 }
 
 /// Writes a body to its end.
@@ -183,7 +183,13 @@ async fn take_form(
     }
     let intake = intake.ok_or_else(|| Problem::invalid("file", "is missing"))?;
     let size_bytes = Some(intake.end_bytes());
-    Ok(intake.commit(UploadCommit { size_bytes, expected_digests: late.expected_digests }).await?)
+    Ok(intake
+        .commit(UploadCommit {
+            size_bytes,
+            expected_digests: late.expected_digests,
+            ..UploadCommit::default()
+        })
+        .await?)
 }
 
 /// The last component of a name: some browsers send a whole path.

@@ -108,6 +108,7 @@ async fn list(
         display_name: query.one("display_name")?.map(str::to_owned),
         labels: labels.collect::<Result<_, Problem>>()?,
         tags: query.all("tag").map(str::to_owned).collect(),
+        ..ListImagesRequest::default()
     };
     let mut stub = gateway.connection.images();
     let call = stub.list_images(call::request(&headers, message));
@@ -181,7 +182,7 @@ async fn remove(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let etag = expected_etag(&headers)?.unwrap_or_default();
-    let message = DeleteImageRequest { name: resource("images", &id)?, etag };
+    let message = DeleteImageRequest { name: resource("images", &id)?, etag, purge: false };
     let mut stub = gateway.connection.images();
     let call = stub.delete_image(call::request(&headers, message));
     show(call::within(gateway.config.limits.call_timeout, call).await?.image)

@@ -110,6 +110,7 @@ async fn list(
         page_size: query.number("page_size")?,
         page_token: query.text("page_token")?,
         states: query.choices("state", "UPLOAD_STATE_", UploadState::from_str_name)?,
+        session: String::new(),
     };
     let mut stub = call::list_stub(&gateway.connection);
     let call = stub.list_uploads(call::request(&headers, message));
@@ -267,7 +268,7 @@ async fn fetch(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<Uploa
 /// An upload that can take no more bytes is gone, as tus has it.
 fn refuse_ended(upload: &Upload) -> Result<(), Problem> {
     match upload.state() {
-        UploadState::Open | UploadState::Committed | UploadState::Unspecified => Ok(()),
+        UploadState::Open | UploadState::Stored | UploadState::Committed | UploadState::Unspecified => Ok(()),
         UploadState::Aborted => {
             Err(Problem::new(StatusCode::GONE, "UPLOAD_ENDED", "the upload was given up or has expired"))
         }
@@ -309,7 +310,7 @@ async fn take(mut intake: Intake, body: &mut Body, size_bytes: u64) -> Result<Up
         return Err(too_long(size_bytes));
     }
     if poured.is_ok() && intake.end_bytes() == size_bytes {
-        let commit = UploadCommit { size_bytes: Some(size_bytes), expected_digests: None };
+        let commit = UploadCommit { size_bytes: Some(size_bytes), ..UploadCommit::default() };
         return present(intake.commit(commit).await?.upload);
     }
     // A broken body too is closed in order: what came becomes durable before the client asks.
@@ -326,7 +327,7 @@ async fn finished(gateway: &Gateway, headers: &HeaderMap, upload: Upload) -> Res
     if upload.state() == UploadState::Committed || !whole {
         return Ok(upload);
     }
-    let commit = UploadCommit { size_bytes: upload.size_bytes, expected_digests: None };
+    let commit = UploadCommit { size_bytes: upload.size_bytes, ..UploadCommit::default() };
     present(resume(gateway, headers, &upload).commit(commit).await?.upload)
 }
 

@@ -24,7 +24,7 @@ impl v1::images_server::Images for Service {
         let (caller, request) = self.enter(request, Scope::Read).await?;
         let id = parse_name("name", &request.name)?;
         let row = self.app.catalogue.get_image(&caller.tenant, id).await.map_err(Failure::from)?;
-        Ok(Response::new(v1::GetImageResponse { image: Some(wire::image(&row)) }))
+        Ok(Response::new(v1::GetImageResponse { image: Some(wire::image(&row)), work: None }))
     }
 
     async fn list_images(
@@ -71,6 +71,41 @@ impl v1::images_server::Images for Service {
         purge(&self.app, &caller, &request).await?;
         Ok(Response::new(v1::PurgeImageResponse {}))
     }
+
+    async fn create_image(
+        &self,
+        _request: Request<v1::CreateImageRequest>,
+    ) -> Result<Response<v1::CreateImageResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn copy_image(
+        &self,
+        _request: Request<v1::CopyImageRequest>,
+    ) -> Result<Response<v1::CopyImageResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn remove_replica(
+        &self,
+        _request: Request<v1::RemoveReplicaRequest>,
+    ) -> Result<Response<v1::RemoveReplicaResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_usage(
+        &self,
+        _request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::GetUsageResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn set_quota(
+        &self,
+        _request: Request<v1::SetQuotaRequest>,
+    ) -> Result<Response<v1::SetQuotaResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }
 
 async fn list(app: &App, caller: &Caller, request: v1::ListImagesRequest) -> Result<v1::ListImagesResponse> {
@@ -88,7 +123,7 @@ async fn list(app: &App, caller: &Caller, request: v1::ListImagesRequest) -> Res
     let rows = app.catalogue.list_images(&caller.tenant, &filter, page.clone()).await?;
     let mut rows = pages::shown(rows, wire::image);
     let next_page_token = pages::cut_images(&mut rows, &page, &bound);
-    Ok(v1::ListImagesResponse { images: pages::messages(rows), next_page_token })
+    Ok(v1::ListImagesResponse { images: pages::messages(rows), next_page_token, works: vec![] })
 }
 
 async fn update(app: &App, caller: &Caller, request: v1::UpdateImageRequest) -> Result<v1::Image> {

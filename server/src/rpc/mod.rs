@@ -186,4 +186,25 @@ impl ImageOps for Service {
         jobs::delete(&self.app, &caller, &request).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
+
+    async fn convert(
+        &self,
+        _request: Request<v1::ConvertRequest>,
+    ) -> Result<Response<v1::ConvertResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn compose_image(
+        &self,
+        _request: Request<v1::ComposeImageRequest>,
+    ) -> Result<Response<v1::ComposeImageResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn abort_session(
+        &self,
+        _request: Request<v1::AbortSessionRequest>,
+    ) -> Result<Response<v1::AbortSessionResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }

@@ -201,7 +201,7 @@ impl Stream<'_> {
             Ok(Received::Commit(promise)) => self.commit(promise, ingest).await,
             Ok(Received::Closed) => {
                 let upload = self.make_durable(ingest).await.map_err(End::Lost)?;
-                Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), image: None })
+                Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), ..Default::default() })
             }
             Err(failure) if is_refusal(&failure) => Err(self.refuse(failure).await),
             Err(failure) => match self.make_durable(ingest).await {
@@ -375,7 +375,11 @@ async fn ended(app: &App, caller: &Caller, upload: UploadRow) -> Result<v1::Uplo
 }
 
 fn response(upload: &UploadRow, image: &ImageRow) -> v1::UploadImageResponse {
-    v1::UploadImageResponse { upload: Some(wire::upload(upload)), image: Some(wire::image(image)) }
+    v1::UploadImageResponse {
+        upload: Some(wire::upload(upload)),
+        image: Some(wire::image(image)),
+        check_job: String::new(),
+    }
 }
 
 fn sequence(message: &str) -> Failure {

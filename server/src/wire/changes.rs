@@ -34,6 +34,7 @@ pub(crate) fn read_image_states(values: &[i32]) -> Result<Vec<ImageState>> {
             v1::ImageState::Active => ImageState::Active,
             v1::ImageState::Failed => ImageState::Failed,
             v1::ImageState::Trashed => ImageState::Trashed,
+            v1::ImageState::Quarantined => return None,
         })
     })
 }

@@ -23,6 +23,7 @@ pub(crate) fn request_of_estimate(request: v1::EstimateCompressionRequest) -> v1
         extra_gains: request.extra_gains,
         output_file: String::new(),
         output_display_name: String::new(),
+        companion: false,
     }
 }
 

@@ -53,7 +53,11 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         format: stored_format(&row.format),
         size_bytes: row.size_bytes,
         virtual_size_bytes: row.virtual_size_bytes,
-        digests: Some(v1::Digests { md5: row.md5.clone(), sha256: row.sha256.clone() }),
+        digests: Some(v1::Digests {
+            md5: row.md5.clone(),
+            sha256: row.sha256.clone(),
+            ..v1::Digests::default()
+        }),
         derived_from: row.derived_from.map(|id| id.to_string()).unwrap_or_default(),
         create_time: Some(timestamp(row.create_time)),
         update_time: Some(timestamp(row.update_time)),
@@ -66,6 +70,7 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         disabled: !row.enabled,
         delete_time: row.trash_time.map(timestamp),
         purge_time: row.purge_time.map(timestamp),
+        ..v1::Image::default()
     }
 }
 
@@ -93,6 +98,7 @@ pub(crate) fn upload(row: &UploadRow) -> v1::Upload {
         create_time: Some(timestamp(row.create_time)),
         update_time: Some(timestamp(row.update_time)),
         expire_time: Some(timestamp(row.expire_time)),
+        ..v1::Upload::default()
     }
 }
 

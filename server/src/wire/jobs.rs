@@ -37,6 +37,7 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
             JobSpec::Check(_) | JobSpec::Estimate(_) => String::new(),
         },
         compression: row.spec.compression().map(compression::settings),
+        store: String::new(),
     })
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn read_format(field: &'static str, value: i32) -> Result<Option<Form
 }
 
 pub(crate) fn read_promise(size_bytes: Option<u64>, digests: Option<v1::Digests>) -> Result<Promise> {
-    let v1::Digests { md5, sha256 } = digests.unwrap_or_default();
+    let v1::Digests { md5, sha256, .. } = digests.unwrap_or_default();
     Ok(Promise {
         size_bytes,
         md5: read_digest("expected_digests.md5", md5, 32)?,
@@ -111,6 +111,7 @@ pub(crate) fn read_job_kinds(values: &[i32]) -> Result<Vec<JobKind>> {
             v1::JobKind::Check => JobKind::Check,
             v1::JobKind::Compress => JobKind::Compress,
             v1::JobKind::Estimate => JobKind::Estimate,
+            _ => return None,
         })
     })
 }
@@ -123,6 +124,7 @@ pub(crate) fn read_upload_states(values: &[i32]) -> Result<Vec<UploadState>> {
             v1::UploadState::Committed => UploadState::Committed,
             v1::UploadState::Aborted => UploadState::Aborted,
             v1::UploadState::Failed => UploadState::Failed,
+            v1::UploadState::Stored => return None,
         })
     })
 }
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_promised_digest_has_its_form() {
-        let digests = |md5: &str| Some(v1::Digests { md5: md5.to_owned(), sha256: String::new() });
+        let digests = |md5: &str| Some(v1::Digests { md5: md5.to_owned(), ..v1::Digests::default() });
         let upper = "D41D8CD98F00B204E9800998ECF8427E";
         let promise = read_promise(None, digests(upper)).expect("upper case is taken");
         assert_eq!(promise.md5, Some(upper.to_lowercase()));

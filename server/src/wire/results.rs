@@ -57,7 +57,11 @@ fn finding_code(kind: FindingKind) -> String {
 }
 
 fn digests(digests: Digests) -> v1::Digests {
-    v1::Digests { md5: digests.md5.unwrap_or_default(), sha256: digests.sha256.unwrap_or_default() }
+    v1::Digests {
+        md5: digests.md5.unwrap_or_default(),
+        sha256: digests.sha256.unwrap_or_default(),
+        ..v1::Digests::default()
+    }
 }
 
 pub(super) fn compress(outcome: CompressOutcome) -> v1::CompressResult {
