@@ -227,6 +227,7 @@ mod tests {
             digests: Some(Digests {
                 md5: "565a2c24253bb259c0bd447f814db579".to_owned(),
                 sha256: String::new(),
+                ..Digests::default()
             }),
             inspection: Some(inspection(format)),
             ..CheckResult::default()
