@@ -201,7 +201,10 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
         ("UpdateImage", images.update_image(update).await.map(drop)),
         (
             "DeleteImage",
-            images.delete_image(DeleteImageRequest { name: name(), etag: etag() }).await.map(drop),
+            images
+                .delete_image(DeleteImageRequest { name: name(), etag: etag(), purge: false })
+                .await
+                .map(drop),
         ),
         ("RestoreImage", images.restore_image(RestoreImageRequest { name: name() }).await.map(drop)),
         ("PurgeImage", images.purge_image(PurgeImageRequest { name: name(), etag: etag() }).await.map(drop)),

@@ -293,8 +293,8 @@ async fn other_digests_than_promised_are_refused() {
     let data = Random::new("digests").bytes(100_000);
     let right = digests(&data);
     let wrong = [
-        Digests { md5: digests(b"x").md5, sha256: String::new() },
-        Digests { md5: right.md5.clone(), sha256: digests(b"x").sha256 },
+        Digests { md5: digests(b"x").md5, ..Digests::default() },
+        Digests { md5: right.md5.clone(), sha256: digests(b"x").sha256, ..Digests::default() },
     ];
     for wrong in wrong {
         let in_metadata = UploadMetadata { expected_digests: Some(wrong.clone()), ..metadata("wrong") };
@@ -314,8 +314,11 @@ async fn other_digests_than_promised_are_refused() {
     assert_eq!((service.staged(), service.blobs()), (vec![], vec![]), "refused bytes are dropped");
 
     // Upper-case digests are the same digests.
-    let expected_digests =
-        Some(Digests { md5: right.md5.to_uppercase(), sha256: right.sha256.to_uppercase() });
+    let expected_digests = Some(Digests {
+        md5: right.md5.to_uppercase(),
+        sha256: right.sha256.to_uppercase(),
+        ..Digests::default()
+    });
     let metadata = UploadMetadata { expected_digests, ..metadata("right") };
     assert_eq!(try_upload(&client, &metadata, &data).await.unwrap().digests, Some(right));
 }

@@ -117,12 +117,20 @@ pub fn name_of(metadata: &UploadMetadata) -> String {
 
 /// The digests of `data`.
 pub fn digests(data: &[u8]) -> Digests {
-    Digests { md5: hex::encode(md5::Md5::digest(data)), sha256: hex::encode(Sha256::digest(data)) }
+    Digests {
+        md5: hex::encode(md5::Md5::digest(data)),
+        sha256: hex::encode(Sha256::digest(data)),
+        ..Digests::default()
+    }
 }
 
 /// A commit that promises the length and the digests of `data`.
 pub fn commit_of(data: &[u8]) -> UploadCommit {
-    UploadCommit { size_bytes: Some(data.len() as u64), expected_digests: Some(digests(data)) }
+    UploadCommit {
+        size_bytes: Some(data.len() as u64),
+        expected_digests: Some(digests(data)),
+        ..UploadCommit::default()
+    }
 }
 
 /// Uploads all of `data` in one stream.
