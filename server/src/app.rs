@@ -107,7 +107,13 @@ impl App {
     /// The bytes of an image.
     pub async fn open_blob(&self, image: &ImageRow) -> Result<File> {
         let (store, blob) = (Arc::clone(&self.store), image.blob.clone());
-        blocking(move || store.open(&blob)).await?.map_err(|error| match error {
+        let open = move || {
+            let blob = store.open(&blob)?;
+            // One file is read in place.
+            let file = blob.file().ok_or_else(|| std::io::Error::other("the blob is no file"))?;
+            Ok(file.try_clone()?)
+        };
+        blocking(open).await?.map_err(|error| match error {
             // Rows without bytes cannot exist: someone removed them from the store.
             imageops_store::Error::NotFound => {
                 Failure::internal(format!("the bytes of {} are gone from the store", image.id))

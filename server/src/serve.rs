@@ -102,12 +102,13 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
     let data_dir = fs::canonicalize(&config.data_dir).map_err(|error| storage(&config.data_dir, error))?;
     // The store's lock comes first: whoever holds it is alone with the catalogue's leases.
     let store_path = data_dir.join("store");
-    let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&store_path).map_err(|error| match error {
-        imageops_store::Error::Unusable(text) => {
-            Fatal::new(Exit::InUse, format!("the store {} cannot be used: {text}", store_path.display()))
-        }
-        other => storage(&store_path, other),
-    })?);
+    let store: Arc<dyn Store> =
+        Arc::new(DirectoryStore::open_or_create(&store_path).map_err(|error| match error {
+            imageops_store::Error::Unusable(text) => {
+                Fatal::new(Exit::InUse, format!("the store {} cannot be used: {text}", store_path.display()))
+            }
+            other => storage(&store_path, other),
+        })?);
     let root = fs::canonicalize(&config.image_path).map_err(|error| storage(&config.image_path, error))?;
     if root.starts_with(&store_path) || root == data_dir {
         let message =

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use imageops_catalogue::Catalogue;
 use imageops_model::UploadId;
-use imageops_store::{ImageRoot, Store};
+use imageops_store::{Entry, ImageRoot, Store};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ pub async fn recover(
     let (staged, blobs) =
         blocking(move || Ok::<_, imageops_store::Error>((listing.list_staged()?, listing.list()?))).await??;
     let mut orphans = Vec::new();
-    for key in staged {
+    for Entry { key, .. } in staged {
         let open = match Uuid::try_parse(&key) {
             Ok(upload) => catalogue.is_upload_open(UploadId(upload)).await?,
             Err(_) => false,
@@ -42,7 +42,7 @@ pub async fn recover(
             orphans.push((key, true));
         }
     }
-    for key in blobs {
+    for Entry { key, .. } in blobs {
         if !catalogue.is_blob_referenced(store.id(), &key).await? {
             orphans.push((key, false));
         }

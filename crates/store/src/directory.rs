@@ -5,40 +5,53 @@
 //! lock       held by the one process that uses it
 //! staging/   files that are being written, named by their key
 //! blobs/     complete, durable files, named by their key
+//! probe      while the store is asked whether it takes writes
 //! ```
 //!
 //! The directories are opened once. A key is a single path component, and every access is relative to a directory handle
-//! and follows no link (SEC-26), so nothing outside can be named.
+//! and follows no link (SEC-26), so nothing outside can be named. The path is looked at again only to find out whether it
+//! still leads to the directory that is held open: where it does not, a file system was unmounted or the directory was
+//! exchanged, and what would be written now nobody would find again.
 
-use std::fs::{DirBuilder, File};
-use std::io;
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use imageops_model::StoreId;
-use rustix::fs::{self as sys, AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{self as sys, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::blob::FileBlob;
 use crate::calls::{Calls, SystemCalls};
 use crate::file_id::FileId;
-use crate::{Error, Result, Store};
+use crate::{Blob, Entry, Error, Kind, Result, Space, Store, check_key};
 
+mod files;
+mod place;
+mod probe;
+mod room;
 mod stamp;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use files::failure;
+use files::{list_files, open_directory, open_file};
+use place::Place;
+pub(crate) use room::free_bytes;
+
 const STAGING: &str = "staging";
 const BLOBS: &str = "blobs";
-const KEY_BYTES_MAX: usize = 64;
 
 /// A store in a directory of a local or network file system.
 #[derive(Debug)]
 pub struct DirectoryStore {
     id: StoreId,
+    place: Place,
     staging: OwnedFd,
     blobs: OwnedFd,
+    /// Bytes that blobs and staged files may take together.
+    limit_bytes: Option<u64>,
     calls: Box<dyn Calls>,
     /// Holds the lock until the store is dropped, or the process ends by whatever cause.
     _lock: File,
@@ -49,21 +62,50 @@ impl DirectoryStore {
     ///
     /// The directory is locked as long as the value lives: [`Error::Unusable`] when another process, or another value of
     /// this one, has it. Who holds the lock is alone on the directory.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, Box::new(SystemCalls))
+    pub fn open_or_create(path: &Path) -> Result<Self> {
+        Self::open_or_create_with(path, Box::new(SystemCalls))
     }
 
-    fn open_with(path: &Path, calls: Box<dyn Calls>) -> Result<Self> {
-        make_directories(path)?;
-        // The path itself may be a link, set by the operator; below it none is followed.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = sys::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
-        let lock = stamp::lock(&directory)?;
-        let id = stamp::read_or_write(&directory)?;
-        let staging = open_directory(&directory, STAGING)?;
-        let blobs = open_directory(&directory, BLOBS)?;
-        sys::fsync(&directory).map_err(io::Error::from)?;
-        Ok(Self { id, staging, blobs, calls, _lock: lock })
+    /// Opens the store `id` in `path`, which must be there: where its file system is not mounted nothing is made and
+    /// nothing is written, [`Error::Gone`]. [`Error::Unusable`] when it is another store.
+    pub fn open_existing(path: &Path, id: StoreId) -> Result<Self> {
+        let place = Place::open(path)?;
+        match stamp::read(place.directory())? {
+            Some(found) if found == id => {}
+            Some(_) => return Err(Error::Unusable("the directory holds another store".to_owned())),
+            None => {
+                let sentence =
+                    "the directory holds no store; mount the file system that has it, or name its place";
+                return Err(Error::Gone(sentence.to_owned()));
+            }
+        }
+        let lock = stamp::lock(place.directory())?;
+        Self::open_in(place, id, lock, Box::new(SystemCalls))
+    }
+
+    /// Sets the number of bytes that blobs and staged files may take together, for stores that share a file system.
+    #[must_use]
+    pub fn with_limit(mut self, limit_bytes: u64) -> Self {
+        self.limit_bytes = Some(limit_bytes);
+        self
+    }
+
+    fn open_or_create_with(path: &Path, calls: Box<dyn Calls>) -> Result<Self> {
+        place::make_directories(path)?;
+        let place = Place::open(path)?;
+        let lock = stamp::lock(place.directory())?;
+        let id = match stamp::read(place.directory())? {
+            Some(id) => id,
+            None => stamp::write(place.directory())?,
+        };
+        Self::open_in(place, id, lock, calls)
+    }
+
+    fn open_in(place: Place, id: StoreId, lock: File, calls: Box<dyn Calls>) -> Result<Self> {
+        let staging = open_directory(place.directory(), STAGING)?;
+        let blobs = open_directory(place.directory(), BLOBS)?;
+        sys::fsync(place.directory()).map_err(failure)?;
+        Ok(Self { id, place, staging, blobs, limit_bytes: None, calls, _lock: lock })
     }
 
     /// Gives the staged file its name as a blob. A blob of that name is taken for ours when it is the same file: then an
@@ -101,8 +143,21 @@ impl Store for DirectoryStore {
         self.id
     }
 
+    fn kind(&self) -> Kind {
+        Kind::Directory
+    }
+
+    fn probe(&self) -> Result<()> {
+        let found = stamp::read(&self.place.reopen()?)?;
+        if found != Some(self.id) {
+            return Err(Error::Gone("the stamp of the store is no longer there; restore it".to_owned()));
+        }
+        probe::write_and_read(self.place.directory(), &*self.calls)
+    }
+
     fn stage(&self, key: &str) -> Result<File> {
         check_key(key)?;
+        self.place.check()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (file, is_new) = match sys::openat(&self.staging, key, flags, Mode::from_raw_mode(0o600)) {
             Ok(file) => (file.into(), true),
@@ -133,7 +188,9 @@ impl Store for DirectoryStore {
     fn publish(&self, staged: &str, blob: &str) -> Result<()> {
         check_key(staged)?;
         check_key(blob)?;
+        self.place.check()?;
         let file = open_file(&self.staging, staged, OFlags::RDWR)?;
+        room::check_limit(&self.blobs, &self.staging, self.limit_bytes)?;
         if let Err(error) = self.calls.flush_file(&file) {
             self.give_up(staged, None);
             return Err(failure(error));
@@ -143,12 +200,13 @@ impl Store for DirectoryStore {
             self.give_up(staged, Some(blob));
             return Err(failure(error));
         }
-        Ok(())
+        // Once more: what is told to be stored must be found at the place by who opens it after us.
+        self.place.check()
     }
 
-    fn open(&self, blob: &str) -> Result<File> {
+    fn open(&self, blob: &str) -> Result<Box<dyn Blob>> {
         check_key(blob)?;
-        open_file(&self.blobs, blob, OFlags::RDONLY)
+        Ok(Box::new(FileBlob::new(open_file(&self.blobs, blob, OFlags::RDONLY)?)?))
     }
 
     fn remove(&self, blob: &str) -> Result<()> {
@@ -157,88 +215,15 @@ impl Store for DirectoryStore {
         self.calls.flush_directory(&self.blobs).map_err(failure)
     }
 
-    fn list_staged(&self) -> Result<Vec<String>> {
+    fn list_staged(&self) -> Result<Vec<Entry>> {
         list_files(&self.staging)
     }
 
-    fn list(&self) -> Result<Vec<String>> {
+    fn list(&self) -> Result<Vec<Entry>> {
         list_files(&self.blobs)
     }
 
-    fn free_bytes(&self) -> Result<u64> {
-        free_bytes(&self.blobs)
+    fn space(&self) -> Result<Space> {
+        room::space(&self.blobs, &self.staging, self.limit_bytes)
     }
-}
-
-/// Bytes that a process without privileges can still write to the file system of `directory`.
-pub(crate) fn free_bytes(directory: &OwnedFd) -> Result<u64> {
-    let figures = sys::fstatvfs(directory).map_err(failure)?;
-    Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
-}
-
-pub(crate) fn failure(error: Errno) -> Error {
-    io::Error::from(error).into()
-}
-
-/// Makes a directory and those above it that are missing, each durable in the one above.
-fn make_directories(path: &Path) -> Result<()> {
-    let missing: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    for made in missing {
-        if let Some(above) = made.parent() {
-            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-            File::open(above)?.sync_all()?;
-        }
-    }
-    Ok(())
-}
-
-fn check_key(key: &str) -> Result<()> {
-    let allowed = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || byte == b'-';
-    if (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(allowed) {
-        Ok(())
-    } else {
-        Err(Error::InvalidName)
-    }
-}
-
-fn open_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
-    match sys::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(failure(error)),
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    sys::openat(parent, name, flags, Mode::empty()).map_err(failure)
-}
-
-/// Opens a regular file. `O_NONBLOCK`, which means nothing to such a file, keeps a pipe in its place from blocking.
-fn open_file(directory: &OwnedFd, key: &str, access: OFlags) -> Result<File> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = sys::openat(directory, key, flags, Mode::empty()).map_err(failure)?;
-    let kind = FileType::from_raw_mode(sys::fstat(&file).map_err(failure)?.st_mode);
-    if kind != FileType::RegularFile {
-        return Err(Error::Io(io::Error::other("a store holds something that is not a file")));
-    }
-    Ok(file.into())
-}
-
-/// Keys of the regular files of a directory; anything else there is not the store's.
-fn list_files(directory: &OwnedFd) -> Result<Vec<String>> {
-    let mut keys = Vec::new();
-    for entry in Dir::read_from(directory).map_err(failure)? {
-        let entry = entry.map_err(failure)?;
-        let Ok(key) = entry.file_name().to_str() else { continue };
-        let is_file = matches!(entry.file_type(), FileType::RegularFile)
-            || (entry.file_type() == FileType::Unknown && is_file_entry(directory, key));
-        if is_file && check_key(key).is_ok() {
-            keys.push(key.to_owned());
-        }
-    }
-    Ok(keys)
-}
-
-/// For file systems whose directories do not tell the kind of an entry.
-fn is_file_entry(directory: &OwnedFd, key: &str) -> bool {
-    sys::statat(directory, key, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|entry| FileType::from_raw_mode(entry.st_mode) == FileType::RegularFile)
 }

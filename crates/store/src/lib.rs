@@ -5,25 +5,39 @@
 //! belong on a bounded pool. [`ImageRoot`] resolves the names that clients send beneath one directory and never out of it.
 
 use std::fs::File;
-use std::io;
+use std::time::SystemTime;
 
 use imageops_model::StoreId;
 
+mod blob;
 mod calls;
 pub mod directory;
+mod error;
 mod file_id;
 pub mod image_root;
 
+pub use blob::Blob;
 pub use directory::DirectoryStore;
+pub use error::{Error, Result};
 pub use image_root::{ImageRoot, OutputPlace};
 
 /// A store of blobs. Keys are made by the server: 1 to 64 characters of `[0-9a-z-]`.
+///
+/// Each method may answer with [`Error::Gone`] when the store is no longer at its place, and with [`Error::Unavailable`]
+/// when it cannot be reached now.
 pub trait Store: Send + Sync + 'static {
     /// The store's id, stamped into it when it was made.
     fn id(&self) -> StoreId;
 
-    /// Makes a staged file for `key`, or opens the one that is there. Staged files survive a crash, are never visible as
-    /// blobs, mode 0600.
+    /// What the bytes lie in.
+    fn kind(&self) -> Kind;
+
+    /// Finds out whether the store is there and takes writes: it is still the one that was opened, and what is written to
+    /// it can be flushed, read back and removed.
+    fn probe(&self) -> Result<()>;
+
+    /// Makes a staged file for `key`, or opens the one that is there. Staged files are files of this machine whatever the
+    /// kind of the store; they survive a crash, are never visible as blobs, mode 0600.
     fn stage(&self, key: &str) -> Result<File>;
 
     /// Opens the staged file for `key`; [`Error::NotFound`] when there is none.
@@ -32,62 +46,78 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a staged file. Removing what is not there is no error.
     fn discard_staged(&self, key: &str) -> Result<()>;
 
-    /// Makes the staged file `staged` the blob `blob`: flushes the file, links it under its new name without replacing
-    /// anything, flushes the directory of the blobs. The staged name stays until [`Store::discard_staged`]: the caller
-    /// drops it once the catalogue names the blob, so that a crash in between loses nothing. Publishing again ends in the
-    /// same state. After a failed flush the bytes count as lost: the staged file is discarded (reliability rel_12).
+    /// Makes the bytes of the staged file `staged` the blob `blob`, durable when the call returns and never replacing
+    /// another one: [`Error::Exists`] when the name is that of other bytes. The staged name stays until
+    /// [`Store::discard_staged`]: the caller drops it once the catalogue names the blob, so that a crash in between loses
+    /// nothing. Publishing again ends in the same state. After a failed flush the bytes count as lost: the staged file is
+    /// discarded (reliability rel_12).
     fn publish(&self, staged: &str, blob: &str) -> Result<()>;
 
     /// Opens a blob for reading.
-    fn open(&self, blob: &str) -> Result<File>;
+    fn open(&self, blob: &str) -> Result<Box<dyn Blob>>;
 
     /// Removes a blob. Removing what is not there is no error.
     fn remove(&self, blob: &str) -> Result<()>;
 
-    /// Keys of all staged files.
-    fn list_staged(&self) -> Result<Vec<String>>;
+    /// All staged files.
+    fn list_staged(&self) -> Result<Vec<Entry>>;
 
-    /// Keys of all blobs.
-    fn list(&self) -> Result<Vec<String>>;
+    /// All blobs.
+    fn list(&self) -> Result<Vec<Entry>>;
 
-    /// Bytes that can still be written.
-    fn free_bytes(&self) -> Result<u64>;
-}
+    /// Room for blobs.
+    fn space(&self) -> Result<Space>;
 
-/// A failure of a store or of the image root. Messages never hold a path of the host.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No such blob, staged file or source.
-    #[error("not found")]
-    NotFound,
-    /// The key is taken.
-    #[error("the key is taken")]
-    Exists,
-    /// The name cannot be used: empty, absolute, leads out of the root, or into what the service keeps there.
-    #[error("the name cannot be used")]
-    InvalidName,
-    /// No room left.
-    #[error("no space left")]
-    NoSpace(#[source] io::Error),
-    /// Another process holds the directory, or it is not a store, or another store's.
-    #[error("{0}")]
-    Unusable(String),
-    /// Any other failure.
-    #[error("input or output failed")]
-    Io(#[source] io::Error),
-}
+    /// Room for staged files, which may lie elsewhere.
+    fn staging_space(&self) -> Result<Space> {
+        self.space()
+    }
 
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::NotFound,
-            io::ErrorKind::AlreadyExists => Self::Exists,
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(error),
-            _ => Self::Io(error),
-        }
+    /// Removes what calls that were cut off before `before` left behind and no list shows, such as parts of an object that
+    /// was never completed; how many.
+    fn sweep_incomplete(&self, _before: SystemTime) -> Result<u64> {
+        Ok(0)
     }
 }
 
-/// Result of the stores' methods.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+/// What a store keeps its bytes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A directory of a mounted file system.
+    Directory,
+    /// A bucket of a server that speaks S3.
+    S3,
+}
+
+/// A staged file or a blob in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: String,
+    /// When its bytes were last changed.
+    pub modified: SystemTime,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+/// Room of a store. `None` is unlimited, or unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Room in all, taken or not.
+    pub total_bytes: Option<u64>,
+    /// Bytes that can still be written.
+    pub free_bytes: Option<u64>,
+}
+
+pub(crate) const KEY_BYTES_MAX: usize = 64;
+
+/// Refuses what is no key, before it becomes part of any name.
+pub(crate) fn check_key(key: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || byte == b'-';
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(Error::InvalidName)
+    }
+}

@@ -74,7 +74,12 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
             let image = app.catalogue.get_image(&caller.tenant, *id).await?;
             let label = if label.as_str().is_empty() { image.label } else { label };
             let store = Arc::clone(&app.store);
-            (None, Some(ImageId(Uuid::new_v4())), label, blocking(move || store.free_bytes()).await??)
+            (
+                None,
+                Some(ImageId(Uuid::new_v4())),
+                label,
+                blocking(move || store.space()).await??.free_bytes.unwrap_or(u64::MAX),
+            )
         }
     };
     // The source's own size on disk bounds what compressing it can need, but for tables of some clusters.

@@ -314,7 +314,8 @@ async fn create(app: &App, caller: &Caller, metadata: v1::UploadMetadata) -> Res
     }
     if let Some(size_bytes) = metadata.size_bytes {
         let store = Arc::clone(&app.store);
-        if size_bytes > blocking(move || store.free_bytes()).await?? {
+        let space = blocking(move || store.staging_space()).await??;
+        if space.free_bytes.is_some_and(|free| size_bytes > free) {
             return Err(no_space());
         }
     }

@@ -44,12 +44,12 @@ pub(super) fn lock(directory: &OwnedFd) -> Result<File> {
     }
 }
 
-/// The id in the stamp; a directory without one gets a stamp first.
-pub(super) fn read_or_write(directory: &OwnedFd) -> Result<StoreId> {
+/// The id in the stamp; `None` when there is no stamp.
+pub(super) fn read(directory: &OwnedFd) -> Result<Option<StoreId>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file: File = match sys::openat(directory, STAMP, flags, Mode::empty()) {
         Ok(file) => file.into(),
-        Err(Errno::NOENT) => return write(directory),
+        Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(failure(error)),
     };
     let mut text = String::new();
@@ -57,7 +57,7 @@ pub(super) fn read_or_write(directory: &OwnedFd) -> Result<StoreId> {
         return unusable("the stamp of the store does not read");
     }
     match parse(&text) {
-        Some(id) => Ok(id),
+        Some(id) => Ok(Some(id)),
         None if text.starts_with("imageops-store ") => unusable("the store was made by a newer version"),
         None => unusable("the directory holds something else than a store"),
     }
@@ -71,7 +71,7 @@ fn parse(text: &str) -> Option<StoreId> {
 }
 
 /// Writes a stamp with a new id, whole or not at all. The lock is held: nobody else writes one.
-fn write(directory: &OwnedFd) -> Result<StoreId> {
+pub(super) fn write(directory: &OwnedFd) -> Result<StoreId> {
     // A stamp comes first of all; blobs without one are those of a store that lost it, and their id cannot be guessed.
     if sys::statat(directory, BLOBS, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return unusable("the directory holds blobs, but the stamp of their store is missing");

@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
+use rustix::fs::FileType;
 use tempfile::TempDir;
 
 use super::*;
@@ -22,21 +24,36 @@ fn read(mut file: File) -> Vec<u8> {
     bytes
 }
 
+fn read_blob(store: &DirectoryStore, blob: &str) -> Vec<u8> {
+    let blob = store.open(blob).unwrap();
+    let mut bytes = vec![0; blob.size_bytes() as usize];
+    blob.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn keys(entries: &[Entry]) -> Vec<&str> {
+    entries.iter().map(|entry| entry.key.as_str()).collect()
+}
+
+fn free_bytes(store: &DirectoryStore) -> u64 {
+    store.space().unwrap().free_bytes.unwrap()
+}
+
 #[test]
 fn staged_bytes_become_a_blob() {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
     stage(&store, "s-1");
-    assert_eq!(store.list_staged().unwrap(), ["s-1"]);
+    assert_eq!(keys(&store.list_staged().unwrap()), ["s-1"]);
     assert!(matches!(store.open("s-1"), Err(Error::NotFound)), "staged bytes are no blob");
     let mut again = store.stage("s-1").unwrap();
     again.seek(SeekFrom::End(0)).unwrap();
     again.write_all(b"!").unwrap();
     store.publish("s-1", "b-1").unwrap();
-    assert_eq!(store.list_staged().unwrap(), ["s-1"], "kept until the catalogue names the blob");
+    assert_eq!(keys(&store.list_staged().unwrap()), ["s-1"], "kept until the catalogue names the blob");
     store.discard_staged("s-1").unwrap();
-    assert_eq!(store.list().unwrap(), ["b-1"]);
-    assert_eq!(read(store.open("b-1").unwrap()), [CONTENT, b"!"].concat());
+    assert_eq!(keys(&store.list().unwrap()), ["b-1"]);
+    assert_eq!(read_blob(&store, "b-1"), [CONTENT, b"!"].concat());
     assert!(matches!(store.open_staged("s-1"), Err(Error::NotFound)));
     store.remove("b-1").unwrap();
     store.remove("b-1").unwrap();
@@ -45,18 +62,18 @@ fn staged_bytes_become_a_blob() {
     store.discard_staged("s-2").unwrap();
     store.discard_staged("s-2").unwrap();
     assert!(store.list_staged().unwrap().is_empty());
-    assert!(store.free_bytes().unwrap() > 0);
+    assert!(free_bytes(&store) > 0);
 }
 
 #[test]
 fn a_blob_is_never_replaced() {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
     stage(&store, "s-1");
     store.publish("s-1", "b").unwrap();
     store.stage("s-2").unwrap().write_all(b"other bytes").unwrap();
     assert!(matches!(store.publish("s-2", "b"), Err(Error::Exists)));
-    assert_eq!(read(store.open("b").unwrap()), CONTENT);
+    assert_eq!(read_blob(&store, "b"), CONTENT);
     assert_eq!(read(store.open_staged("s-2").unwrap()), b"other bytes");
     assert!(matches!(store.publish("s-3", "c"), Err(Error::NotFound)));
 }
@@ -64,16 +81,16 @@ fn a_blob_is_never_replaced() {
 #[test]
 fn the_id_stays_and_differs_from_others() {
     let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let id = DirectoryStore::open(first.path()).unwrap().id();
-    assert_eq!(DirectoryStore::open(first.path()).unwrap().id(), id);
-    assert_ne!(DirectoryStore::open(second.path()).unwrap().id(), id);
+    let id = DirectoryStore::open_or_create(first.path()).unwrap().id();
+    assert_eq!(DirectoryStore::open_or_create(first.path()).unwrap().id(), id);
+    assert_ne!(DirectoryStore::open_or_create(second.path()).unwrap().id(), id);
 }
 
 #[test]
 fn files_and_directories_are_private() {
     let parent = TempDir::new().unwrap();
     let path = parent.path().join("a/b");
-    let store = DirectoryStore::open(&path).unwrap();
+    let store = DirectoryStore::open_or_create(&path).unwrap();
     stage(&store, "s");
     stage(&store, "t");
     store.publish("s", "b").unwrap();
@@ -88,7 +105,7 @@ fn files_and_directories_are_private() {
 #[test]
 fn keys_that_are_no_keys_are_refused() {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
     let long = "a".repeat(65);
     for key in ["", ".", "..", "a/b", "../a", "/a", "A", "a.b", "a\0", "a\n", "ä", "a b", "~", &long] {
         assert!(matches!(store.stage(key), Err(Error::InvalidName)), "{key:?}");
@@ -108,7 +125,7 @@ fn links_are_not_followed() {
     let (directory, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let secret = outside.path().join("secret");
     std::fs::write(&secret, "secret").unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
     symlink(&secret, directory.path().join("staging/s")).unwrap();
     symlink(&secret, directory.path().join("blobs/b")).unwrap();
     assert!(store.stage("s").is_err());
@@ -128,13 +145,13 @@ fn links_are_not_followed() {
     store.publish("s", "d").unwrap();
     assert_eq!(std::fs::read(directory.path().join("moved/d")).unwrap(), CONTENT);
     drop(store);
-    assert!(DirectoryStore::open(directory.path()).is_err(), "a link in place of a directory");
+    assert!(DirectoryStore::open_or_create(directory.path()).is_err(), "a link in place of a directory");
 }
 
 #[test]
 fn a_pipe_does_not_block() {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
     sys::mknodat(&store.blobs, "b", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     assert!(store.open("b").is_err());
     assert!(store.list().unwrap().is_empty());
@@ -143,8 +160,8 @@ fn a_pipe_does_not_block() {
 #[test]
 fn a_second_user_of_the_directory_is_refused() {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
-    let refused = DirectoryStore::open(directory.path()).unwrap_err();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
+    let refused = DirectoryStore::open_or_create(directory.path()).unwrap_err();
     assert_eq!(refused.to_string(), "another process is using this data directory");
     let lock = directory.path().join("lock");
     let held = Command::new("flock").args(["-n".as_ref(), lock.as_os_str(), "true".as_ref()]).status();
@@ -153,7 +170,7 @@ fn a_second_user_of_the_directory_is_refused() {
         Err(_) => eprintln!("SKIPPED: the lock as seen by another process: flock is not installed"),
     }
     drop(store);
-    DirectoryStore::open(directory.path()).unwrap();
+    DirectoryStore::open_or_create(directory.path()).unwrap();
 }
 
 #[test]
@@ -167,13 +184,13 @@ fn other_directories_are_not_taken_for_stores() {
     ] {
         let directory = TempDir::new().unwrap();
         std::fs::write(directory.path().join("store"), stamp).unwrap();
-        let refused = DirectoryStore::open(directory.path()).unwrap_err().to_string();
+        let refused = DirectoryStore::open_or_create(directory.path()).unwrap_err().to_string();
         assert!(refused.contains(expected), "{stamp:?}: {refused}");
     }
     let directory = TempDir::new().unwrap();
-    stage(&DirectoryStore::open(directory.path()).unwrap(), "s");
+    stage(&DirectoryStore::open_or_create(directory.path()).unwrap(), "s");
     std::fs::remove_file(directory.path().join("store")).unwrap();
-    let refused = DirectoryStore::open(directory.path()).unwrap_err().to_string();
+    let refused = DirectoryStore::open_or_create(directory.path()).unwrap_err().to_string();
     assert!(refused.contains("stamp of their store is missing"), "{refused}");
 }
 
@@ -182,7 +199,7 @@ fn a_start_that_was_cut_off_is_repeated() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("store.new"), "imageops-st").unwrap();
     std::fs::write(directory.path().join("lock"), "").unwrap();
-    DirectoryStore::open(directory.path()).unwrap();
+    DirectoryStore::open_or_create(directory.path()).unwrap();
 }
 
 /// Fails the call number `at`; as a crash, it and all after it do nothing.
@@ -229,7 +246,7 @@ impl Calls for Faulty {
 /// A directory with the staged file `s`, durable.
 fn with_staged() -> TempDir {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open(directory.path()).unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
     stage(&store, "s");
     directory
 }
@@ -239,17 +256,18 @@ fn publishing_again_after_a_crash_at_each_step_ends_the_same() {
     let mut step = 0;
     loop {
         let directory = with_staged();
-        let faulty = DirectoryStore::open_with(directory.path(), Faulty::boxed(step, true)).unwrap();
+        let faulty =
+            DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(step, true)).unwrap();
         let is_whole = faulty.publish("s", "b").is_ok();
         drop(faulty);
-        let store = DirectoryStore::open(directory.path()).unwrap();
+        let store = DirectoryStore::open_or_create(directory.path()).unwrap();
         for _ in 0..2 {
             store.publish("s", "b").unwrap();
-            assert_eq!(read(store.open("b").unwrap()), CONTENT, "step {step}");
+            assert_eq!(read_blob(&store, "b"), CONTENT, "step {step}");
             assert_eq!(directory.path().join("blobs/b").metadata().unwrap().nlink(), 2);
         }
         store.discard_staged("s").unwrap();
-        assert_eq!(read(store.open("b").unwrap()), CONTENT, "step {step}");
+        assert_eq!(read_blob(&store, "b"), CONTENT, "step {step}");
         if is_whole {
             break;
         }
@@ -263,7 +281,8 @@ fn a_failed_flush_loses_the_bytes() {
     // The file itself; the directory of the blobs. Both times a later flush would succeed (rel_12).
     for step in [0, 2] {
         let directory = with_staged();
-        let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(step, false)).unwrap();
+        let store =
+            DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(step, false)).unwrap();
         assert!(matches!(store.publish("s", "b"), Err(Error::Io(_))), "step {step}");
         assert!(store.list_staged().unwrap().is_empty(), "step {step}");
         assert!(store.list().unwrap().is_empty(), "step {step}");
@@ -274,21 +293,21 @@ fn a_failed_flush_loses_the_bytes() {
 #[test]
 fn a_failed_link_can_be_repeated() {
     let directory = with_staged();
-    let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(1, false)).unwrap();
+    let store = DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(1, false)).unwrap();
     assert!(matches!(store.publish("s", "b"), Err(Error::Io(_))));
     store.publish("s", "b").unwrap();
-    assert_eq!(read(store.open("b").unwrap()), CONTENT);
+    assert_eq!(read_blob(&store, "b"), CONTENT);
 }
 
 #[test]
 fn a_staged_name_that_is_not_durable_is_not_handed_out() {
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(0, false)).unwrap();
+    let store = DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(0, false)).unwrap();
     assert!(matches!(store.stage("s"), Err(Error::Io(_))));
     assert!(store.list_staged().unwrap().is_empty());
     // Also a name that was there before is handed out only when it is durable.
     let directory = with_staged();
-    let store = DirectoryStore::open_with(directory.path(), Faulty::boxed(0, false)).unwrap();
+    let store = DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(0, false)).unwrap();
     assert!(matches!(store.stage("s"), Err(Error::Io(_))));
     assert_eq!(read(store.stage("s").unwrap()), CONTENT);
 }
@@ -306,6 +325,17 @@ impl Tiny {
     }
 }
 
+impl Tiny {
+    fn unmount(&self) {
+        assert!(Command::new("umount").arg("-l").arg(&self.0).status().unwrap().success());
+    }
+
+    fn remount(&self, mode: &str) {
+        let option = format!("remount,{mode}");
+        assert!(Command::new("mount").args(["-o", &option]).arg(&self.0).status().unwrap().success());
+    }
+}
+
 impl Drop for Tiny {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
@@ -318,9 +348,9 @@ fn no_space_is_told_and_nothing_is_published() {
         eprintln!("SKIPPED: a store on a full file system: mounting a tmpfs needs root");
         return;
     };
-    let store = DirectoryStore::open(&tiny.0).unwrap();
-    let free_bytes = store.free_bytes().unwrap();
-    assert!((900_000..=1_048_576).contains(&free_bytes), "{free_bytes}");
+    let store = DirectoryStore::open_or_create(&tiny.0).unwrap();
+    let free_before = free_bytes(&store);
+    assert!((900_000..=1_048_576).contains(&free_before), "{free_before}");
     let mut file = store.stage("s").unwrap();
     let error = loop {
         match file.write_all(&[1; 65_536]) {
@@ -332,8 +362,165 @@ fn no_space_is_told_and_nothing_is_published() {
     assert!(store.list().unwrap().is_empty());
     drop(file);
     store.discard_staged("s").unwrap();
-    assert_eq!(store.free_bytes().unwrap(), free_bytes);
+    assert_eq!(free_bytes(&store), free_before);
     stage(&store, "s");
     store.publish("s", "b").unwrap();
-    assert_eq!(read(store.open("b").unwrap()), CONTENT);
+    assert_eq!(read_blob(&store, "b"), CONTENT);
+}
+
+/// Nothing is written below a mount point whose file system is gone, and nothing into what nobody can reach any more.
+#[test]
+fn an_unmounted_store_is_gone() {
+    let Some(tiny) = Tiny::mount() else {
+        eprintln!("SKIPPED: a store whose file system is unmounted: mounting a tmpfs needs root");
+        return;
+    };
+    let store = DirectoryStore::open_or_create(&tiny.0).unwrap();
+    store.probe().unwrap();
+    stage(&store, "s");
+    stage(&store, "t");
+    store.publish("t", "b").unwrap();
+    tiny.unmount();
+    let entries = || std::fs::read_dir(&tiny.0).unwrap().count();
+    assert_eq!(entries(), 0, "the mount point below");
+    assert!(matches!(store.probe(), Err(Error::Gone(_))));
+    assert!(matches!(store.stage("u"), Err(Error::Gone(_))));
+    assert!(matches!(store.publish("s", "c"), Err(Error::Gone(_))));
+    assert_eq!((keys(&store.list().unwrap()), store.list_staged().unwrap().len()), (vec!["b"], 2));
+    assert_eq!(read_blob(&store, "b"), CONTENT, "what is held open is read to its end");
+    let (id, refused) = (store.id(), DirectoryStore::open_existing(&tiny.0, store.id()).unwrap_err());
+    assert!(matches!(refused, Error::Gone(_)), "{refused:?} {id}");
+    assert_eq!(entries(), 0, "nothing was made below the mount point");
+}
+
+#[test]
+fn an_exchanged_directory_is_gone() {
+    let parent = TempDir::new().unwrap();
+    let (path, moved) = (parent.path().join("store"), parent.path().join("moved"));
+    let store = DirectoryStore::open_or_create(&path).unwrap();
+    stage(&store, "s");
+    std::fs::rename(&path, &moved).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::create_dir(&path).unwrap();
+        }
+        assert!(matches!(store.probe(), Err(Error::Gone(_))), "{is_there}");
+        assert!(matches!(store.stage("t"), Err(Error::Gone(_))), "{is_there}");
+        assert!(matches!(store.publish("s", "b"), Err(Error::Gone(_))), "{is_there}");
+    }
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(&moved, &path).unwrap();
+    store.probe().unwrap();
+    store.publish("s", "b").unwrap();
+    assert_eq!(read_blob(&store, "b"), CONTENT);
+}
+
+#[test]
+fn a_known_store_is_opened_and_no_other() {
+    let parent = TempDir::new().unwrap();
+    let (path, other) = (parent.path().join("store"), parent.path().join("other"));
+    let id = DirectoryStore::open_or_create(&path).unwrap().id();
+    assert_eq!(DirectoryStore::open_existing(&path, id).unwrap().id(), id);
+    assert!(matches!(DirectoryStore::open_existing(&other, id), Err(Error::Gone(_))));
+    assert!(!other.exists());
+    std::fs::create_dir(&other).unwrap();
+    assert!(matches!(DirectoryStore::open_existing(&other, id), Err(Error::Gone(_))));
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0, "not even a lock");
+    drop(DirectoryStore::open_or_create(&other).unwrap());
+    assert!(matches!(DirectoryStore::open_existing(&other, id), Err(Error::Unusable(_))));
+    std::fs::write(other.join("store"), "something else").unwrap();
+    assert!(matches!(DirectoryStore::open_existing(&other, id), Err(Error::Unusable(_))));
+}
+
+#[test]
+fn a_probe_tells_what_does_not_work_and_leaves_nothing() {
+    let directory = TempDir::new().unwrap();
+    let entries = || std::fs::read_dir(directory.path()).unwrap().count();
+    // The flush, and the removal.
+    for step in [0, 1] {
+        let store =
+            DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(step, false)).unwrap();
+        assert!(matches!(store.probe(), Err(Error::Io(_))), "step {step}");
+        store.probe().unwrap();
+        assert_eq!(entries(), 4, "step {step}: stamp, lock, staging, blobs");
+    }
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
+    std::fs::rename(directory.path().join("store"), directory.path().join("was")).unwrap();
+    assert!(matches!(store.probe(), Err(Error::Gone(_))));
+}
+
+/// rel_17: a file system that is mounted read-only.
+#[test]
+fn rel_17_a_read_only_file_system_is_told() {
+    let Some(tiny) = Tiny::mount() else {
+        eprintln!("SKIPPED: a store on a read-only file system: mounting a tmpfs needs root");
+        return;
+    };
+    let id = DirectoryStore::open_or_create(&tiny.0).unwrap().id();
+    tiny.remount("ro");
+    for refused in [DirectoryStore::open_or_create(&tiny.0), DirectoryStore::open_existing(&tiny.0, id)] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(&refused, Error::Unusable(text) if text.contains("read-only")), "{refused:?}");
+    }
+    tiny.remount("rw");
+    DirectoryStore::open_existing(&tiny.0, id).unwrap().probe().unwrap();
+}
+
+#[test]
+fn a_limit_counts_each_byte_once() {
+    const LIMIT_BYTES: u64 = 1 << 20;
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap().with_limit(LIMIT_BYTES);
+    assert_eq!(
+        store.space().unwrap(),
+        Space { total_bytes: Some(LIMIT_BYTES), free_bytes: Some(LIMIT_BYTES) }
+    );
+    store.stage("s").unwrap().write_all(&[1; 600_000]).unwrap();
+    store.publish("s", "b").unwrap();
+    let free = free_bytes(&store);
+    assert!((400_000..LIMIT_BYTES - 600_000).contains(&free), "{free}");
+    store.stage("t").unwrap().write_all(&[1; 600_000]).unwrap();
+    assert_eq!(free_bytes(&store), 0);
+    assert!(matches!(store.publish("t", "c"), Err(Error::NoSpace(_))));
+    store.discard_staged("s").unwrap();
+    store.remove("b").unwrap();
+    store.publish("t", "c").unwrap();
+}
+
+#[test]
+fn a_blob_knows_its_holes() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
+    let file = store.stage("s").unwrap();
+    file.set_len(64 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], 32 << 20).unwrap();
+    store.publish("s", "b").unwrap();
+    let blob = store.open("b").unwrap().try_clone().unwrap();
+    assert_eq!((blob.size_bytes(), blob.file().is_some()), (64 << 20, true));
+    let data = blob.data_at(0).unwrap().unwrap();
+    assert!(data.contains(&(32 << 20)), "{data:?}");
+    if data != (0..64 << 20) {
+        assert!(blob.allocated_bytes() < 1 << 20, "{}", blob.allocated_bytes());
+        assert_eq!(blob.data_at(data.end).unwrap(), None);
+    }
+    assert_eq!(blob.data_at(64 << 20).unwrap(), None);
+    let mut over = [0; 2];
+    let error = blob.read_exact_at(&mut over, (64 << 20) - 1).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    store.remove("b").unwrap();
+    blob.read_exact_at(&mut over, 32 << 20).unwrap();
+    assert_eq!(over, [1, 1], "readable after its removal");
+}
+
+#[test]
+fn entries_tell_length_and_time() {
+    let directory = TempDir::new().unwrap();
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
+    let before = SystemTime::now() - Duration::from_secs(2);
+    stage(&store, "s");
+    for entry in store.list_staged().unwrap() {
+        assert_eq!((entry.key.as_str(), entry.size_bytes), ("s", CONTENT.len() as u64));
+        assert!((before..=SystemTime::now() + Duration::from_secs(2)).contains(&entry.modified), "{entry:?}");
+    }
 }
