@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
@@ -36,12 +36,29 @@ pub struct Selection {
     pub md5: bool,
     /// SHA-256.
     pub sha256: bool,
+    /// SHA-512.
+    pub sha512: bool,
+    /// CRC-32 as zip has it. So fast that it shares a thread with another digest.
+    pub crc32: bool,
 }
 
 impl Selection {
     /// Whether nothing is selected.
     pub fn is_empty(self) -> bool {
-        !self.md5 && !self.sha256
+        self == Self::default()
+    }
+
+    /// The selected digests in groups, each for a thread of its own.
+    pub fn lanes(self) -> impl Iterator<Item = Self> {
+        // Of the two that are nearly always taken, SHA-256 is the faster one where the processor has instructions for it.
+        let beside_sha256 = Self { sha256: self.sha256, crc32: self.crc32, ..Self::default() };
+        [
+            Self { md5: self.md5, ..Self::default() },
+            beside_sha256,
+            Self { sha512: self.sha512, ..Self::default() },
+        ]
+        .into_iter()
+        .filter(|lane| !lane.is_empty())
     }
 }
 
@@ -52,6 +69,25 @@ pub struct Digests {
     pub md5: Option<String>,
     /// SHA-256.
     pub sha256: Option<String>,
+    /// SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<String>,
+    /// CRC-32, as a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<u32>,
+}
+
+impl Digests {
+    /// Adds those that the other one has.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            md5: self.md5.or(other.md5),
+            sha256: self.sha256.or(other.sha256),
+            sha512: self.sha512.or(other.sha512),
+            crc32: self.crc32.or(other.crc32),
+        }
+    }
 }
 
 /// Takes digests of bytes as they come, on the caller's thread.
@@ -61,19 +97,31 @@ pub struct Digester {
     /// Of the crypto library, whose assembly is twice as fast as portable code on processors without instructions for
     /// SHA-256.
     sha256: Option<Context>,
+    sha512: Option<Context>,
+    crc32: Option<crc32fast::Hasher>,
 }
 
 impl fmt::Debug for Digester {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (md5, sha256) = (self.md5.is_some(), self.sha256.is_some());
-        formatter.debug_struct("Digester").field("md5", &md5).field("sha256", &sha256).finish()
+        formatter
+            .debug_struct("Digester")
+            .field("md5", &self.md5.is_some())
+            .field("sha256", &self.sha256.is_some())
+            .field("sha512", &self.sha512.is_some())
+            .field("crc32", &self.crc32.is_some())
+            .finish()
     }
 }
 
 impl Digester {
     /// Starts the selected digests.
-    pub fn new(md5: bool, sha256: bool) -> Self {
-        Self { md5: md5.then(Md5::new), sha256: sha256.then(|| Context::new(&SHA256)) }
+    pub fn new(selection: Selection) -> Self {
+        Self {
+            md5: selection.md5.then(Md5::new),
+            sha256: selection.sha256.then(|| Context::new(&SHA256)),
+            sha512: selection.sha512.then(|| Context::new(&SHA512)),
+            crc32: selection.crc32.then(crc32fast::Hasher::new),
+        }
     }
 
     /// Takes the next bytes.
@@ -81,8 +129,11 @@ impl Digester {
         if let Some(md5) = &mut self.md5 {
             md5.update(bytes);
         }
-        if let Some(sha256) = &mut self.sha256 {
-            sha256.update(bytes);
+        for sha in [&mut self.sha256, &mut self.sha512].into_iter().flatten() {
+            sha.update(bytes);
+        }
+        if let Some(crc32) = &mut self.crc32 {
+            crc32.update(bytes);
         }
     }
 
@@ -91,6 +142,8 @@ impl Digester {
         Digests {
             md5: self.md5.map(|md5| hex::encode(md5.finish())),
             sha256: self.sha256.map(|sha256| hex::encode(sha256.finish())),
+            sha512: self.sha512.map(|sha512| hex::encode(sha512.finish())),
+            crc32: self.crc32.map(crc32fast::Hasher::finalize),
         }
     }
 }
@@ -102,21 +155,19 @@ pub fn digest_storage(storage: &dyn Storage, selection: Selection, control: &Con
     }
     thread::scope(|scope| {
         let mut senders = Vec::new();
-        let mut spawn = |digester: Digester| {
+        let mut threads = Vec::new();
+        for lane in selection.lanes() {
             let (sender, receiver) = bounded(QUEUE_BUFFERS);
             senders.push(sender);
-            scope.spawn(move || digest_buffers(digester, &receiver))
-        };
-        let md5 = selection.md5.then(|| spawn(Digester::new(true, false)));
-        let sha256 = selection.sha256.then(|| spawn(Digester::new(false, true)));
+            threads.push(scope.spawn(move || digest_buffers(Digester::new(lane), &receiver)));
+        }
         let read = read_buffers(storage, &senders, control);
         drop(senders);
-        let digests = [md5, sha256].into_iter().flatten().map(|thread| thread.join());
         let mut all = Digests::default();
-        for one in digests {
-            let one = one.map_err(|_| Error::new(ErrorKind::Io, reason::IO, "a digest thread failed"))?;
-            all.md5 = all.md5.or(one.md5);
-            all.sha256 = all.sha256.or(one.sha256);
+        for thread in threads {
+            let one = thread.join();
+            let failed = |_| Error::new(ErrorKind::Io, reason::IO, "a digest thread failed");
+            all = all.or(one.map_err(failed)?);
         }
         read.map(|()| all)
     })
@@ -169,26 +220,32 @@ mod tests {
     use super::*;
     use crate::control::CancelToken;
 
-    const BOTH: Selection = Selection { md5: true, sha256: true };
+    const ALL: Selection = Selection { md5: true, sha256: true, sha512: true, crc32: true };
 
     #[test]
     fn known_answers() {
-        let digests = digest_storage(&b"abc".to_vec(), BOTH, &Control::default()).unwrap();
+        let digests = digest_storage(&b"abc".to_vec(), ALL, &Control::default()).unwrap();
         assert_eq!(digests.md5.unwrap(), "900150983cd24fb0d6963f7d28e17f72");
         assert_eq!(
             digests.sha256.unwrap(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+        assert_eq!(
+            digests.sha512.unwrap(),
+            "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+             2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+        );
+        assert_eq!(digests.crc32, Some(0x3524_41c2));
     }
 
     #[test]
     fn whole_file_equals_pieces() {
         let bytes: Vec<u8> = (0..(3 << 20) + 17u32).map(|index| ((index * 7) >> 3) as u8).collect();
-        let mut digester = Digester::new(true, true);
+        let mut digester = Digester::new(ALL);
         for piece in bytes.chunks(100_003) {
             digester.update(piece);
         }
-        assert_eq!(digest_storage(&bytes, BOTH, &Control::default()).unwrap(), digester.finish());
+        assert_eq!(digest_storage(&bytes, ALL, &Control::default()).unwrap(), digester.finish());
     }
 
     #[test]
@@ -196,7 +253,7 @@ mod tests {
         let cancel = CancelToken::default();
         cancel.cancel();
         let control = Control::new(|_| {}, cancel);
-        let error = digest_storage(&vec![0u8; 10], BOTH, &control).unwrap_err();
+        let error = digest_storage(&vec![0u8; 10], ALL, &control).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Cancelled);
     }
 }

@@ -177,7 +177,7 @@ pub fn check(storage: Arc<dyn Storage>, options: &CheckOptions, control: &Contro
         Some(format) => format,
         None => format::detect(&*storage)?,
     };
-    let selection = digest::Selection { md5: options.md5, sha256: options.sha256 };
+    let selection = digest::Selection { md5: options.md5, sha256: options.sha256, ..Default::default() };
     let (digests, report) = thread::scope(|scope| {
         let digests = (!selection.is_empty())
             .then(|| scope.spawn(|| digest::digest_storage(&*storage, selection, control)));
