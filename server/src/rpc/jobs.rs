@@ -86,6 +86,7 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
         output_file,
         output_image,
         output_label: label,
+        companion: false,
         compression,
     });
     queue(app, caller, spec, key, failure, request.validate_only).await
@@ -146,6 +147,9 @@ async fn queue(
         tenant: caller.tenant.clone(),
         spec,
         request,
+        coalesce_key: None,
+        alias: None,
+        reserve_bytes: 0,
         failure,
         create_time: now(),
     };
@@ -167,6 +171,7 @@ fn unqueued(new: NewJob) -> JobRow {
         id: new.id,
         tenant: new.tenant,
         spec: new.spec,
+        alias: new.alias,
         state: if new.failure.is_some() { JobState::Failed } else { JobState::Queued },
         progress: JobProgress::default(),
         result: None,
