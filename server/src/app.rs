@@ -88,9 +88,19 @@ impl App {
             ImageState::Active if image.enabled => return Ok(image),
             ImageState::Active => (reason::IMAGE_DISABLED, "the image is disabled; enable it first"),
             ImageState::Trashed => (reason::IMAGE_TRASHED, "the image lies in the trash; restore it first"),
+            ImageState::Quarantined => {
+                (reason::IMAGE_NOT_ACTIVE, "the image is in quarantine; its bytes are not handed out")
+            }
             _ => (reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read"),
         };
         Err(Failure::new(Code::FailedPrecondition, reason, message))
+    }
+
+    /// Removes the bytes of an image that is gone.
+    pub async fn remove_bytes(&self, image: &ImageRow) {
+        for replica in &image.replicas {
+            self.remove_unless_referenced(&replica.blob).await;
+        }
     }
 
     /// Removes bytes that no row names any more, or never did. What cannot be removed now the next start removes.
@@ -106,7 +116,10 @@ impl App {
 
     /// The bytes of an image.
     pub async fn open_blob(&self, image: &ImageRow) -> Result<File> {
-        let (store, blob) = (Arc::clone(&self.store), image.blob.clone());
+        let ready = image.ready_replica().ok_or_else(|| {
+            Failure::new(Code::FailedPrecondition, reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read")
+        })?;
+        let (store, blob) = (Arc::clone(&self.store), ready.blob.clone());
         let open = move || {
             let blob = store.open(&blob)?;
             // One file is read in place.

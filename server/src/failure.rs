@@ -149,6 +149,12 @@ impl From<imageops_catalogue::Error> for Failure {
                 Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, "the queue of jobs is full")
                     .retry_after(Duration::from_secs(5))
             }
+            Error::QuotaExceeded { what, limit, used } => {
+                let message = format!("at most {limit} {what} are allowed; {used} are there or promised");
+                Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message)
+                    .with("limit", limit)
+                    .with("used", used)
+            }
             Error::NoSpace(cause) => {
                 tracing::warn!(%cause, "the disk of the catalogue is full");
                 no_space()

@@ -19,13 +19,18 @@ use crate::failure::Result;
 /// Time between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(300);
 
+/// The id of this server's worker: it is alone on the store, in this life and the next.
+pub fn worker_id(store: &Arc<dyn Store>) -> Uuid {
+    store.id().0
+}
+
 /// Puts things in order after a former life: leases end, and bytes without a row go.
 pub async fn recover(
     catalogue: &dyn Catalogue,
     store: &Arc<dyn Store>,
     image_root: &Arc<ImageRoot>,
 ) -> Result<()> {
-    let freed = catalogue.free_leases(now()).await?;
+    let freed = catalogue.free_leases(worker_id(store), now()).await?;
     if freed > 0 {
         tracing::info!(jobs = freed, "jobs of a former life go on");
     }
@@ -115,7 +120,7 @@ async fn empty_trash(app: &App) -> Result<usize> {
         removed += images.len();
         // Rows first: bytes without a row are found again, a row without bytes would be a lie.
         for image in images {
-            app.remove_unless_referenced(&image.blob).await;
+            app.remove_bytes(&image).await;
         }
     }
 }

@@ -10,13 +10,13 @@ pub enum Error {
     /// No such row for this tenant.
     #[error("no such {what}")]
     NotFound {
-        /// `job`, `upload`, `image` or `key`.
+        /// `job`, `upload`, `session`, `image`, `replica`, `store` or `key`.
         what: &'static str,
     },
     /// The id, or the request id, already stands for something else.
     #[error("the id already stands for another {what}")]
     Conflict {
-        /// See [`Error::NotFound`].
+        /// See [`Error::NotFound`]; also `blob` and `alias`.
         what: &'static str,
     },
     /// The row's state does not allow it.
@@ -37,6 +37,16 @@ pub enum Error {
     /// The worker no longer holds the lease.
     #[error("another worker has taken the job over")]
     Fenced,
+    /// The tenant would have more than it may.
+    #[error("the quota of {limit} {what} does not allow this")]
+    QuotaExceeded {
+        /// `images` or `bytes`.
+        what: &'static str,
+        /// Most that it may have.
+        limit: u64,
+        /// What it has, and what is promised to its uploads and jobs.
+        used: u64,
+    },
     /// As many jobs as allowed are queued or running.
     #[error("the queue is full")]
     QueueFull,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imageops_model::{ImageDetails, ImageState, Label};
+use imageops_model::{CompanionKind, ImageDetails, ImageFacts, ImageState, Label, MediaType};
 use uuid::Uuid;
 
 use crate::ImageRow;
@@ -20,6 +20,10 @@ pub struct ImageFilter {
     pub labels: BTreeMap<String, String>,
     /// With all of these tags.
     pub tags: BTreeSet<String>,
+    /// Hidden ones, or those that are not; `None`: both.
+    pub hidden: Option<bool>,
+    /// Companions of this kind, and nothing else; `None`: no companions.
+    pub companions: Option<CompanionKind>,
 }
 
 /// The order of a list; rows that are equal in it follow their id.
@@ -101,6 +105,45 @@ pub struct ImageChange {
     pub protected: Option<bool>,
     /// Whether its bytes are handed out.
     pub enabled: Option<bool>,
+    /// See [`ImageFacts`].
+    pub facts: FactsChange,
+}
+
+/// What of the facts of an image is to be changed; what is `None` stays. For each field see [`ImageFacts`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs, reason = "each is the field of the same name")]
+pub struct FactsChange {
+    pub hidden: Option<bool>,
+    pub disk_format: Option<String>,
+    pub container_format: Option<String>,
+    pub min_disk_gib: Option<u32>,
+    pub min_ram_mib: Option<u32>,
+    pub media_type: Option<Option<MediaType>>,
+    pub platform: Option<String>,
+    pub architecture: Option<String>,
+    pub guest_os_type: Option<String>,
+    pub system: Option<bool>,
+    pub virtio: Option<Option<bool>>,
+    pub origin_url: Option<String>,
+}
+
+impl FactsChange {
+    fn apply(self, before: ImageFacts) -> ImageFacts {
+        ImageFacts {
+            hidden: self.hidden.unwrap_or(before.hidden),
+            disk_format: self.disk_format.unwrap_or(before.disk_format),
+            container_format: self.container_format.unwrap_or(before.container_format),
+            min_disk_gib: self.min_disk_gib.unwrap_or(before.min_disk_gib),
+            min_ram_mib: self.min_ram_mib.unwrap_or(before.min_ram_mib),
+            media_type: self.media_type.unwrap_or(before.media_type),
+            platform: self.platform.unwrap_or(before.platform),
+            architecture: self.architecture.unwrap_or(before.architecture),
+            guest_os_type: self.guest_os_type.unwrap_or(before.guest_os_type),
+            system: self.system.unwrap_or(before.system),
+            virtio: self.virtio.unwrap_or(before.virtio),
+            origin_url: self.origin_url.unwrap_or(before.origin_url),
+        }
+    }
 }
 
 impl ImageChange {
@@ -115,6 +158,7 @@ impl ImageChange {
                 properties: self.properties.unwrap_or(before.properties),
                 tags: self.tags.unwrap_or(before.tags),
                 protected: self.protected.unwrap_or(before.protected),
+                facts: self.facts.apply(before.facts),
             },
             enabled: self.enabled.unwrap_or(row.enabled),
             ..row.clone()

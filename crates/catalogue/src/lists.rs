@@ -1,6 +1,36 @@
-//! What the statements of all databases share: filters of a fixed width, pages, rows that must be there.
+//! Rows, pages and filters, as callers ask for them and as the statements of all databases take them.
 
-use crate::{Error, Page, Result};
+use imageops_model::Micros;
+use uuid::Uuid;
+
+use crate::{Error, Result};
+
+/// A row of the catalogue, with whether this call made it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Created<T> {
+    /// Made now.
+    New(T),
+    /// The same request was made before; this is its row as it is now.
+    Existing(T),
+}
+
+/// Which rows of a list are wanted, newest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// At most so many, 1 to 1,000.
+    pub limit: u32,
+    /// Only rows behind this one.
+    pub after: Option<Cursor>,
+}
+
+/// The place of a row in a list: rows are ordered by creation time, then id, both descending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Creation time of the row.
+    pub create_time: Micros,
+    /// Id of the row.
+    pub id: Uuid,
+}
 
 /// The values of a filter as the fixed number of placeholders that a constant statement has: the wanted ones, the last
 /// repeated; all of them when none is named.

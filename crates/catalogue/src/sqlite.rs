@@ -22,12 +22,18 @@ mod tests;
 // The steps are those of every database: the same statements, but for what the dialect says.
 #[path = "sql/catalogue.rs"]
 mod catalogue;
+#[path = "sql/image_rows.rs"]
+mod image_rows;
 #[path = "sql/images.rs"]
 mod images;
 #[path = "sql/jobs.rs"]
 mod jobs;
 #[path = "sql/keys.rs"]
 mod keys;
+#[path = "sql/replicas.rs"]
+mod replicas;
+#[path = "sql/trash.rs"]
+mod trash;
 #[path = "sql/uploads.rs"]
 mod uploads;
 

@@ -4,12 +4,12 @@
 use std::future::Future;
 
 use imageops_model::{
-    CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobProgress, JobSpec, JobState, Label,
-    Micros, Source, StoreId, Tenant, UploadId, UploadState,
+    Archive, CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobProgress, JobSpec, JobState,
+    Label, Micros, ReplicaState, Source, StoreId, Tenant, UploadId, UploadState, UploadWishes,
 };
 use uuid::Uuid;
 
-use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, RequestKey, UploadRow};
+use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, Replica, RequestKey, UploadRow};
 
 pub(crate) mod against_model;
 pub(crate) mod images;
@@ -142,6 +142,9 @@ pub(crate) fn new_job(create_time: Micros) -> NewJob {
         tenant: tenant(),
         spec: check_spec("disk.img"),
         request: None,
+        coalesce_key: None,
+        alias: None,
+        reserve_bytes: 0,
         failure: None,
         create_time,
     }
@@ -155,9 +158,22 @@ pub(crate) fn failure() -> JobFailure {
     JobFailure { code: 9, reason: "NOT_GOOD".to_owned(), message: "it is not good".to_owned() }
 }
 
+pub(crate) fn replica(blob: String) -> Replica {
+    Replica {
+        store: StoreId(Uuid::from_u128(5)),
+        blob,
+        state: ReplicaState::Ready,
+        create_time: at(1),
+        update_time: at(1),
+        verify_time: None,
+    }
+}
+
+/// An image whose bytes no other one has.
 pub(crate) fn image_row(owner: Tenant) -> ImageRow {
+    let id = Uuid::new_v4();
     ImageRow {
-        id: ImageId(Uuid::new_v4()),
+        id: ImageId(id),
         tenant: owner,
         label: Label::new("Debian 13 – “trixie”").unwrap(),
         state: ImageState::Active,
@@ -165,9 +181,16 @@ pub(crate) fn image_row(owner: Tenant) -> ImageRow {
         size_bytes: 1 << 40,
         virtual_size_bytes: Some(1 << 41),
         md5: "0".repeat(32),
-        sha256: "1".repeat(64),
-        store: StoreId(Uuid::from_u128(5)),
-        blob: Uuid::new_v4().to_string(),
+        sha256: format!("{:064x}", id.as_u128()),
+        sha512: Some("4".repeat(128)),
+        crc32: Some(u32::MAX),
+        replicas: vec![replica(id.to_string())],
+        companion: None,
+        use_time: None,
+        quarantine: None,
+        check: None,
+        slim: None,
+        upload: None,
         derived_from: Some(ImageId(Uuid::from_u128(6))),
         details: ImageDetails::default(),
         enabled: true,
@@ -190,7 +213,14 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
         size_bytes: Some(1000),
         expected_md5: None,
         expected_sha256: Some("2".repeat(64)),
+        store: Some(StoreId(Uuid::from_u128(5))),
+        part: None,
+        composes: None,
+        record: None,
+        archive: Some(Archive::Zip),
+        wishes: UploadWishes { accept_corrupt: true, check: Some(false), sha512: true },
         durable_bytes: 0,
+        reserved_bytes: 0,
         image: None,
         failure: None,
         create_time,
@@ -244,8 +274,11 @@ pub(crate) async fn reopening_keeps_everything<D: Database>() {
     let catalogue = database.open().await;
     let job = claimed(&catalogue, at(0)).await;
     let image = image_row(tenant());
-    let finished =
-        crate::JobOutcome::Succeeded { result: "{\"a\":1}".to_owned(), image: Some(image.clone()) };
+    let finished = crate::JobOutcome::Succeeded {
+        result: "{\"a\":1}".to_owned(),
+        image: Some(image.clone()),
+        replica: None,
+    };
     let job = catalogue.finish_job(job.id, job.attempt, finished, 7, at(1)).await.unwrap();
     let upload = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap());
     // Dropped, not closed: as after a crash of the process.

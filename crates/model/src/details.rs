@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::ImageFacts;
+
 /// Most labels, properties, or tags of one image.
 const ENTRIES_MAX: usize = 128;
 /// Longest description, in characters.
@@ -38,13 +40,15 @@ pub struct ImageDetails {
     pub tags: BTreeSet<String>,
     /// Refuses to be deleted.
     pub protected: bool,
+    /// What the views say of it beside its bytes.
+    pub facts: ImageFacts,
 }
 
 /// A detail that is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct InvalidDetail {
-    /// `description`, `labels`, `properties` or `tags`.
+    /// `description`, `labels`, `properties`, `tags`, or the name of one of [`ImageFacts`].
     pub field: &'static str,
     /// What is wrong, as a sentence without its beginning.
     pub problem: String,
@@ -56,7 +60,8 @@ impl ImageDetails {
         self.check_description()?;
         self.check_labels()?;
         self.check_properties()?;
-        self.check_tags()
+        self.check_tags()?;
+        self.facts.check()
     }
 
     fn check_description(&self) -> Result<(), InvalidDetail> {
@@ -107,7 +112,7 @@ impl ImageDetails {
     }
 }
 
-fn invalid(field: &'static str, problem: impl fmt::Display) -> InvalidDetail {
+pub(crate) fn invalid(field: &'static str, problem: impl fmt::Display) -> InvalidDetail {
     InvalidDetail { field, problem: problem.to_string() }
 }
 
@@ -118,7 +123,13 @@ fn count(field: &'static str, entries: usize) -> Result<(), InvalidDetail> {
     Ok(())
 }
 
-fn within(field: &'static str, what: &str, text: &str, min: usize, max: usize) -> Result<(), InvalidDetail> {
+pub(crate) fn within(
+    field: &'static str,
+    what: &str,
+    text: &str,
+    min: usize,
+    max: usize,
+) -> Result<(), InvalidDetail> {
     let characters = text.chars().count();
     if characters < min {
         return Err(invalid(field, format_args!("{what} is empty")));
@@ -130,7 +141,7 @@ fn within(field: &'static str, what: &str, text: &str, min: usize, max: usize) -
 }
 
 /// No database of text holds this character.
-fn no_nul(field: &'static str, text: &str) -> Result<(), InvalidDetail> {
+pub(crate) fn no_nul(field: &'static str, text: &str) -> Result<(), InvalidDetail> {
     if text.contains('\0') { Err(invalid(field, "holds a NUL character")) } else { Ok(()) }
 }
 

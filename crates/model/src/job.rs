@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::compression::CompressionChoice;
-use crate::id::ImageId;
+use crate::id::{ImageId, StoreId};
 use crate::label::Label;
 use crate::names::names;
 
@@ -17,6 +17,14 @@ pub enum JobKind {
     Compress,
     /// Tells what a compression would come to.
     Estimate,
+    /// Writes the same disk in another format.
+    Convert,
+    /// Copies the bytes of an image into another store.
+    Copy,
+    /// Reads what a store holds and compares the digests.
+    Scrub,
+    /// Moves what a store holds into others.
+    Drain,
 }
 
 /// Where a job is in its life.
@@ -87,6 +95,10 @@ pub enum JobPhase {
     Checking,
     /// Reading the source, compressing and writing the output.
     Compressing,
+    /// Reading the source and writing it in another format.
+    Converting,
+    /// Writing the bytes as they are to another place.
+    Copying,
     /// Reading the written output back.
     Verifying,
     /// Flushing the output and giving it its name.
@@ -141,6 +153,14 @@ pub enum JobSpec {
     Compress(CompressSpec),
     /// An estimate of one.
     Estimate(EstimateSpec),
+    /// A conversion.
+    Convert(ConvertSpec),
+    /// A copy.
+    Copy(CopySpec),
+    /// A scrub.
+    Scrub(ScrubSpec),
+    /// A drain.
+    Drain(DrainSpec),
 }
 
 impl JobSpec {
@@ -150,24 +170,49 @@ impl JobSpec {
             Self::Check(_) => JobKind::Check,
             Self::Compress(_) => JobKind::Compress,
             Self::Estimate(_) => JobKind::Estimate,
+            Self::Convert(_) => JobKind::Convert,
+            Self::Copy(_) => JobKind::Copy,
+            Self::Scrub(_) => JobKind::Scrub,
+            Self::Drain(_) => JobKind::Drain,
         }
     }
 
-    /// What the job reads.
-    pub fn source(&self) -> &Source {
+    /// What the job reads; `None`: whatever a store holds.
+    pub fn source(&self) -> Option<Source> {
         match self {
-            Self::Check(spec) => &spec.source,
-            Self::Compress(spec) => &spec.source,
-            Self::Estimate(spec) => &spec.source,
+            Self::Check(spec) => Some(spec.source.clone()),
+            Self::Compress(spec) => Some(spec.source.clone()),
+            Self::Estimate(spec) => Some(spec.source.clone()),
+            Self::Convert(spec) => Some(spec.source.clone()),
+            Self::Copy(spec) => Some(Source::Image(spec.image)),
+            Self::Scrub(_) | Self::Drain(_) => None,
+        }
+    }
+
+    /// The image that the job reads, if it reads one.
+    pub fn image(&self) -> Option<ImageId> {
+        match self.source() {
+            Some(Source::Image(id)) => Some(id),
+            Some(Source::File(_)) | None => None,
+        }
+    }
+
+    /// Whether the job makes an image that stands in lists: not a file, and not the companion of another image.
+    pub fn makes_image(&self) -> bool {
+        match self {
+            Self::Compress(spec) => spec.output_image.is_some() && !spec.companion,
+            Self::Convert(spec) => spec.output_image.is_some() && !spec.cached,
+            Self::Check(_) | Self::Estimate(_) | Self::Copy(_) | Self::Scrub(_) | Self::Drain(_) => false,
         }
     }
 
     /// How the output is, or would be, compressed; `None`: the job is about something else.
     pub fn compression(&self) -> Option<&CompressionChoice> {
         match self {
-            Self::Check(_) => None,
             Self::Compress(spec) => Some(&spec.compression),
             Self::Estimate(spec) => Some(&spec.compression),
+            Self::Convert(spec) => spec.compression.as_ref(),
+            Self::Check(_) | Self::Copy(_) | Self::Scrub(_) | Self::Drain(_) => None,
         }
     }
 }
@@ -194,6 +239,9 @@ pub struct CompressSpec {
     pub output_image: Option<ImageId>,
     /// Label of the image to be, with an image source.
     pub output_label: Label,
+    /// The image to be is the hidden slim companion of its source.
+    #[serde(default)]
+    pub companion: bool,
     /// How.
     #[serde(flatten)]
     pub compression: CompressionChoice,
@@ -209,6 +257,48 @@ pub struct EstimateSpec {
     pub compression: CompressionChoice,
 }
 
+/// What to convert, and into what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConvertSpec {
+    /// What to read.
+    pub source: Source,
+    /// Format of the output, in the engine's spelling.
+    pub format: String,
+    /// Name of the output below the image root, with a file source.
+    pub output_file: Option<String>,
+    /// Id of the image to be, with an image source.
+    pub output_image: Option<ImageId>,
+    /// Label of the image to be, with an image source.
+    pub output_label: Label,
+    /// The image to be is a hidden companion of its source, kept while there is room.
+    pub cached: bool,
+    /// How the output is compressed, when it is qcow2; `None`: not at all.
+    pub compression: Option<CompressionChoice>,
+}
+
+/// What to copy, and where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySpec {
+    /// The image.
+    pub image: ImageId,
+    /// The store that gets the bytes as well.
+    pub target: StoreId,
+}
+
+/// Which store to read through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubSpec {
+    /// The store.
+    pub store: StoreId,
+}
+
+/// Which store to empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainSpec {
+    /// The store.
+    pub store: StoreId,
+}
+
 mod kind_names {
     use super::{JobKind, names};
 
@@ -216,6 +306,10 @@ mod kind_names {
         Check => "check",
         Compress => "compress",
         Estimate => "estimate",
+        Convert => "convert",
+        Copy => "copy",
+        Scrub => "scrub",
+        Drain => "drain",
     });
 }
 
@@ -307,5 +401,33 @@ mod tests {
         let expected = CompressionChoice { zstd: true, level, keep_free_space: true, ..Default::default() };
         let spec: JobSpec = serde_json::from_str(text).expect("a row of before");
         assert_eq!(spec.compression(), Some(&expected));
+        assert!(matches!(spec, JobSpec::Compress(CompressSpec { companion: false, .. })));
+    }
+
+    #[test]
+    fn every_kind_reads_back_and_tells_its_source() {
+        let (image, store) = (ImageId(uuid::Uuid::from_u128(1)), StoreId(uuid::Uuid::from_u128(2)));
+        let convert = ConvertSpec {
+            source: Source::Image(image),
+            format: "raw".into(),
+            output_file: None,
+            output_image: Some(image),
+            output_label: Label::default(),
+            cached: true,
+            compression: Some(CompressionChoice::default()),
+        };
+        let uncached = ConvertSpec { cached: false, ..convert.clone() };
+        for (spec, source, makes_image) in [
+            (JobSpec::Convert(convert), Some(image), false),
+            (JobSpec::Convert(uncached), Some(image), true),
+            (JobSpec::Copy(CopySpec { image, target: store }), Some(image), false),
+            (JobSpec::Scrub(ScrubSpec { store }), None, false),
+            (JobSpec::Drain(DrainSpec { store }), None, false),
+        ] {
+            let text = serde_json::to_string(&spec).expect("a spec is plain data");
+            assert!(text.contains(&format!("\"kind\":\"{}\"", spec.kind().as_str())), "{text}");
+            assert_eq!(serde_json::from_str::<JobSpec>(&text).expect("own output"), spec);
+            assert_eq!((spec.image(), spec.makes_image()), (source, makes_image));
+        }
     }
 }

@@ -5,24 +5,28 @@
 
 mod compression;
 mod details;
+mod facts;
 mod id;
 mod image;
 mod job;
 mod label;
 mod names;
+mod store;
 mod tenant;
 mod time;
 mod upload;
 
 pub use compression::{CompressionChoice, Effort, ExtraChoice, NamedLevel};
 pub use details::{ImageDetails, InvalidDetail};
+pub use facts::{ImageFacts, MediaType};
 pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
 pub use image::{ImageEvent, ImageState};
 pub use job::{
-    CheckSpec, CompressSpec, EstimateSpec, InvalidTransition, JobEvent, JobFailure, JobKind, JobPhase,
-    JobProgress, JobSpec, JobState, Source,
+    CheckSpec, CompressSpec, ConvertSpec, CopySpec, DrainSpec, EstimateSpec, InvalidTransition, JobEvent,
+    JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState, ScrubSpec, Source,
 };
 pub use label::{InvalidLabel, Label};
+pub use store::{CompanionKind, ReplicaState, StoreKind, StoreState};
 pub use tenant::{InvalidTenant, Scope, Tenant};
 pub use time::Micros;
-pub use upload::{UploadEvent, UploadState};
+pub use upload::{Archive, UploadEvent, UploadState, UploadWishes};

@@ -11,7 +11,9 @@ use crate::names::names;
 pub enum UploadState {
     /// Takes bytes.
     Open,
-    /// Became an image.
+    /// Whole, as a part of something larger; waits to be composed.
+    Stored,
+    /// Became an image, or a part of one.
     Committed,
     /// Given up on request, or expired.
     Aborted,
@@ -24,6 +26,8 @@ pub enum UploadState {
 pub enum UploadEvent {
     /// Bytes became durable.
     Extend,
+    /// The part is whole.
+    Store,
     /// The image was made.
     Commit,
     /// Someone gave it up, or its time was over.
@@ -37,26 +41,60 @@ impl UploadState {
     pub fn after(self, event: UploadEvent) -> Result<Self, InvalidTransition> {
         match (self, event) {
             (Self::Open, UploadEvent::Extend) => Ok(Self::Open),
-            (Self::Open, UploadEvent::Commit) => Ok(Self::Committed),
-            (Self::Open, UploadEvent::Abort) => Ok(Self::Aborted),
+            (Self::Open, UploadEvent::Store) => Ok(Self::Stored),
+            (Self::Open | Self::Stored, UploadEvent::Commit) => Ok(Self::Committed),
+            (Self::Open | Self::Stored, UploadEvent::Abort) => Ok(Self::Aborted),
             (Self::Aborted | Self::Failed, UploadEvent::Abort) => Ok(self),
             (Self::Open, UploadEvent::Refuse) => Ok(Self::Failed),
             _ => Err(InvalidTransition),
         }
     }
 
-    /// Whether the upload takes no more bytes.
+    /// Whether the upload has ended: its staged bytes are no longer wanted.
     pub fn is_final(self) -> bool {
-        self != Self::Open
+        !matches!(self, Self::Open | Self::Stored)
     }
 }
 
-names!(UploadState {
-    Open => "open",
-    Committed => "committed",
-    Aborted => "aborted",
-    Failed => "failed",
-});
+/// What the bytes of an upload are wrapped in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Archive {
+    /// A zip file with the image in it.
+    Zip,
+}
+
+/// What the client of an upload asks for beside the image. Rows keep it: what came later is absent in older ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UploadWishes {
+    /// Takes an image whose structures contradict each other, into quarantine.
+    pub accept_corrupt: bool,
+    /// Whether a check follows; `None`: as the server is configured.
+    pub check: Option<bool>,
+    /// Whether SHA-512 is taken as well.
+    pub sha512: bool,
+}
+
+mod state_names {
+    use super::{UploadState, names};
+
+    names!(UploadState {
+        Open => "open",
+        Stored => "stored",
+        Committed => "committed",
+        Aborted => "aborted",
+        Failed => "failed",
+    });
+}
+
+mod archive_names {
+    use super::{Archive, names};
+
+    names!(Archive {
+        Zip => "zip",
+    });
+}
 
 #[cfg(test)]
 mod tests {
@@ -67,6 +105,7 @@ mod tests {
     fn any_event() -> impl Strategy<Value = UploadEvent> {
         prop_oneof![
             Just(UploadEvent::Extend),
+            Just(UploadEvent::Store),
             Just(UploadEvent::Commit),
             Just(UploadEvent::Abort),
             Just(UploadEvent::Refuse),
@@ -83,10 +122,26 @@ mod tests {
                         prop_assert!(!state.is_final() || next == state, "left {state:?} by {event:?}");
                         state = next;
                     }
-                    Err(InvalidTransition) => prop_assert!(state.is_final()),
+                    Err(InvalidTransition) => prop_assert!(state != UploadState::Open),
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_part_waits_until_it_is_composed_or_given_up() {
+        assert_eq!(UploadState::Open.after(UploadEvent::Store), Ok(UploadState::Stored));
+        for event in [UploadEvent::Extend, UploadEvent::Store, UploadEvent::Refuse] {
+            assert_eq!(UploadState::Stored.after(event), Err(InvalidTransition));
+        }
+        assert_eq!(UploadState::Stored.after(UploadEvent::Commit), Ok(UploadState::Committed));
+        assert_eq!(UploadState::Stored.after(UploadEvent::Abort), Ok(UploadState::Aborted));
+        assert!(!UploadState::Stored.is_final());
+    }
+
+    #[test]
+    fn wishes_of_an_older_row_are_none() {
+        assert_eq!(serde_json::from_str::<UploadWishes>("{}").ok(), Some(UploadWishes::default()));
     }
 
     #[test]

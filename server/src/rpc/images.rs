@@ -117,6 +117,8 @@ async fn list(app: &App, caller: &Caller, request: v1::ListImagesRequest) -> Res
         label: label.map_err(|error| Failure::invalid("display_name", error.to_string()))?,
         labels: request.labels.into_iter().collect(),
         tags: request.tags.into_iter().collect(),
+        hidden: None,
+        companions: None,
     };
     let bound = format!("{order:?}{filter:?}");
     let page = pages::image_page(order, request.page_size, &request.page_token, &bound)?;
@@ -147,7 +149,7 @@ async fn delete(app: &App, caller: &Caller, request: &v1::DeleteImageRequest) ->
 async fn purge(app: &App, caller: &Caller, request: &v1::PurgeImageRequest) -> Result<()> {
     let id = parse_name("name", &request.name)?;
     let revision = wire::read_etag(&request.etag)?;
-    let purged = app.catalogue.purge_image(&caller.tenant, id, revision, now()).await;
+    let purged = app.catalogue.purge_image(&caller.tenant, id, revision, false, now()).await;
     let row = purged.map_err(|error| match error {
         Error::State { .. } => Failure::new(
             Code::FailedPrecondition,
@@ -156,6 +158,6 @@ async fn purge(app: &App, caller: &Caller, request: &v1::PurgeImageRequest) -> R
         ),
         other => other.into(),
     })?;
-    app.remove_unless_referenced(&row.blob).await;
+    app.remove_bytes(&row).await;
     Ok(())
 }

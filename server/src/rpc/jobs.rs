@@ -91,6 +91,7 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
         output_file,
         output_image,
         output_label: label,
+        companion: false,
         compression,
     });
     queue(app, caller, spec, key, failure, request.validate_only).await
@@ -151,6 +152,9 @@ async fn queue(
         tenant: caller.tenant.clone(),
         spec,
         request,
+        coalesce_key: None,
+        alias: None,
+        reserve_bytes: 0,
         failure,
         create_time: now(),
     };
@@ -172,6 +176,7 @@ fn unqueued(new: NewJob) -> JobRow {
         id: new.id,
         tenant: new.tenant,
         spec: new.spec,
+        alias: new.alias,
         state: if new.failure.is_some() { JobState::Failed } else { JobState::Queued },
         progress: JobProgress::default(),
         result: None,

@@ -7,7 +7,7 @@ use imageops::v1;
 use imageops::v1::upload_image_request::Message;
 use imageops_catalogue::{Created, Cursor, ImageRow, UploadRow};
 use imageops_image::inspect::{PrefixVerdict, inspect_prefix};
-use imageops_model::{Label, Micros, UploadId, UploadState};
+use imageops_model::{Label, Micros, UploadId, UploadState, UploadWishes};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
@@ -332,7 +332,14 @@ async fn create(app: &App, caller: &Caller, metadata: v1::UploadMetadata) -> Res
         size_bytes: metadata.size_bytes,
         expected_md5: promise.md5,
         expected_sha256: promise.sha256,
+        store: None,
+        part: None,
+        composes: None,
+        record: None,
+        archive: None,
+        wishes: UploadWishes::default(),
         durable_bytes: 0,
+        reserved_bytes: 0,
         image: None,
         failure: None,
         create_time: time,

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use imageops_catalogue::{ImageRow, UploadRow};
+use imageops_catalogue::{ImageRow, Replica, UploadRow};
 use imageops_image::Control;
 use imageops_image::check::{CheckOptions, check};
 use imageops_image::format::Format;
 use imageops_image::inspect::{InspectOptions, Inspection, Reason, Verdict};
 use imageops_image::storage::Storage;
-use imageops_model::{ImageId, ImageState};
+use imageops_model::{ImageId, ImageState, ReplicaState};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -91,29 +91,43 @@ pub async fn commit(
         virtual_size_bytes: inspection.virtual_size_bytes,
         md5,
         sha256,
-        store: app.store.id(),
-        blob,
+        sha512: None,
+        crc32: None,
+        replicas: vec![Replica {
+            store: app.store.id(),
+            blob: blob.clone(),
+            state: ReplicaState::Ready,
+            create_time: time,
+            update_time: time,
+            verify_time: None,
+        }],
         derived_from: None,
         details: upload.details.clone(),
         enabled: true,
+        companion: None,
+        use_time: None,
+        quarantine: None,
+        check: None,
+        slim: None,
+        upload: None,
         revision: 1,
         create_time: time,
         update_time: time,
         trash_time: None,
         purge_time: None,
     };
-    let committed = app.catalogue.commit_upload(upload.id, row.clone(), time).await;
+    let committed = app.catalogue.commit_upload(upload.id, row, None, time).await;
     if committed.is_err() {
-        app.remove_unless_referenced(&row.blob).await;
+        app.remove_unless_referenced(&blob).await;
     }
-    let upload = committed?;
+    let committed = committed?;
     // Only now: until the row was there, the staged name was what a resume would go on with.
     let store = Arc::clone(&app.store);
     if let Err(error) = blocking(move || store.discard_staged(&staged)).await? {
         tracing::warn!(%error, "a staged name was not removed; the next start removes it");
     }
     metrics::counter!("imageops_uploads_acknowledged_total").increment(1);
-    Ok((upload, row))
+    Ok((committed.upload, committed.image))
 }
 
 fn compare(algorithm: &str, promised: Option<&str>, found: &str) -> Result<(), CommitError> {

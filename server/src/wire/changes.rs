@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use imageops::{FieldMask, v1};
-use imageops_catalogue::{ImageChange, ImageOrder};
-use imageops_model::{ImageDetails, ImageState, Label};
+use imageops_catalogue::{FactsChange, ImageChange, ImageOrder};
+use imageops_model::{ImageDetails, ImageFacts, ImageState, Label};
 
 use super::requests::{read_all, read_format};
 use crate::failure::{Failure, Result};
@@ -75,6 +75,7 @@ pub(crate) fn read_image_change(image: v1::Image, mask: Option<FieldMask>) -> Re
         tags: changed("tags").then_some(details.tags),
         protected: changed("protected").then_some(details.protected),
         enabled: changed("disabled").then_some(!image.disabled),
+        facts: FactsChange::default(),
     })
 }
 
@@ -114,6 +115,7 @@ fn details(image: &v1::Image) -> ImageDetails {
         properties: sorted(&image.properties),
         tags: image.tags.iter().cloned().collect(),
         protected: image.protected,
+        facts: ImageFacts::default(),
     }
 }
 
@@ -130,6 +132,7 @@ pub(crate) fn read_upload_details(
         properties: properties.into_iter().collect(),
         tags: tags.into_iter().collect(),
         protected: false,
+        facts: ImageFacts::default(),
     };
     let field = |field: &str| match field {
         "description" => "metadata.description",

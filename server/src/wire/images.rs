@@ -43,6 +43,7 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         ImageState::Uploading => v1::ImageState::Uploading,
         ImageState::Importing => v1::ImageState::Importing,
         ImageState::Active => v1::ImageState::Active,
+        ImageState::Quarantined => v1::ImageState::Failed,
         ImageState::Failed => v1::ImageState::Failed,
         ImageState::Trashed => v1::ImageState::Trashed,
     };
@@ -77,7 +78,7 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
 /// An upload.
 pub(crate) fn upload(row: &UploadRow) -> v1::Upload {
     let state = match row.state {
-        UploadState::Open => v1::UploadState::Open,
+        UploadState::Open | UploadState::Stored => v1::UploadState::Open,
         UploadState::Committed => v1::UploadState::Committed,
         UploadState::Aborted => v1::UploadState::Aborted,
         UploadState::Failed => v1::UploadState::Failed,

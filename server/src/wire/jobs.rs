@@ -18,7 +18,7 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
         kind: kind(row.spec.kind()).into(),
         state: state(row.state).into(),
         progress: Some(progress(&row.progress)),
-        source: Some(source(row.spec.source())),
+        source: row.spec.source().as_ref().map(source),
         error: row.failure.as_ref().map(|failure| v1::JobError {
             code: failure.code,
             reason: failure.reason.clone(),
@@ -34,7 +34,12 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
         expire_time: expire.map(timestamp),
         output_file: match &row.spec {
             JobSpec::Compress(spec) => spec.output_file.clone().unwrap_or_default(),
-            JobSpec::Check(_) | JobSpec::Estimate(_) => String::new(),
+            JobSpec::Convert(spec) => spec.output_file.clone().unwrap_or_default(),
+            JobSpec::Check(_)
+            | JobSpec::Estimate(_)
+            | JobSpec::Copy(_)
+            | JobSpec::Scrub(_)
+            | JobSpec::Drain(_) => String::new(),
         },
         compression: row.spec.compression().map(compression::settings),
         store: String::new(),
@@ -55,6 +60,9 @@ fn read_result(spec: &JobSpec, text: &str) -> Result<v1::job::Result> {
             let outcome: EstimateOutcome = serde_json::from_str(text).map_err(Failure::internal)?;
             v1::job::Result::Estimate(results::estimate(outcome))
         }
+        JobSpec::Convert(_) | JobSpec::Copy(_) | JobSpec::Scrub(_) | JobSpec::Drain(_) => {
+            return Err(Failure::internal("a result of a kind that the contract does not know"));
+        }
     })
 }
 
@@ -63,6 +71,7 @@ fn kind(kind: JobKind) -> v1::JobKind {
         JobKind::Check => v1::JobKind::Check,
         JobKind::Compress => v1::JobKind::Compress,
         JobKind::Estimate => v1::JobKind::Estimate,
+        JobKind::Convert | JobKind::Copy | JobKind::Scrub | JobKind::Drain => v1::JobKind::Unspecified,
     }
 }
 
@@ -90,6 +99,7 @@ fn progress(progress: &JobProgress) -> v1::Progress {
         JobPhase::Planning => v1::JobPhase::Planning,
         JobPhase::Checking => v1::JobPhase::Checking,
         JobPhase::Compressing => v1::JobPhase::Compressing,
+        JobPhase::Converting | JobPhase::Copying => v1::JobPhase::Unspecified,
         JobPhase::Verifying => v1::JobPhase::Verifying,
         JobPhase::Publishing => v1::JobPhase::Publishing,
     };

@@ -32,5 +32,5 @@ pub(super) async fn check(
     })
     .await?;
     let result = serde_json::to_string(&report).map_err(Failure::internal)?;
-    Ok(JobOutcome::Succeeded { result, image: None })
+    Ok(JobOutcome::Succeeded { result, image: None, replica: None })
 }

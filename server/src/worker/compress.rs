@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use imageops_catalogue::{ImageRow, JobOutcome, JobRow};
+use imageops_catalogue::{ImageRow, JobOutcome, JobRow, Replica};
 use imageops_image::Control;
 use imageops_image::compress::{CompressOptions, CompressReport};
 use imageops_image::digest::{Digests, Selection, digest_storage};
 use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
-use imageops_model::{CompressSpec, ImageDetails, ImageId, ImageState, Source};
+use imageops_model::{CompressSpec, ImageDetails, ImageId, ImageState, ReplicaState, Source};
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
@@ -141,11 +141,25 @@ async fn into_image(
         virtual_size_bytes: Some(report.virtual_size_bytes),
         md5: digests.md5.clone().unwrap_or_default(),
         sha256: digests.sha256.clone().unwrap_or_default(),
-        store: app.store.id(),
-        blob,
+        sha512: None,
+        crc32: None,
+        replicas: vec![Replica {
+            store: app.store.id(),
+            blob: blob.clone(),
+            state: ReplicaState::Ready,
+            create_time: time,
+            update_time: time,
+            verify_time: None,
+        }],
         derived_from: Some(derived_from),
         details: ImageDetails::default(),
         enabled: true,
+        companion: None,
+        use_time: None,
+        quarantine: None,
+        check: None,
+        slim: None,
+        upload: None,
         revision: 1,
         create_time: time,
         update_time: time,
@@ -179,7 +193,7 @@ fn publish_allowed(stop: &Stop) -> Result<()> {
 
 fn outcome(outcome: CompressOutcome, image: Option<ImageRow>) -> Result<JobOutcome> {
     let result = serde_json::to_string(&outcome).map_err(Failure::internal)?;
-    Ok(JobOutcome::Succeeded { result, image })
+    Ok(JobOutcome::Succeeded { result, image, replica: None })
 }
 
 /// The output's name cannot be used.

@@ -41,5 +41,5 @@ pub(super) async fn estimate(
     })
     .await?;
     let result = serde_json::to_string(&outcome).map_err(Failure::internal)?;
-    Ok(JobOutcome::Succeeded { result, image: None })
+    Ok(JobOutcome::Succeeded { result, image: None, replica: None })
 }

@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Claims jobs and runs as many at a time as configured, until shutdown; returns when the last has let go.
 pub async fn dispatch(app: Arc<App>) {
-    let worker = Uuid::new_v4();
+    let worker = crate::sweep::worker_id(&app.store);
     let slots = Arc::new(Semaphore::new(app.config.workers as usize));
     let running = TaskTracker::new();
     loop {

@@ -114,6 +114,9 @@ async fn execute(app: Arc<App>, row: JobRow, stop: Stop, tracker: Tracker) -> Re
         JobSpec::Check(spec) => check::check(&app, &row.tenant, spec, control).await,
         JobSpec::Compress(spec) => compress::compress(&app, &row, spec, &stop, &tracker, control).await,
         JobSpec::Estimate(spec) => estimate::estimate(&app, &row.tenant, spec, control).await,
+        JobSpec::Convert(_) | JobSpec::Copy(_) | JobSpec::Scrub(_) | JobSpec::Drain(_) => {
+            Err(Failure::new(Code::Unimplemented, reason::INTERNAL, "this server does not do such jobs yet"))
+        }
     }
 }
 

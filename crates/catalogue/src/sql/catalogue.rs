@@ -7,10 +7,11 @@ use imageops_model::{
 };
 use uuid::Uuid;
 
-use super::{Handle, images, jobs, keys, uploads};
+use super::{Handle, images, jobs, keys, trash, uploads};
 use crate::{
-    Catalogue, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow, JobOutcome, JobRow, KeyRow,
-    NewJob, Page, RequestKey, Result, UploadRow,
+    BlobToVerify, Catalogue, Committed, Conversions, Created, Error, Heartbeat, ImageChange, ImageFilter,
+    ImagePage, ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result,
+    StoreChange, StoreRow, StoreUsage, UploadRow, Usage,
 };
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
@@ -101,8 +102,8 @@ impl Catalogue for Handle {
         }
     }
 
-    async fn free_leases(&self, now: Micros) -> Result<u64> {
-        in_transaction!(self, jobs::free_leases, now)
+    async fn free_leases(&self, worker: Uuid, now: Micros) -> Result<u64> {
+        in_transaction!(self, jobs::free_leases, worker, now)
     }
 
     async fn count_jobs(&self) -> Result<(u64, u64)> {
@@ -136,8 +137,14 @@ impl Catalogue for Handle {
         in_transaction!(self, uploads::extend, id, durable_bytes, now, expire_time)
     }
 
-    async fn commit_upload(&self, id: UploadId, image: ImageRow, now: Micros) -> Result<UploadRow> {
-        in_transaction!(self, uploads::commit, id, &image, now)
+    async fn commit_upload(
+        &self,
+        id: UploadId,
+        image: ImageRow,
+        check_job: Option<NewJob>,
+        now: Micros,
+    ) -> Result<Committed> {
+        in_transaction!(self, uploads::commit, id, &image, &check_job, now)
     }
 
     async fn abort_upload(&self, tenant: &Tenant, id: UploadId, now: Micros) -> Result<UploadRow> {
@@ -188,11 +195,11 @@ impl Catalogue for Handle {
         now: Micros,
         purge_time: Micros,
     ) -> Result<ImageRow> {
-        in_transaction!(self, images::trash, tenant, id, expected_revision, now, purge_time)
+        in_transaction!(self, trash::trash, tenant, id, expected_revision, now, purge_time)
     }
 
     async fn restore_image(&self, tenant: &Tenant, id: ImageId, now: Micros) -> Result<ImageRow> {
-        in_transaction!(self, images::restore, tenant, id, now)
+        in_transaction!(self, trash::restore, tenant, id, now)
     }
 
     async fn purge_image(
@@ -200,17 +207,185 @@ impl Catalogue for Handle {
         tenant: &Tenant,
         id: ImageId,
         expected_revision: Option<u64>,
+        from_any_state: bool,
         now: Micros,
     ) -> Result<ImageRow> {
-        in_transaction!(self, images::purge, tenant, id, expected_revision, now)
+        in_transaction!(self, trash::purge, tenant, id, expected_revision, from_any_state, now)
     }
 
     async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>> {
-        in_transaction!(self, images::purge_expired, now)
+        in_transaction!(self, trash::purge_expired, now)
     }
 
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool> {
         on_reader!(self, images::is_blob_referenced, store, blob)
+    }
+
+    async fn find_job_by_alias(&self, _tenant: &Tenant, _alias: &str) -> Result<Option<JobRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn reserve_upload(&self, _id: UploadId, _wanted_bytes: u64, _now: Micros) -> Result<u64> {
+        Err(not_there_yet())
+    }
+
+    async fn store_part(&self, _id: UploadId, _now: Micros) -> Result<Vec<UploadId>> {
+        Err(not_there_yet())
+    }
+
+    async fn list_parts(&self, _tenant: &Tenant, _session: &str) -> Result<Vec<UploadRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn begin_compose(
+        &self,
+        _upload: UploadRow,
+        _session: &str,
+        _now: Micros,
+    ) -> Result<(Created<UploadRow>, Vec<UploadRow>)> {
+        Err(not_there_yet())
+    }
+
+    async fn abort_session(&self, _tenant: &Tenant, _session: &str, _now: Micros) -> Result<Vec<UploadId>> {
+        Err(not_there_yet())
+    }
+
+    async fn create_image(&self, _image: ImageRow, _may_retake: bool) -> Result<Created<ImageRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn quarantine_image(
+        &self,
+        _tenant: &Tenant,
+        _id: ImageId,
+        _failure: JobFailure,
+        _now: Micros,
+    ) -> Result<ImageRow> {
+        Err(not_there_yet())
+    }
+
+    async fn release_image(&self, _tenant: &Tenant, _id: ImageId, _now: Micros) -> Result<ImageRow> {
+        Err(not_there_yet())
+    }
+
+    async fn take_doomed(&self, _limit: u32) -> Result<Vec<(StoreId, String)>> {
+        Err(not_there_yet())
+    }
+
+    async fn forget_doomed(&self, _store: StoreId, _blob: &str) -> Result<()> {
+        Err(not_there_yet())
+    }
+
+    async fn add_replica(
+        &self,
+        _tenant: &Tenant,
+        _image: ImageId,
+        _replica: Replica,
+        _expected_revision: Option<u64>,
+        _now: Micros,
+    ) -> Result<ImageRow> {
+        Err(not_there_yet())
+    }
+
+    async fn remove_replica(
+        &self,
+        _tenant: &Tenant,
+        _image: ImageId,
+        _store: StoreId,
+        _expected_revision: Option<u64>,
+        _now: Micros,
+    ) -> Result<ImageRow> {
+        Err(not_there_yet())
+    }
+
+    async fn list_replicas(
+        &self,
+        _store: StoreId,
+        _after: Option<ImageId>,
+        _limit: u32,
+    ) -> Result<Vec<ImageRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn list_blobs_to_verify(
+        &self,
+        _store: StoreId,
+        _verified_before: Micros,
+        _limit: u32,
+    ) -> Result<Vec<BlobToVerify>> {
+        Err(not_there_yet())
+    }
+
+    async fn mark_verified(&self, _store: StoreId, _blob: &str, _now: Micros) -> Result<()> {
+        Err(not_there_yet())
+    }
+
+    async fn mark_damaged(
+        &self,
+        _store: StoreId,
+        _blob: &str,
+        _failure: JobFailure,
+        _now: Micros,
+    ) -> Result<Vec<ImageRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn find_conversion(&self, _tenant: &Tenant, _key: &str) -> Result<Option<ImageRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn touch_image(&self, _id: ImageId, _now: Micros) -> Result<()> {
+        Err(not_there_yet())
+    }
+
+    async fn list_conversions_by_use(&self, _limit: u32) -> Result<Conversions> {
+        Err(not_there_yet())
+    }
+
+    async fn purge_companion(&self, _id: ImageId, _now: Micros) -> Result<()> {
+        Err(not_there_yet())
+    }
+
+    async fn register_store(&self, _store: StoreRow) -> Result<Created<StoreRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn get_store(&self, _id: StoreId) -> Result<StoreRow> {
+        Err(not_there_yet())
+    }
+
+    async fn find_store(&self, _name: &str) -> Result<Option<StoreRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn list_stores(&self) -> Result<Vec<StoreRow>> {
+        Err(not_there_yet())
+    }
+
+    async fn update_store(
+        &self,
+        _id: StoreId,
+        _change: StoreChange,
+        _expected_revision: Option<u64>,
+        _now: Micros,
+    ) -> Result<StoreRow> {
+        Err(not_there_yet())
+    }
+
+    async fn remove_store(&self, _id: StoreId) -> Result<()> {
+        Err(not_there_yet())
+    }
+
+    async fn store_usage(&self, _id: StoreId) -> Result<StoreUsage> {
+        Err(not_there_yet())
+    }
+
+    async fn set_quota(&self, _tenant: Option<&Tenant>, _quota: Option<Quota>) -> Result<()> {
+        Err(not_there_yet())
+    }
+
+    async fn get_usage(&self, _tenant: &Tenant) -> Result<Usage> {
+        Err(not_there_yet())
     }
 
     async fn create_key(&self, key: KeyRow) -> Result<()> {
@@ -236,4 +411,8 @@ impl Catalogue for Handle {
     async fn close(&self) {
         self.shut().await;
     }
+}
+
+fn not_there_yet() -> Error {
+    Error::Unavailable(sqlx::Error::Protocol("not there yet".to_owned()))
 }

@@ -6,7 +6,7 @@
 use imageops_model::{JobEvent, JobFailure, JobId, JobKind, JobProgress, JobState, Micros, Tenant};
 use uuid::Uuid;
 
-use super::{Connection, images};
+use super::{Connection, image_rows};
 use crate::lists::{Slice, filter, found};
 use crate::rows::{
     JobRecord, StoredJob, corrupt, read_uuid, write_failure, write_json, write_number, write_uuid,
@@ -24,8 +24,8 @@ const CODE_ABORTED: i32 = 10;
 macro_rules! select_jobs {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, spec, state, progress, result, failure, revision, attempt, releases, cancel_requested, \
-             worker, lease_time, create_time, start_time, update_time, end_time FROM jobs ",
+            "SELECT id, tenant, spec, alias, state, progress, result, failure, revision, attempt, releases, \
+             reserved_bytes, reserved_images, cancel_requested, worker, lease_time, create_time, start_time, update_time, end_time FROM jobs ",
             $rest
         )
     };
@@ -37,8 +37,8 @@ const SELECT: &str = select_jobs!("WHERE tenant = $1 AND id = $2");
 const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
 
 const SELECT_PAGE: &str = select_jobs!(
-    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9) AND (create_time, id) < ($10, $11) \
-     ORDER BY create_time DESC, id DESC LIMIT $12"
+    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9, $10, $11, $12, $13) \
+     AND (create_time, id) < ($14, $15) ORDER BY create_time DESC, id DESC LIMIT $16"
 );
 
 // The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
@@ -74,8 +74,8 @@ const DELETE: &str = "DELETE FROM jobs WHERE tenant = $1 AND id = $2 AND end_tim
 const EXPIRE: &str = "DELETE FROM jobs WHERE id IN \
      (SELECT id FROM jobs WHERE end_time IS NOT NULL AND end_time < $1 ORDER BY end_time LIMIT $2)";
 
-const FREE_LEASES: &str = "UPDATE jobs SET worker = NULL, lease_time = NULL, update_time = $1 \
-     WHERE state IN ('queued', 'running') AND state = 'running' AND lease_time IS NOT NULL";
+const FREE_LEASES: &str = "UPDATE jobs SET lease_time = NULL, update_time = $1 \
+     WHERE state IN ('queued', 'running') AND state = 'running' AND worker = $2 AND lease_time IS NOT NULL";
 
 pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
     if let Some(request) = job.request
@@ -211,7 +211,7 @@ pub(super) async fn list(
     for state in filter::<5, _>(states, JobState::ALL, JobState::as_str) {
         query = query.bind(state);
     }
-    for kind in filter::<3, _>(kinds, JobKind::ALL, JobKind::as_str) {
+    for kind in filter::<7, _>(kinds, JobKind::ALL, JobKind::as_str) {
         query = query.bind(kind);
     }
     let records = query.bind(slice.create_time).bind(slice.id).bind(slice.limit).fetch_all(db).await?;
@@ -297,14 +297,14 @@ pub(super) async fn finish(
     let before = job.row.clone();
     let row = &mut job.row;
     match outcome {
-        JobOutcome::Succeeded { result, image } => {
+        JobOutcome::Succeeded { result, image, replica: _ } => {
             end(row, JobEvent::Succeed, now)?;
             row.result = Some(result);
             row.progress.percent = 100.0;
             row.progress.done_bytes = row.progress.total_bytes;
             row.progress.remaining_ms = None;
             if let Some(image) = image {
-                images::insert(db, &before.tenant, &image).await?;
+                image_rows::insert(db, &before.tenant, &image, image.size_bytes).await?;
             }
         }
         JobOutcome::Failed(failure) => {
@@ -367,8 +367,8 @@ pub(super) async fn expire(db: &mut Connection, before: Micros, limit: u64) -> R
     Ok(deleted.rows_affected())
 }
 
-pub(super) async fn free_leases(db: &mut Connection, now: Micros) -> Result<u64> {
-    Ok(sqlx::query(FREE_LEASES).bind(now.0).execute(db).await?.rows_affected())
+pub(super) async fn free_leases(db: &mut Connection, worker: Uuid, now: Micros) -> Result<u64> {
+    Ok(sqlx::query(FREE_LEASES).bind(now.0).bind(write_uuid(worker)).execute(db).await?.rows_affected())
 }
 
 /// Moves a job by the state machine.

@@ -2,10 +2,10 @@
 
 use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState};
 
-use super::{Connection, images};
+use super::{Connection, image_rows};
 use crate::lists::{Slice, filter, found};
 use crate::rows::{UploadRecord, read_uuid, write_failure, write_json, write_number, write_uuid};
-use crate::{Created, Error, ImageRow, Page, Result, UploadRow};
+use crate::{Committed, Created, Error, ImageRow, NewJob, Page, Result, UploadRow};
 
 const WHAT: &str = "upload";
 
@@ -16,7 +16,7 @@ macro_rules! select_uploads {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, state, label, details, declared_format, size_bytes, expected_md5, expected_sha256, \
-             durable_bytes, image, failure, create_time, update_time, expire_time FROM uploads ",
+             store, session, part, record, archive, wishes, durable_bytes, reserved_bytes, image, failure, create_time, update_time, expire_time FROM uploads ",
             $rest
         )
     };
@@ -28,25 +28,26 @@ const SELECT: &str = select_uploads!("WHERE tenant = $1 AND id = $2");
 const SELECT_BY_ID: &str = select_uploads!("WHERE id = $1");
 
 const SELECT_PAGE: &str = select_uploads!(
-    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5) AND (create_time, id) < ($6, $7) \
-     ORDER BY create_time DESC, id DESC LIMIT $8"
+    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND (create_time, id) < ($7, $8) \
+     ORDER BY create_time DESC, id DESC LIMIT $9"
 );
 
 const INSERT: &str = "INSERT INTO uploads (id, tenant, state, label, declared_format, size_bytes, expected_md5, \
-     expected_sha256, durable_bytes, create_time, update_time, expire_time, details) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+     expected_sha256, durable_bytes, create_time, update_time, expire_time, details, store, session, part, record, \
+     archive, wishes) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 
 const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image = $3, failure = $4, update_time = $5, \
      expire_time = $6 WHERE tenant = $7 AND id = $8 AND state = $9 AND durable_bytes = $10";
 
-const IS_OPEN: &str = "SELECT CAST(1 AS BIGINT) FROM uploads WHERE id = $1 AND state = 'open'";
+const IS_OPEN: &str = "SELECT CAST(1 AS BIGINT) FROM uploads WHERE id = $1 AND state IN ('open', 'stored')";
 
 const ABORT_EXPIRED: &str = "UPDATE uploads SET state = 'aborted', update_time = $1 WHERE id IN \
      (SELECT id FROM uploads WHERE state = 'open' AND expire_time < $1 ORDER BY expire_time LIMIT $2) \
      AND state = 'open' RETURNING id";
 
 const FORGET: &str = "DELETE FROM uploads WHERE id IN \
-     (SELECT id FROM uploads WHERE state <> 'open' AND update_time < $1 ORDER BY update_time LIMIT $2)";
+     (SELECT id FROM uploads WHERE state IN ('committed', 'aborted', 'failed') AND update_time < $1 ORDER BY update_time LIMIT $2)";
 
 pub(super) async fn create(db: &mut Connection, upload: UploadRow) -> Result<Created<UploadRow>> {
     if let Some(known) = find(db, upload.id).await? {
@@ -71,6 +72,12 @@ pub(super) async fn create(db: &mut Connection, upload: UploadRow) -> Result<Cre
         .bind(upload.update_time.0)
         .bind(upload.expire_time.0)
         .bind(write_json(&upload.details)?)
+        .bind(upload.store.map(|store| write_uuid(store.0)))
+        .bind(upload.part.as_ref().map(|part| part.session.as_str()).or(upload.composes.as_deref()))
+        .bind(upload.part.as_ref().map(|part| i64::from(part.number)))
+        .bind(upload.record.map(|record| write_uuid(record.0)))
+        .bind(upload.archive.map(|archive| archive.as_str()))
+        .bind(write_json(&upload.wishes)?)
         .execute(&mut *db)
         .await?;
     Ok(Created::New(get(db, &upload.tenant, upload.id).await?))
@@ -134,7 +141,7 @@ pub(super) async fn list(
 ) -> Result<Vec<UploadRow>> {
     let slice = Slice::from(page);
     let mut query = sqlx::query_as::<_, UploadRecord>(SELECT_PAGE).bind(tenant.as_str());
-    for state in filter::<4, _>(states, UploadState::ALL, UploadState::as_str) {
+    for state in filter::<5, _>(states, UploadState::ALL, UploadState::as_str) {
         query = query.bind(state);
     }
     let records = query.bind(slice.create_time).bind(slice.id).bind(slice.limit).fetch_all(db).await?;
@@ -159,16 +166,17 @@ pub(super) async fn commit(
     db: &mut Connection,
     id: UploadId,
     image: &ImageRow,
+    _check_job: &Option<NewJob>,
     now: Micros,
-) -> Result<UploadRow> {
+) -> Result<Committed> {
     let before = load(db, id).await?;
     let mut after = apply(&before, UploadEvent::Commit, now)?;
     after.image = Some(image.id);
     // Bytes are flushed before they are committed: all of them are durable now.
     after.durable_bytes = image.size_bytes;
-    images::insert(db, &before.tenant, image).await?;
+    image_rows::insert(db, &before.tenant, image, image.size_bytes).await?;
     save(db, &before, &after).await?;
-    Ok(after)
+    Ok(Committed { upload: after, image: image.clone(), check_job: None, discard: Vec::new() })
 }
 
 pub(super) async fn abort(

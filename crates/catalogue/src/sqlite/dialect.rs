@@ -18,6 +18,15 @@ macro_rules! tags_of_image {
     };
 }
 
+/// Copies of an image, as a JSON list.
+macro_rules! replicas_of_image {
+    () => {
+        "(SELECT json_group_array(json_object('store', store, 'blob', blob, 'state', image_replicas.state, \
+         'create_time', image_replicas.create_time, 'update_time', image_replicas.update_time, \
+         'verify_time', verify_time)) FROM image_replicas WHERE image = images.id)"
+    };
+}
+
 /// The rows `wanted` with a `key` and a `value` each, from a JSON object.
 macro_rules! wanted_pairs {
     ($parameter:literal) => {

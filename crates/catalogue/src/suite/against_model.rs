@@ -156,7 +156,7 @@ async fn step(catalogue: &impl Catalogue, model: &mut Model, operation: Operatio
             let held =
                 model.jobs.iter_mut().filter(|job| job.state == JobState::Running && job.lease.is_some());
             let freed = held.map(|job| job.lease = None).count() as u64;
-            assert_eq!(catalogue.free_leases(now).await.unwrap(), freed);
+            assert_eq!(catalogue.free_leases(worker(), now).await.unwrap(), freed);
         }
         Operation::Reopen => {}
         Operation::Heartbeat(place, late) => {
@@ -176,7 +176,10 @@ async fn step(catalogue: &impl Catalogue, model: &mut Model, operation: Operatio
             let Some(job) = model.jobs.get_mut(place) else { return };
             let attempt = job.attempt.saturating_sub(late);
             let (outcome, state) = if good {
-                (JobOutcome::Succeeded { result: "1".to_owned(), image: None }, JobState::Succeeded)
+                (
+                    JobOutcome::Succeeded { result: "1".to_owned(), image: None, replica: None },
+                    JobState::Succeeded,
+                )
             } else {
                 (JobOutcome::Failed(failure()), JobState::Failed)
             };

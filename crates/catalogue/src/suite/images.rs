@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::{ImageChange, ImageFilter, ImageOrder, ImagePage};
+use imageops_model::MediaType;
+
+use crate::{FactsChange, ImageChange, ImageFilter, ImageOrder, ImagePage};
 
 const WHAT: &str = "image";
 
@@ -11,7 +13,7 @@ const WHAT: &str = "image";
 async fn added(catalogue: &impl Catalogue, image: ImageRow) -> ImageRow {
     let upload = UploadRow { tenant: image.tenant.clone(), ..upload_row(at(0)) };
     let upload = new_row(catalogue.create_upload(upload).await.unwrap());
-    catalogue.commit_upload(upload.id, image.clone(), at(1)).await.unwrap();
+    catalogue.commit_upload(upload.id, image.clone(), None, at(1)).await.unwrap();
     image
 }
 
@@ -33,6 +35,20 @@ fn change() -> ImageChange {
         tags: Some(words(&["golden", "Ä"])),
         protected: Some(true),
         enabled: Some(false),
+        facts: FactsChange {
+            hidden: Some(true),
+            disk_format: Some("qcow2".to_owned()),
+            container_format: Some("bare".to_owned()),
+            min_disk_gib: Some(20),
+            min_ram_mib: Some(512),
+            media_type: Some(Some(MediaType::DataVolumeTemplate)),
+            platform: Some("Linux".to_owned()),
+            architecture: Some("x86_64".to_owned()),
+            guest_os_type: Some("Debian \u{2013} 13".to_owned()),
+            system: Some(true),
+            virtio: Some(Some(false)),
+            origin_url: Some("https://images.example.org/disk.img".to_owned()),
+        },
     }
 }
 
@@ -41,12 +57,13 @@ pub(crate) async fn blobs_are_referenced_by_store_and_key<D: Database>() {
     let catalogue = database.open().await;
     let upload = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap());
     let image = ImageRow { virtual_size_bytes: None, derived_from: None, ..image_row(tenant()) };
-    assert!(!catalogue.is_blob_referenced(image.store, &image.blob).await.unwrap());
-    catalogue.commit_upload(upload.id, image.clone(), at(1)).await.unwrap();
+    let copy = image.replicas[0].clone();
+    assert!(!catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
+    catalogue.commit_upload(upload.id, image.clone(), None, at(1)).await.unwrap();
     assert_eq!(catalogue.get_image(&tenant(), image.id).await.unwrap(), image);
-    assert!(catalogue.is_blob_referenced(image.store, &image.blob).await.unwrap());
-    assert!(!catalogue.is_blob_referenced(StoreId(Uuid::new_v4()), &image.blob).await.unwrap());
-    assert!(!catalogue.is_blob_referenced(image.store, "another").await.unwrap());
+    assert!(catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
+    assert!(!catalogue.is_blob_referenced(StoreId(Uuid::new_v4()), &copy.blob).await.unwrap());
+    assert!(!catalogue.is_blob_referenced(copy.store, "another").await.unwrap());
     let missing = ImageId(Uuid::new_v4());
     assert_error!(catalogue.get_image(&tenant(), missing).await, Error::NotFound { what: "image" });
 }
@@ -85,7 +102,7 @@ pub(crate) async fn a_stale_change_changes_nothing<D: Database>() {
     let refused = catalogue.trash_image(&tenant(), image.id, stale, at(6), at(9)).await;
     assert_error!(refused, Error::Stale { what: WHAT });
     assert_error!(
-        catalogue.purge_image(&tenant(), image.id, stale, at(6)).await,
+        catalogue.purge_image(&tenant(), image.id, stale, false, at(6)).await,
         Error::Stale { what: WHAT }
     );
     assert_eq!(catalogue.get_image(&tenant(), image.id).await.unwrap(), newer);
@@ -95,7 +112,8 @@ pub(crate) async fn an_image_goes_through_the_trash<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
     let image = added(&catalogue, image_row(tenant())).await;
-    let not_yet = catalogue.purge_image(&tenant(), image.id, None, at(2)).await;
+    let copy = image.replicas[0].clone();
+    let not_yet = catalogue.purge_image(&tenant(), image.id, None, false, at(2)).await;
     assert_error!(not_yet, Error::State { what: WHAT });
     let trashed = catalogue.trash_image(&tenant(), image.id, None, at(3), at(30)).await.unwrap();
     assert_eq!(trashed.state, ImageState::Trashed);
@@ -103,16 +121,17 @@ pub(crate) async fn an_image_goes_through_the_trash<D: Database>() {
     // A second time: the first one counts.
     let again = catalogue.trash_image(&tenant(), image.id, None, at(4), at(40)).await.unwrap();
     assert_eq!(again, trashed);
-    assert!(catalogue.is_blob_referenced(image.store, &image.blob).await.unwrap());
+    assert!(catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
     let restored = catalogue.restore_image(&tenant(), image.id, at(5)).await.unwrap();
     assert_eq!(restored, ImageRow { revision: 3, update_time: at(5), ..image.clone() });
     assert_eq!(catalogue.restore_image(&tenant(), image.id, at(6)).await.unwrap(), restored);
     let trashed = catalogue.trash_image(&tenant(), image.id, None, at(7), at(70)).await.unwrap();
-    let purged = catalogue.purge_image(&tenant(), image.id, Some(trashed.revision), at(8)).await.unwrap();
+    let purged =
+        catalogue.purge_image(&tenant(), image.id, Some(trashed.revision), false, at(8)).await.unwrap();
     assert_eq!(purged, trashed);
     assert_error!(catalogue.get_image(&tenant(), image.id).await, Error::NotFound { what: WHAT });
     assert_error!(catalogue.restore_image(&tenant(), image.id, at(9)).await, Error::NotFound { what: WHAT });
-    assert!(!catalogue.is_blob_referenced(image.store, &image.blob).await.unwrap());
+    assert!(!catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
 }
 
 pub(crate) async fn a_protected_image_is_not_deleted<D: Database>() {
@@ -132,9 +151,9 @@ pub(crate) async fn the_id_of_a_purged_image_stays_taken<D: Database>() {
     let catalogue = database.open().await;
     let image = added(&catalogue, image_row(tenant())).await;
     catalogue.trash_image(&tenant(), image.id, None, at(3), at(30)).await.unwrap();
-    catalogue.purge_image(&tenant(), image.id, None, at(4)).await.unwrap();
+    catalogue.purge_image(&tenant(), image.id, None, false, at(4)).await.unwrap();
     let upload = new_row(catalogue.create_upload(upload_row(at(5))).await.unwrap());
-    let taken = catalogue.commit_upload(upload.id, image, at(6)).await;
+    let taken = catalogue.commit_upload(upload.id, image, None, at(6)).await;
     assert_error!(taken, Error::Conflict { what: WHAT });
 }
 
@@ -249,6 +268,9 @@ pub(crate) async fn other_tenants_see_no_image<D: Database>() {
     let trashed = catalogue.trash_image(&other, id, None, at(2), at(3)).await;
     assert_error!(trashed, Error::NotFound { what: WHAT });
     assert_error!(catalogue.restore_image(&other, id, at(2)).await, Error::NotFound { what: WHAT });
-    assert_error!(catalogue.purge_image(&other, id, None, at(2)).await, Error::NotFound { what: WHAT });
+    assert_error!(
+        catalogue.purge_image(&other, id, None, false, at(2)).await,
+        Error::NotFound { what: WHAT }
+    );
     assert_eq!(catalogue.get_image(&tenant(), id).await.unwrap(), image);
 }

@@ -156,6 +156,7 @@ pub(crate) async fn lists_are_filtered<D: Database>() {
         output_file: Some("b".to_owned()),
         output_image: None,
         output_label: Label::default(),
+        companion: false,
         compression: CompressionChoice { zstd: true, ..CompressionChoice::default() },
     });
     let check = new_row(catalogue.create_job(new_job(at(0)), 10).await.unwrap()).id;

@@ -7,7 +7,7 @@ use super::*;
 use crate::JobOutcome;
 
 fn succeeded(image: Option<ImageRow>) -> JobOutcome {
-    JobOutcome::Succeeded { result: "{}".to_owned(), image }
+    JobOutcome::Succeeded { result: "{}".to_owned(), image, replica: None }
 }
 
 pub(crate) async fn the_oldest_job_is_claimed_first<D: Database>() {
@@ -238,14 +238,14 @@ pub(crate) async fn freed_leases_are_claimable_at_once<D: Database>() {
     let first = claimed(&catalogue, at(0)).await;
     let second = claimed(&catalogue, at(1)).await;
     catalogue.create_job(new_job(at(2)), 10).await.unwrap();
-    assert_eq!(catalogue.free_leases(at(3)).await.unwrap(), 2);
-    assert_eq!(catalogue.free_leases(at(3)).await.unwrap(), 0);
+    assert_eq!(catalogue.free_leases(worker(), at(3)).await.unwrap(), 2);
+    assert_eq!(catalogue.free_leases(worker(), at(3)).await.unwrap(), 0);
     for expected in [first, second] {
         let job = catalogue.claim_job(worker(), at(3), at(33), 3).await.unwrap().unwrap();
         assert_eq!((job.id, job.attempt), (expected.id, 2));
     }
     // It was a crash, and counts as one.
-    catalogue.free_leases(at(4)).await.unwrap();
+    catalogue.free_leases(worker(), at(4)).await.unwrap();
     let left = catalogue.claim_job(worker(), at(4), at(34), 2).await.unwrap().unwrap();
     assert_eq!(left.attempt, 1);
 }

@@ -1,0 +1,103 @@
+//! Jobs, and what happens to them.
+
+use imageops_model::{ImageId, JobFailure, JobId, JobProgress, JobSpec, JobState, Micros, Tenant};
+use uuid::Uuid;
+
+use crate::{ImageRow, Replica};
+
+/// A job to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewJob {
+    /// Id, made by the caller.
+    pub id: JobId,
+    /// Owner.
+    pub tenant: Tenant,
+    /// What it does.
+    pub spec: JobSpec,
+    /// Idempotency key and a digest of the request it came with.
+    pub request: Option<RequestKey>,
+    /// While a job of the tenant with the same key lives, this one is not made.
+    pub coalesce_key: Option<String>,
+    /// The client's own id of it, unique within the tenant.
+    pub alias: Option<String>,
+    /// Bytes of the quota that its output may need; they are held until it ends.
+    pub reserve_bytes: u64,
+    /// Set when the job failed before it began: the row starts in state failed.
+    pub failure: Option<JobFailure>,
+    /// Now.
+    pub create_time: Micros,
+}
+
+/// An idempotency key: the same id with the same fingerprint is the same request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The client's id of the request.
+    pub id: Uuid,
+    /// Digest of the request's content.
+    pub fingerprint: [u8; 32],
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRow {
+    /// Id.
+    pub id: JobId,
+    /// Owner.
+    pub tenant: Tenant,
+    /// What it does.
+    pub spec: JobSpec,
+    /// The client's own id of it.
+    pub alias: Option<String>,
+    /// State.
+    pub state: JobState,
+    /// How far it is.
+    pub progress: JobProgress,
+    /// Result as JSON, in state succeeded; its form is the server's.
+    pub result: Option<String>,
+    /// Reason, in state failed.
+    pub failure: Option<JobFailure>,
+    /// Grows with every change.
+    pub revision: u64,
+    /// Number of claims so far; also the fencing number: a worker's writes carry the number of its claim.
+    pub attempt: u32,
+    /// Whether someone asked to cancel it.
+    pub cancel_requested: bool,
+    /// Worker that claimed it, in state running.
+    pub worker: Option<Uuid>,
+    /// End of the lease, in state running; `None`: it was freed.
+    pub lease_time: Option<Micros>,
+    /// When it was asked for.
+    pub create_time: Micros,
+    /// When it was first claimed.
+    pub start_time: Option<Micros>,
+    /// When it last changed.
+    pub update_time: Micros,
+    /// When it ended.
+    pub end_time: Option<Micros>,
+}
+
+/// How a worker ends a job.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at the end of a job, not many")]
+pub enum JobOutcome {
+    /// With a result (JSON), and what else was made, in the same transaction.
+    Succeeded {
+        /// The result.
+        result: String,
+        /// The image that was made.
+        image: Option<ImageRow>,
+        /// The copy that was made, and of which image.
+        replica: Option<(ImageId, Replica)>,
+    },
+    /// Without.
+    Failed(JobFailure),
+    /// On request.
+    Cancelled,
+}
+
+/// What a worker learns from a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Someone asked to cancel the job.
+    pub cancel_requested: bool,
+}

@@ -1,0 +1,372 @@
+//! The stores of the service: which there are, which of them are there, and which gets new bytes.
+//!
+//! Their records lie in the catalogue; [`Stores`] holds them open. A store whose place is empty or holds another one is
+//! disconnected: nothing is written to it, and it is looked for again with each probe.
+
+mod open;
+mod place;
+mod setting;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use imageops_catalogue::{Catalogue, Created, ImageRow, StoreRow};
+use imageops_model::{Micros, ReplicaState, StoreId, StoreKind, StoreState};
+use imageops_store::{Blob, Error, Space, Store};
+use tokio::runtime::Handle;
+use tonic::Code;
+
+pub use self::open::Credentials;
+use self::open::{Opener, sentence};
+use self::place::{Candidate, place};
+pub use self::setting::{InvalidStoreSetting, StoreSetting, is_store_name};
+use crate::app::blocking;
+use crate::clock::now;
+use crate::failure::{Failure, Result, no_space};
+use crate::reason;
+
+/// Name of the store in the data directory, which every server has.
+pub const DEFAULT_STORE: &str = "default";
+/// Its weight at first: it takes what the stores that the operator names have no room for.
+const DEFAULT_WEIGHT: i32 = -1;
+/// Most stores.
+pub const STORES_MAX: usize = 256;
+
+/// All stores.
+pub struct Stores {
+    slots: RwLock<BTreeMap<StoreId, Slot>>,
+    opener: Opener,
+    default: StoreId,
+}
+
+/// A store as it is now.
+#[derive(Clone)]
+pub struct Slot {
+    /// Its record.
+    pub row: StoreRow,
+    /// The store itself, while it is there.
+    pub store: Option<Arc<dyn Store>>,
+    /// Why nothing is written to it, for the operator; empty: it is connected.
+    pub problem: String,
+    /// When it was last probed.
+    pub probe_time: Micros,
+    /// Its room at that time.
+    pub space: Space,
+}
+
+impl Slot {
+    fn disconnected(row: StoreRow, problem: String) -> Self {
+        Self { row, store: None, problem, probe_time: now(), space: Space::default() }
+    }
+
+    fn connected(row: StoreRow, store: Arc<dyn Store>) -> Self {
+        let space = store.space().unwrap_or_default();
+        Self { row, store: Some(store), problem: String::new(), probe_time: now(), space }
+    }
+
+    /// Whether bytes can be written to it.
+    pub fn is_connected(&self) -> bool {
+        self.store.is_some() && self.problem.is_empty()
+    }
+
+    fn takes_bytes(&self) -> bool {
+        self.row.state == StoreState::Enabled && self.is_connected()
+    }
+}
+
+impl Stores {
+    /// Opens the default store, which must be there and whose lock makes this process alone on the data directory, then
+    /// those that the catalogue knows or the configuration names; of these, what cannot be opened now is disconnected.
+    pub async fn open(
+        catalogue: &dyn Catalogue,
+        default: Arc<dyn Store>,
+        default_path: &Path,
+        settings: &[StoreSetting],
+        credentials: Credentials,
+        staging: PathBuf,
+    ) -> Result<Self> {
+        let opener = Opener { staging, credentials, runtime: Handle::current() };
+        let path = default_path.display().to_string();
+        let row = row(default.id(), DEFAULT_STORE, StoreKind::Directory { path }, DEFAULT_WEIGHT, None);
+        let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
+        let stores = Self { slots: RwLock::default(), opener, default: row.id };
+        stores.write().insert(row.id, Slot::connected(row, default));
+        for setting in settings {
+            let slot = stores.open_setting(catalogue, setting).await?;
+            stores.write().insert(slot.row.id, slot);
+        }
+        for row in catalogue.list_stores().await? {
+            if !stores.read().contains_key(&row.id) {
+                let slot = stores.open_row(row).await?;
+                stores.write().insert(slot.row.id, slot);
+            }
+        }
+        Ok(stores)
+    }
+
+    /// Opens what the configuration names: as the store that the catalogue knows by this name, or as a new one.
+    async fn open_setting(&self, catalogue: &dyn Catalogue, setting: &StoreSetting) -> Result<Slot> {
+        if let Some(known) = catalogue.find_store(&setting.name).await? {
+            // The place may be a new one; it is the same store only when its stamp says so.
+            let slot = self.open_row(StoreRow { kind: setting.kind.clone(), ..known.clone() }).await?;
+            if slot.is_connected() && known.kind != setting.kind {
+                let row = StoreRow { kind: setting.kind.clone(), ..known };
+                let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
+                return Ok(Slot { row, ..slot });
+            }
+            return Ok(slot);
+        }
+        let store = self.connect(&setting.name, &setting.kind, None, setting.limit_bytes).await?;
+        let store = store.map_err(|error| {
+            let message = format!("the store {} cannot be used: {}", setting.name, sentence(&error));
+            Failure::new(Code::FailedPrecondition, reason::STORE_DISCONNECTED, message)
+        })?;
+        let row =
+            row(store.id(), &setting.name, setting.kind.clone(), setting.weight, setting.limit_bytes);
+        let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
+        Ok(Slot::connected(row, store))
+    }
+
+    async fn open_row(&self, row: StoreRow) -> Result<Slot> {
+        match self.connect(&row.name, &row.kind, Some(row.id), row.limit_bytes).await? {
+            Ok(store) => Ok(Slot::connected(row, store)),
+            Err(error) => {
+                let problem = sentence(&error);
+                tracing::warn!(store = row.name, problem, "a store is not there; nothing is written to it");
+                Ok(Slot::disconnected(row, problem))
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        name: &str,
+        kind: &StoreKind,
+        id: Option<StoreId>,
+        limit_bytes: Option<u64>,
+    ) -> Result<imageops_store::Result<Arc<dyn Store>>> {
+        let (opener, name, kind) = (self.opener.clone(), name.to_owned(), kind.clone());
+        blocking(move || opener.open(&name, &kind, id, limit_bytes)).await
+    }
+
+    /// Opens a store that an operator names, and takes it in.
+    pub async fn register(&self, catalogue: &dyn Catalogue, setting: &StoreSetting) -> Result<Slot> {
+        if self.read().len() >= STORES_MAX {
+            let message = format!("there are {STORES_MAX} stores already; remove one first");
+            return Err(Failure::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message));
+        }
+        let slot = self.open_setting(catalogue, setting).await?;
+        self.write().insert(slot.row.id, slot.clone());
+        Ok(slot)
+    }
+
+    /// Takes a changed record in.
+    pub fn update(&self, row: StoreRow) {
+        if let Some(slot) = self.write().get_mut(&row.id) {
+            slot.row = row;
+        }
+    }
+
+    /// Lets go of a store that was forgotten.
+    pub fn remove(&self, id: StoreId) {
+        self.write().remove(&id);
+    }
+
+    /// The store in the data directory.
+    pub fn default_id(&self) -> StoreId {
+        self.default
+    }
+
+    /// All stores as they are, the highest weight first, then by name.
+    pub fn all(&self) -> Vec<Slot> {
+        let mut slots: Vec<Slot> = self.read().values().cloned().collect();
+        slots.sort_by(|a, b| b.row.weight.cmp(&a.row.weight).then_with(|| a.row.name.cmp(&b.row.name)));
+        slots
+    }
+
+    /// A store by its id, `stores/{uuid}`, or its name.
+    pub fn find(&self, name: &str) -> Option<Slot> {
+        let slots = self.read();
+        match name.parse::<StoreId>() {
+            Ok(id) => slots.get(&id).cloned(),
+            Err(_) => slots.values().find(|slot| slot.row.name == name).cloned(),
+        }
+    }
+
+    /// A store to write to; UNAVAILABLE while it is not there.
+    pub fn writable(&self, id: StoreId) -> Result<Arc<dyn Store>> {
+        let slots = self.read();
+        let slot = slots.get(&id).filter(|slot| slot.is_connected());
+        slot.and_then(|slot| slot.store.clone()).ok_or_else(disconnected)
+    }
+
+    /// A store to read from or to tidy, also one that takes no writes now; `None` while it is not there.
+    pub fn readable(&self, id: StoreId) -> Option<Arc<dyn Store>> {
+        self.read().get(&id).and_then(|slot| slot.store.clone())
+    }
+
+    /// Chooses the store for so many new bytes: `wanted` by its name, or else by weight and room among all but `without`.
+    pub async fn place(
+        self: &Arc<Self>,
+        wanted: &str,
+        size_bytes: Option<u64>,
+        without: &[StoreId],
+    ) -> Result<StoreId> {
+        if !wanted.is_empty() {
+            let slot = self.find(wanted).ok_or_else(|| no_store(wanted))?;
+            if slot.row.state != StoreState::Enabled {
+                let message = "the store takes no new bytes; enable it, or name another one";
+                return Err(Failure::new(Code::FailedPrecondition, reason::STORE_DISABLED, message));
+            }
+            if !slot.is_connected() {
+                return Err(disconnected());
+            }
+        }
+        let (stores, wanted) = (Arc::clone(self), wanted.to_owned());
+        let without = without.to_vec();
+        blocking(move || stores.choose(&wanted, size_bytes, &without)).await?
+    }
+
+    /// Asks the stores for their room. Blocks.
+    fn choose(&self, wanted: &str, size_bytes: Option<u64>, without: &[StoreId]) -> Result<StoreId> {
+        let mut slots = self.all();
+        slots.retain(|slot| slot.takes_bytes() && !without.contains(&slot.row.id));
+        if !wanted.is_empty() {
+            slots.retain(|slot| slot.row.name == wanted || slot.row.id.to_string() == wanted);
+        }
+        if slots.is_empty() {
+            return Err(disconnected());
+        }
+        let candidates: Vec<Candidate> = slots
+            .iter()
+            .filter_map(|slot| {
+                let store = slot.store.as_ref()?;
+                // What is staged must fit as well as what is stored.
+                let (space, staging) = (store.space().ok()?, store.staging_space().ok()?);
+                let free_bytes = match (space.free_bytes, staging.free_bytes) {
+                    (Some(stored), Some(staged)) => Some(stored.min(staged)),
+                    (one, other) => one.or(other),
+                };
+                Some(Candidate { id: slot.row.id, weight: slot.row.weight, free_bytes })
+            })
+            .collect();
+        if candidates.is_empty() {
+            return Err(disconnected());
+        }
+        place(&candidates, size_bytes).ok_or_else(no_space)
+    }
+
+    /// Opens the bytes of an image: of its ready copies that in the store with the highest weight, and the next where one
+    /// cannot be opened.
+    pub async fn open_image(&self, image: &ImageRow) -> Result<Box<dyn Blob>> {
+        let mut replicas: Vec<_> =
+            image.replicas.iter().filter(|replica| replica.state == ReplicaState::Ready).collect();
+        let weight = |id| self.read().get(&id).map_or(i32::MIN, |slot| slot.row.weight);
+        replicas.sort_by_key(|replica| std::cmp::Reverse(weight(replica.store)));
+        let mut last = None;
+        for replica in replicas {
+            let Some(store) = self.readable(replica.store) else { continue };
+            let blob = replica.blob.clone();
+            match blocking(move || store.open(&blob)).await? {
+                Ok(blob) => return Ok(blob),
+                Err(error) => {
+                    tracing::warn!(image = %image.id, store = %replica.store, %error, "a copy cannot be opened");
+                    self.report(replica.store, &error);
+                    last = Some(error);
+                }
+            }
+        }
+        Err(match last {
+            // Rows without bytes cannot exist: someone removed them from the store.
+            Some(Error::NotFound) => Failure::internal(format!("the bytes of {} are gone", image.id)),
+            Some(error) => error.into(),
+            None => disconnected(),
+        })
+    }
+
+    /// Notes what a call to a store came to: one that is gone takes no writes from now on.
+    pub fn report(&self, id: StoreId, error: &Error) {
+        if let Error::Gone(problem) = error
+            && let Some(slot) = self.write().get_mut(&id)
+            && slot.problem.is_empty()
+        {
+            tracing::error!(store = slot.row.name, problem, "a store is gone; nothing is written to it");
+            slot.problem.clone_from(problem);
+        }
+    }
+
+    /// Probes all stores, and looks for those that are not there.
+    pub async fn probe_all(&self) -> Result<()> {
+        for before in self.all() {
+            let id = before.row.id;
+            let after = match before.store.clone() {
+                Some(store) => self.probe(before, store).await?,
+                None => self.open_row(before.row).await?,
+            };
+            let mut slots = self.write();
+            if let Some(slot) = slots.get_mut(&id) {
+                // The record may have changed meanwhile.
+                *slot = Slot { row: slot.row.clone(), ..after };
+                let up = if slot.is_connected() { 1.0 } else { 0.0 };
+                metrics::gauge!("imageops_store_up", "store" => slot.row.name.clone()).set(up);
+            }
+        }
+        Ok(())
+    }
+
+    async fn probe(&self, before: Slot, store: Arc<dyn Store>) -> Result<Slot> {
+        let probed = Arc::clone(&store);
+        let (result, space) =
+            blocking(move || (probed.probe(), probed.space().unwrap_or_default())).await?;
+        let name = before.row.name.clone();
+        let (store, problem) = match result {
+            // A full store is there: it is read, and takes bytes again once there is room.
+            Ok(()) | Err(Error::NoSpace(_)) => (Some(store), String::new()),
+            // Letting go of it lets an operator unmount what is left of it.
+            Err(error @ Error::Gone(_)) if before.row.id != self.default => (None, sentence(&error)),
+            Err(error) => (Some(store), sentence(&error)),
+        };
+        match (before.problem.is_empty(), problem.is_empty()) {
+            (true, false) => tracing::error!(store = name, problem, "a store does not answer its probe"),
+            (false, true) => tracing::info!(store = name, "a store is back"),
+            _ => {}
+        }
+        Ok(Slot { store, problem, probe_time: now(), space, ..before })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<StoreId, Slot>> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<StoreId, Slot>> {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn row(id: StoreId, name: &str, kind: StoreKind, weight: i32, limit_bytes: Option<u64>) -> StoreRow {
+    let time = now();
+    StoreRow {
+        id,
+        name: name.to_owned(),
+        kind,
+        description: String::new(),
+        weight,
+        limit_bytes,
+        state: StoreState::Enabled,
+        revision: 1,
+        create_time: time,
+        update_time: time,
+    }
+}
+
+/// No store with this name.
+pub fn no_store(name: &str) -> Failure {
+    Failure::not_found(reason::STORE_NOT_FOUND, "store", name)
+}
+
+fn disconnected() -> Failure {
+    let message = "the store is not there now; its operator sees why in `imageops store list`";
+    Failure::new(Code::Unavailable, reason::STORE_DISCONNECTED, message).retry_after(Duration::from_secs(60))
+}
