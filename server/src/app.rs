@@ -5,19 +5,27 @@ use std::sync::Arc;
 
 use imageops_catalogue::{Catalogue, ImageRow};
 use imageops_image::format::Format;
-use imageops_model::{ImageId, ImageState, Source, Tenant};
-use imageops_store::{ImageRoot, Store};
+use imageops_image::storage::{FileStorage, Storage};
+use imageops_model::{ImageId, ImageState, Source, StoreId, Tenant, UploadId};
+use imageops_store::ImageRoot;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
+use uuid::Uuid;
 
 use crate::auth::Authenticator;
+use crate::blob_storage;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::hub::Hub;
 use crate::reason;
+use crate::stored;
+use crate::stores::Stores;
 use crate::upload::Uploads;
+
+/// Bytes without a row that one call removes at most.
+const DOOMED_MAX: u32 = 1_000;
 
 /// The parts of a running server.
 pub struct App {
@@ -25,8 +33,10 @@ pub struct App {
     pub config: Config,
     /// Images, uploads, jobs, keys.
     pub catalogue: Arc<dyn Catalogue>,
-    /// Bytes of images.
-    pub store: Arc<dyn Store>,
+    /// Where the bytes of images are.
+    pub stores: Arc<Stores>,
+    /// Under which this process holds leases; the same after a restart on the same data directory.
+    pub worker: Uuid,
     /// Files that clients name.
     pub image_root: Arc<ImageRoot>,
     /// Live jobs.
@@ -47,8 +57,10 @@ pub struct App {
 
 /// A source, open for reading.
 pub struct OpenSource {
-    /// The file; inspection and use act on this one handle (SEC-26).
-    pub file: File,
+    /// The bytes; inspection and use act on this one handle (SEC-26).
+    pub storage: Arc<dyn Storage>,
+    /// The file, of a `file` source.
+    pub file: Option<File>,
     /// The format that was decided when the bytes came in; `None`: by content.
     pub format: Option<Format>,
 }
@@ -71,12 +83,14 @@ impl App {
                         }
                         other => other.into(),
                     })?;
-                Ok(OpenSource { file, format: None })
+                let storage = file.try_clone().and_then(FileStorage::new).map_err(io_failed)?;
+                Ok(OpenSource { storage: Arc::new(storage), file: Some(file), format: None })
             }
             Source::Image(id) => {
                 let image = self.active_image(tenant, *id).await?;
-                let file = self.open_blob(&image).await?;
-                Ok(OpenSource { file, format: image.format.parse().ok() })
+                let blob = self.stores.open_image(&image).await?;
+                let storage = blob_storage::open(blob).map_err(io_failed)?;
+                Ok(OpenSource { storage, file: None, format: image.format.parse().ok() })
             }
         }
     }
@@ -89,51 +103,53 @@ impl App {
             ImageState::Active => (reason::IMAGE_DISABLED, "the image is disabled; enable it first"),
             ImageState::Trashed => (reason::IMAGE_TRASHED, "the image lies in the trash; restore it first"),
             ImageState::Quarantined => {
-                (reason::IMAGE_NOT_ACTIVE, "the image is in quarantine; its bytes are not handed out")
+                (reason::IMAGE_QUARANTINED, "the image is in quarantine: its bytes are not to be trusted")
             }
             _ => (reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read"),
         };
         Err(Failure::new(Code::FailedPrecondition, reason, message))
     }
 
-    /// Removes the bytes of an image that is gone.
-    pub async fn remove_bytes(&self, image: &ImageRow) {
-        for replica in &image.replicas {
-            self.remove_unless_referenced(&replica.blob).await;
-        }
-    }
-
-    /// Removes bytes that no row names any more, or never did. What cannot be removed now the next start removes.
-    pub async fn remove_unless_referenced(&self, blob: &str) {
-        if !matches!(self.catalogue.is_blob_referenced(self.store.id(), blob).await, Ok(false)) {
+    /// Removes bytes that were published for a row that could not be written. What cannot be removed now, the collector
+    /// finds.
+    pub async fn remove_unless_referenced(&self, store: StoreId, blob: &str) {
+        if !matches!(self.catalogue.is_blob_referenced(store, blob).await, Ok(false)) {
             return;
         }
-        let (store, blob) = (Arc::clone(&self.store), blob.to_owned());
+        let Some(store) = self.stores.readable(store) else { return };
+        let blob = blob.to_owned();
         if !matches!(blocking(move || store.remove(&blob)).await, Ok(Ok(()))) {
-            tracing::warn!("a blob without a row was not removed; the next start removes it");
+            tracing::warn!("a blob without a row was not removed; the collector finds it");
         }
     }
 
-    /// The bytes of an image.
-    pub async fn open_blob(&self, image: &ImageRow) -> Result<File> {
-        let ready = image.ready_replica().ok_or_else(|| {
-            Failure::new(Code::FailedPrecondition, reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read")
-        })?;
-        let (store, blob) = (Arc::clone(&self.store), ready.blob.clone());
-        let open = move || {
-            let blob = store.open(&blob)?;
-            // One file is read in place.
-            let file = blob.file().ok_or_else(|| std::io::Error::other("the blob is no file"))?;
-            Ok(file.try_clone()?)
-        };
-        blocking(open).await?.map_err(|error| match error {
-            // Rows without bytes cannot exist: someone removed them from the store.
-            imageops_store::Error::NotFound => {
-                Failure::internal(format!("the bytes of {} are gone from the store", image.id))
-            }
-            other => other.into(),
-        })
+    /// Removes the staged bytes of an upload, in whichever store they are.
+    pub async fn discard_staged(&self, upload: UploadId) {
+        for slot in self.stores.all() {
+            stored::discard(self, slot.row.id, upload.0.to_string()).await;
+        }
     }
+
+    /// Removes the bytes that lost their last row. Those of a store that is not there wait.
+    pub async fn remove_doomed(&self) -> Result<()> {
+        for (id, blob) in self.catalogue.take_doomed(DOOMED_MAX).await? {
+            let Some(store) = self.stores.readable(id) else { continue };
+            let key = blob.clone();
+            match blocking(move || store.remove(&key)).await? {
+                // No row can name them again, so nobody can have come in between.
+                Ok(()) => self.catalogue.forget_doomed(id, &blob).await?,
+                Err(error) => {
+                    tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
+                    self.stores.report(id, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn io_failed(error: std::io::Error) -> Failure {
+    imageops_store::Error::from(error).into()
 }
 
 /// Runs what blocks on the pool. A panic there fails this one call, and is logged.

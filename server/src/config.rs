@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Fatal};
+use crate::stores::{Credentials, DEFAULT_STORE, StoreSetting};
 
 /// The imageops service: checks, compresses, takes in and hands out virtual-machine images.
 #[derive(Debug, Parser)]
@@ -94,6 +95,16 @@ pub enum LegacyFilename {
     Base,
 }
 
+/// Members of the answers of the EdgeGallery file-system surface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LegacyProfile {
+    /// Those of v1.3: strict clients refuse any other.
+    Seed,
+    /// Those of the last builds: sizes, and how the compression is.
+    Late,
+}
+
 /// Settings as they were given; absent ones come from the next layer.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -114,6 +125,32 @@ pub struct Settings {
     /// Address of REST; port 0 takes a free one [default: 127.0.0.1:5000].
     #[arg(long, env = "IMAGEOPS_HTTP_LISTEN", value_name = "ADDRESS")]
     pub http_listen: Option<SocketAddr>,
+    /// Further addresses of REST, for sites that expect the ports of the services that this one replaces, such as
+    /// EdgeGallery's 9500 [default: none].
+    #[arg(long, env = "IMAGEOPS_HTTP_LISTEN_ALSO", value_delimiter = ',', value_name = "ADDRESSES")]
+    pub http_listen_also: Option<Vec<SocketAddr>>,
+    /// A store beside that in the data directory: NAME=DIRECTORY or NAME=s3://BUCKET/PREFIX, with options behind a `?`:
+    /// weight, limit_bytes, endpoint, region, path_style, allow_http; may repeat [default: none].
+    #[arg(long = "store", env = "IMAGEOPS_STORES", value_delimiter = ' ', value_name = "NAME=PLACE")]
+    pub stores: Option<Vec<StoreSetting>>,
+    /// Directories below which stores may be registered over the API [default: none].
+    #[arg(long, env = "IMAGEOPS_STORE_ROOTS", value_delimiter = ',', value_name = "DIRS")]
+    pub store_roots: Option<Vec<PathBuf>>,
+    /// Name of the access key to buckets.
+    #[arg(long, env = "AWS_ACCESS_KEY_ID", value_name = "NAME", hide_env_values = true)]
+    pub s3_access_key_id: Option<String>,
+    /// Its secret; give it by environment or file, since other users see command lines.
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", value_name = "SECRET", hide_env_values = true)]
+    pub s3_secret_access_key: Option<String>,
+    /// Whether a check is started with each upload that does not say [default: false].
+    #[arg(long, env = "IMAGEOPS_CHECK_UPLOADS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub check_uploads: Option<bool>,
+    /// Days within which every stored byte is read and compared with its digest; 0: never [default: 14].
+    #[arg(long, env = "IMAGEOPS_SCRUB_DAYS", value_name = "DAYS")]
+    pub scrub_days: Option<u32>,
+    /// Bytes that images converted on their way out may take until they are asked for again [default: 20 GiB].
+    #[arg(long, env = "IMAGEOPS_CONVERSION_CACHE_BYTES", value_name = "BYTES")]
+    pub conversion_cache_bytes: Option<u64>,
     /// How callers prove who they are; must be given when an address beyond loopback is listened on [default: none].
     #[arg(long, env = "IMAGEOPS_AUTH", value_name = "MODE")]
     pub auth: Option<AuthMode>,
@@ -162,6 +199,9 @@ pub struct Settings {
     /// Form of `imageInfo.filename` in the EdgeGallery surface [default: path].
     #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_name = "FORM")]
     pub legacy_filename: Option<LegacyFilename>,
+    /// Members of the EdgeGallery file-system answers [default: seed].
+    #[arg(long, env = "IMAGEOPS_LEGACY_PROFILE", value_name = "PROFILE")]
+    pub legacy_profile: Option<LegacyProfile>,
     /// Origins that browsers may call the EdgeGallery paths from, or `*` [default: *].
     #[arg(long, env = "IMAGEOPS_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
     pub cors_origins: Option<Vec<String>>,
@@ -184,6 +224,21 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// See [`Settings::http_listen`].
     pub http_listen: SocketAddr,
+    /// See [`Settings::http_listen_also`].
+    pub http_listen_also: Vec<SocketAddr>,
+    /// See [`Settings::stores`].
+    pub stores: Vec<StoreSetting>,
+    /// See [`Settings::store_roots`].
+    pub store_roots: Vec<PathBuf>,
+    /// See [`Settings::s3_access_key_id`] and its secret.
+    #[serde(skip)]
+    pub credentials: Credentials,
+    /// See [`Settings::check_uploads`].
+    pub check_uploads: bool,
+    /// See [`Settings::scrub_days`].
+    pub scrub_days: u32,
+    /// See [`Settings::conversion_cache_bytes`].
+    pub conversion_cache_bytes: u64,
     /// See [`Settings::auth`].
     pub auth: AuthMode,
     /// See [`Settings::workers`].
@@ -216,6 +271,8 @@ pub struct Config {
     pub log: String,
     /// See [`Settings::legacy_filename`].
     pub legacy_filename: LegacyFilename,
+    /// See [`Settings::legacy_profile`].
+    pub legacy_profile: LegacyProfile,
     /// See [`Settings::cors_origins`].
     pub cors_origins: Vec<String>,
 }
@@ -253,6 +310,19 @@ impl Config {
                 .http_listen
                 .or(file.http_listen)
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 5000))),
+            http_listen_also: flags.http_listen_also.or(file.http_listen_also).unwrap_or_default(),
+            stores: flags.stores.or(file.stores).unwrap_or_default(),
+            store_roots: flags.store_roots.or(file.store_roots).unwrap_or_default(),
+            credentials: Credentials {
+                access_key: flags.s3_access_key_id.or(file.s3_access_key_id).unwrap_or_default(),
+                secret_key: flags.s3_secret_access_key.or(file.s3_secret_access_key).unwrap_or_default(),
+            },
+            check_uploads: flags.check_uploads.or(file.check_uploads).unwrap_or(false),
+            scrub_days: flags.scrub_days.or(file.scrub_days).unwrap_or(14),
+            conversion_cache_bytes: flags
+                .conversion_cache_bytes
+                .or(file.conversion_cache_bytes)
+                .unwrap_or(20 << 30),
             auth: flags.auth.or(file.auth).unwrap_or(AuthMode::None),
             workers: flags.workers.or(file.workers).unwrap_or(cores),
             job_threads: flags.job_threads.or(file.job_threads).unwrap_or(cores),
@@ -272,6 +342,7 @@ impl Config {
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             legacy_filename: flags.legacy_filename.or(file.legacy_filename).unwrap_or(LegacyFilename::Path),
+            legacy_profile: flags.legacy_profile.or(file.legacy_profile).unwrap_or(LegacyProfile::Seed),
             cors_origins: flags.cors_origins.or(file.cors_origins).unwrap_or_else(|| vec!["*".to_owned()]),
         })
     }
@@ -289,6 +360,8 @@ impl Config {
             ("upload-max-bytes", self.upload_max_bytes, 1, 1 << 62),
             ("virtual-size-max-bytes", self.virtual_size_max_bytes, 1, 1 << 62),
             ("drain-seconds", u64::from(self.drain_seconds), 0, 86_400),
+            ("scrub-days", u64::from(self.scrub_days), 0, 36_500),
+            ("conversion-cache-bytes", self.conversion_cache_bytes, 0, 1 << 62),
         ];
         for (name, value, least, most) in bounds {
             if !(least..=most).contains(&value) {
@@ -301,11 +374,16 @@ impl Config {
                 self.job_timeout_seconds
             )));
         }
-        if self.grpc_listen == self.http_listen && self.grpc_listen.port() != 0 {
+        let mut addresses: Vec<_> = [self.grpc_listen, self.http_listen].into();
+        addresses.extend(&self.http_listen_also);
+        addresses.retain(|address| address.port() != 0);
+        addresses.sort();
+        if addresses.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(refuse(
-                "--grpc-listen and --http-listen name the same address; give each a port of its own",
+                "--grpc-listen, --http-listen and --http-listen-also name an address twice; give each a port of its own",
             ));
         }
+        self.check_stores()?;
         if !auth_was_chosen && self.auth == AuthMode::None && self.listens_beyond_loopback() {
             return Err(refuse(
                 "listening beyond loopback lets everyone in who can reach the port: say --auth none if that is meant, or \
@@ -333,9 +411,29 @@ impl Config {
         Ok(())
     }
 
+    fn check_stores(&self) -> Result<(), Fatal> {
+        let mut names: Vec<_> = self.stores.iter().map(|store| store.name.as_str()).collect();
+        names.push(DEFAULT_STORE);
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(refuse(format!(
+                "--store names {:?} twice, or the store in the data directory: `{DEFAULT_STORE}`",
+                pair[0]
+            )));
+        }
+        match self.store_roots.iter().find(|root| !root.is_absolute()) {
+            Some(root) => {
+                Err(refuse(format!("--store-roots holds {}, which is no absolute path", root.display())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether an address is listened on that other machines may reach.
     pub fn listens_beyond_loopback(&self) -> bool {
-        !(self.grpc_listen.ip().is_loopback() && self.http_listen.ip().is_loopback())
+        let mut addresses =
+            [self.grpc_listen, self.http_listen].into_iter().chain(self.http_listen_also.clone());
+        !addresses.all(|address| address.ip().is_loopback())
     }
 
     /// The settings as a TOML file that can be read back with `--config`.

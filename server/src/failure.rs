@@ -121,20 +121,38 @@ impl From<imageops_catalogue::Error> for Failure {
             Error::NotFound { what } => {
                 Self::new(Code::NotFound, not_found_reason(what), format!("no such {what}"))
             }
+            Error::Conflict { what: "image" } => {
+                let message = "the id stands for another image, or for one that is gone; take a new one";
+                Self::new(Code::AlreadyExists, reason::IMAGE_EXISTS, message)
+            }
+            Error::Conflict { what: "store" } => {
+                let message = "a store with this name or at this place is registered already";
+                Self::new(Code::AlreadyExists, reason::STORE_EXISTS, message)
+            }
+            Error::Conflict { what: "replica" } => {
+                Self::new(Code::AlreadyExists, reason::REPLICA_STATE, "the store holds a copy already")
+            }
             Error::Conflict { what } => Self::new(
                 Code::AlreadyExists,
                 reason::REQUEST_ID_REUSED,
                 format!("this request id already stands for another {what}; take a new one"),
             ),
+            Error::State { what: "session" } => {
+                let message = "the session is being composed; wait for the end of that";
+                Self::new(Code::Aborted, reason::SESSION_BUSY, message).retry_after(Duration::from_secs(1))
+            }
             Error::State { what } => Self::new(
                 Code::FailedPrecondition,
                 match what {
                     "image" => reason::IMAGE_NOT_ACTIVE,
                     "upload" => reason::UPLOAD_ENDED,
+                    "replica" => reason::REPLICA_STATE,
+                    "store" => reason::STORE_NOT_EMPTY,
                     _ => reason::JOB_ENDED,
                 },
                 format!("the {what} is in a state that does not allow this"),
             ),
+            Error::QuotaExceeded { what, limit, used } => quota_exceeded(what, limit, used),
             Error::Stale { what } => Self::new(
                 Code::Aborted,
                 reason::STALE_ETAG,
@@ -148,12 +166,6 @@ impl From<imageops_catalogue::Error> for Failure {
             Error::QueueFull => {
                 Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, "the queue of jobs is full")
                     .retry_after(Duration::from_secs(5))
-            }
-            Error::QuotaExceeded { what, limit, used } => {
-                let message = format!("at most {limit} {what} are allowed; {used} are there or promised");
-                Self::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message)
-                    .with("limit", limit)
-                    .with("used", used)
             }
             Error::NoSpace(cause) => {
                 tracing::warn!(%cause, "the disk of the catalogue is full");
@@ -169,10 +181,24 @@ impl From<imageops_catalogue::Error> for Failure {
     }
 }
 
+/// The tenant would have more than it may.
+pub fn quota_exceeded(what: &str, limit: u64, used: u64) -> Failure {
+    metrics::counter!("imageops_rejected_total", "reason" => "quota").increment(1);
+    let message =
+        format!("the quota of {limit} {what} does not allow this: {used} are taken or reserved; delete some");
+    Failure::new(Code::ResourceExhausted, reason::QUOTA_EXCEEDED, message)
+        .with("what", what)
+        .with("limit", limit)
+        .with("used", used)
+}
+
 fn not_found_reason(what: &str) -> &'static str {
     match what {
         "image" => reason::IMAGE_NOT_FOUND,
         "upload" => reason::UPLOAD_NOT_FOUND,
+        "session" => reason::SESSION_NOT_FOUND,
+        "store" => reason::STORE_NOT_FOUND,
+        "replica" => reason::REPLICA_STATE,
         _ => reason::JOB_NOT_FOUND,
     }
 }
@@ -181,6 +207,29 @@ impl From<imageops_store::Error> for Failure {
     fn from(error: imageops_store::Error) -> Self {
         match error {
             imageops_store::Error::NoSpace(_) => no_space(),
+            imageops_store::Error::Gone(cause) => {
+                tracing::error!(cause, "a store is gone");
+                let message = "the store is not there now; try again when its operator has brought it back";
+                Self::new(Code::Unavailable, reason::STORE_DISCONNECTED, message)
+                    .retry_after(Duration::from_secs(60))
+            }
+            imageops_store::Error::Unavailable(cause) => {
+                tracing::warn!(%cause, "a store cannot be reached");
+                Self::new(
+                    Code::Unavailable,
+                    reason::STORE_DISCONNECTED,
+                    "the store cannot be reached now; try again",
+                )
+                .retry_after(Duration::from_secs(5))
+            }
+            imageops_store::Error::Corrupt => {
+                tracing::error!("a store holds other bytes than it was given");
+                Self::new(
+                    Code::DataLoss,
+                    reason::BYTES_DAMAGED,
+                    "the store does not hold the bytes that came; send them again",
+                )
+            }
             other => Self::internal(other),
         }
     }

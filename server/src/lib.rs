@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod auth;
+mod blob_storage;
 pub mod clock;
 mod compression;
 pub mod config;
@@ -17,6 +18,8 @@ pub mod reason;
 pub mod rpc;
 pub mod serve;
 pub mod shutdown;
+pub mod stored;
+pub mod stores;
 pub mod sweep;
 pub mod telemetry;
 pub mod upload;

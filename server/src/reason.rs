@@ -74,3 +74,43 @@ pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
 pub const SCOPE_MISSING: &str = "SCOPE_MISSING";
 /// A fault of the server; the log has more.
 pub const INTERNAL: &str = "INTERNAL";
+/// No such store.
+pub const STORE_NOT_FOUND: &str = "STORE_NOT_FOUND";
+/// A store with this name, or another one at this place, is registered already.
+pub const STORE_EXISTS: &str = "STORE_EXISTS";
+/// The store takes no new bytes.
+pub const STORE_DISABLED: &str = "STORE_DISABLED";
+/// The store is not there: unmounted, exchanged, unreachable, or refusing writes.
+pub const STORE_DISCONNECTED: &str = "STORE_DISCONNECTED";
+/// The store still holds images.
+pub const STORE_NOT_EMPTY: &str = "STORE_NOT_EMPTY";
+/// The directory lies in none of the store roots.
+pub const STORE_ROOT: &str = "STORE_ROOT";
+/// The last copy of an image's bytes stays.
+pub const LAST_REPLICA: &str = "LAST_REPLICA";
+/// The store holds a copy already, or none.
+pub const REPLICA_STATE: &str = "REPLICA_STATE";
+/// The id stands for another image, or for one that is gone.
+pub const IMAGE_EXISTS: &str = "IMAGE_EXISTS";
+/// The image is in quarantine: its bytes are not handed out.
+pub const IMAGE_QUARANTINED: &str = "IMAGE_QUARANTINED";
+/// The image is a companion of another one, and changes only with it.
+pub const IMAGE_IS_COMPANION: &str = "IMAGE_IS_COMPANION";
+/// The record has bytes, or is being filled by another upload.
+pub const IMAGE_NOT_QUEUED: &str = "IMAGE_NOT_QUEUED";
+/// The tenant would have more than it may.
+pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// No such session, or one without a part.
+pub const SESSION_NOT_FOUND: &str = "SESSION_NOT_FOUND";
+/// The session is being composed.
+pub const SESSION_BUSY: &str = "SESSION_BUSY";
+/// A part of the session is missing.
+pub const PART_MISSING: &str = "PART_MISSING";
+/// The format cannot be made slim.
+pub const SLIM_NOT_SUPPORTED: &str = "SLIM_NOT_SUPPORTED";
+/// The image has a slim companion.
+pub const SLIM_EXISTS: &str = "SLIM_EXISTS";
+/// The image is being made slim.
+pub const SLIM_IN_PROGRESS: &str = "SLIM_IN_PROGRESS";
+/// Bytes that were read do not have their digest.
+pub const BYTES_DAMAGED: &str = "BYTES_DAMAGED";

@@ -11,6 +11,7 @@ use std::time::Duration;
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOpsServer;
 use imageops::v1::images_server::ImagesServer;
+use imageops::v1::stores_server::StoresServer;
 use imageops_catalogue::{Catalogue, PostgresCatalogue, SqliteCatalogue};
 use imageops_client::Connection;
 use imageops_gateway::{Drained, FilenameForm, GatewayConfig, Limits, Origins};
@@ -32,11 +33,14 @@ use crate::config::{AuthMode, Config, LegacyFilename};
 use crate::exit::{Exit, Fatal};
 use crate::hub::Hub;
 use crate::rpc::Service;
+use crate::stores::Stores;
 use crate::upload::Uploads;
 use crate::{shutdown, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
+/// How often the stores are probed (zstack.md 1.4).
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How much one call may send ahead of what is taken from it.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// How much one connection may send ahead.
@@ -63,7 +67,10 @@ pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal
 pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fatal> {
     let app = build(config).await?;
     let grpc = bind("gRPC", app.config.grpc_listen).await?;
-    let rest = bind("REST", app.config.http_listen).await?;
+    let mut rest = vec![bind("REST", app.config.http_listen).await?];
+    for address in &app.config.http_listen_also {
+        rest.push(bind("REST", *address).await?);
+    }
     announce(&app.config, &grpc, &rest)?;
 
     let (health, routes) = routes(&app).await?;
@@ -71,13 +78,14 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     let gateway = gateway(&app.config, routes.clone(), metrics);
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
     let sweeper = tokio::spawn(sweep::run(Arc::clone(&app)));
+    let prober = tokio::spawn(probe(Arc::clone(&app)));
     let closing = CancellationToken::new();
     let grpc = tokio::spawn(serve_grpc(routes, grpc, closing.clone()));
-    let limits = limits(&app.config);
-    let rest = {
-        let closing = closing.clone();
-        tokio::spawn(async move { imageops_gateway::serve(rest, gateway, &limits, closing).await })
-    };
+    let rest = rest.into_iter().map(|listener| {
+        let (gateway, limits, closing) = (gateway.clone(), limits(&app.config), closing.clone());
+        tokio::spawn(async move { imageops_gateway::serve(listener, gateway, &limits, closing).await })
+    });
+    let rest: Vec<_> = rest.collect();
 
     shutdown::requested().await;
     tracing::info!(
@@ -86,11 +94,12 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     );
     health.set_not_serving::<ImageOpsServer<Service>>().await;
     health.set_not_serving::<ImagesServer<Service>>().await;
+    health.set_not_serving::<StoresServer<Service>>().await;
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     app.shutdown.cancel();
     closing.cancel();
     end_uploads_in_time(&app);
-    let drained = drain(&app, workers, sweeper, grpc, rest).await;
+    let drained = drain(&app, [workers, sweeper, prober], grpc, rest).await;
     app.catalogue.close().await;
     tracing::info!(kept = drained, "stopped");
     Ok(())
@@ -119,7 +128,9 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
         .map_err(|error| storage(&config.image_path, error))?;
     let image_root = Arc::new(image_root);
     let catalogue = open_catalogue(&config).await?;
-    sweep::recover(&*catalogue, &store, &image_root)
+    let worker = worker::identity(&data_dir).map_err(|error| storage(&data_dir, error))?;
+    let stores = open_stores(&config, &*catalogue, store, &data_dir).await?;
+    sweep::recover(&*catalogue, worker, &stores, &image_root)
         .await
         .map_err(|failure| Fatal::new(Exit::Storage, format!("recovery failed: {}", failure.message)))?;
     if config.auth == AuthMode::None && config.listens_beyond_loopback() {
@@ -129,7 +140,8 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
         authenticator: Authenticator::new(config.auth, Arc::clone(&catalogue)),
         uploads: Uploads::new(config.uploads_max),
         catalogue,
-        store,
+        stores,
+        worker,
         image_root,
         hub: Arc::new(Hub::default()),
         job_queued: Notify::new(),
@@ -138,6 +150,33 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
         drain_over: CancellationToken::new(),
         config,
     }))
+}
+
+async fn open_stores(
+    config: &Config,
+    catalogue: &dyn Catalogue,
+    default: Arc<dyn Store>,
+    data_dir: &Path,
+) -> Result<Arc<Stores>, Fatal> {
+    let (path, staging) = (data_dir.join("store"), data_dir.join("staging"));
+    let credentials = config.credentials.clone();
+    let stores = Stores::open(catalogue, default, &path, &config.stores, credentials, staging).await;
+    Ok(Arc::new(stores.map_err(|failure| Fatal::new(Exit::Storage, failure.message))?))
+}
+
+/// Looks after the stores until shutdown.
+async fn probe(app: Arc<App>) {
+    let mut tick = tokio::time::interval(PROBE_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = app.shutdown.cancelled() => return,
+        }
+        if let Err(failure) = app.stores.probe_all().await {
+            tracing::warn!(reason = failure.reason, "the stores were not probed; the next time comes");
+        }
+    }
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), Fatal> {
@@ -157,18 +196,20 @@ async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Fatal> {
 }
 
 /// Tells people and scripts where the server is: two lines on standard output, once both ports are bound.
-fn announce(config: &Config, grpc: &TcpListener, rest: &TcpListener) -> Result<(), Fatal> {
+fn announce(config: &Config, grpc: &TcpListener, rest: &[TcpListener]) -> Result<(), Fatal> {
     let address = |listener: &TcpListener| {
         listener.local_addr().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))
     };
-    let (grpc, rest) = (address(grpc)?, address(rest)?);
+    let grpc = address(grpc)?;
+    let rest = rest.iter().map(address).collect::<Result<Vec<_>, Fatal>>()?;
     // A closed standard output is no reason not to serve.
-    let _ = writeln!(
-        std::io::stdout(),
-        "gRPC listening on {grpc}\nREST listening on http://{rest}\nimages in {}",
-        config.image_path.display()
-    );
-    tracing::info!(%grpc, %rest, image_path = %config.image_path.display(), data_dir = %config.data_dir.display(), "ready");
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "gRPC listening on {grpc}");
+    for rest in &rest {
+        let _ = writeln!(out, "REST listening on http://{rest}");
+    }
+    let _ = writeln!(out, "images in {}", config.image_path.display());
+    tracing::info!(%grpc, ?rest, image_path = %config.image_path.display(), data_dir = %config.data_dir.display(), "ready");
     Ok(())
 }
 
@@ -176,6 +217,7 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImageOpsServer<Service>>().await;
     health.set_serving::<ImagesServer<Service>>().await;
+    health.set_serving::<StoresServer<Service>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -186,11 +228,15 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     let work = ImageOpsServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let records = ImagesServer::new(service)
+    let records = ImagesServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let stores = StoresServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let routes = Routes::new(work)
         .add_service(records)
+        .add_service(stores)
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);
@@ -257,21 +303,21 @@ fn end_uploads_in_time(app: &Arc<App>) {
 /// Waits for what is running, for as long as configured; whether all of it ended.
 async fn drain(
     app: &App,
-    workers: tokio::task::JoinHandle<()>,
-    sweeper: tokio::task::JoinHandle<()>,
+    parts: [tokio::task::JoinHandle<()>; 3],
     grpc: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
-    rest: tokio::task::JoinHandle<Drained>,
+    rest: Vec<tokio::task::JoinHandle<Drained>>,
 ) -> bool {
     app.tasks.close();
     let everything = async {
-        let (workers, sweeper, grpc, rest, ()) = tokio::join!(workers, sweeper, grpc, rest, app.tasks.wait());
-        for error in [workers.err(), sweeper.err()].into_iter().flatten() {
+        let (parts, rest) = (futures::future::join_all(parts), futures::future::join_all(rest));
+        let (parts, grpc, rest, ()) = tokio::join!(parts, grpc, rest, app.tasks.wait());
+        for error in parts.into_iter().filter_map(Result::err) {
             tracing::error!(%error, "a part of the server did not end well");
         }
         if let Ok(Err(error)) = grpc {
             tracing::warn!(%error, "gRPC did not end well");
         }
-        matches!(rest, Ok(Drained::Completely))
+        rest.iter().all(|rest| matches!(rest, Ok(Drained::Completely)))
     };
     timeout(Duration::from_secs(u64::from(app.config.drain_seconds) + 1), everything).await.unwrap_or(false)
 }

@@ -1,126 +1,242 @@
-//! Keeps the catalogue and the store free of what nobody needs any more.
+//! Keeps the catalogue and the stores free of what nobody needs any more.
 //!
-//! At start, alone on the data directory, everything without a row goes: what a former life was making was never
-//! acknowledged. Later, jobs and uploads go when their time is over (reliability R-5).
+//! At start, alone on the directory stores, everything without a row goes: what a former life was making was never
+//! acknowledged. Later, jobs and uploads go when their time is over, and [`Orphans`] collects what calls that were cut off
+//! left in a store (reliability R-5).
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use imageops_catalogue::Catalogue;
-use imageops_model::UploadId;
-use imageops_store::{Entry, ImageRoot, Store};
+use imageops_model::{JobSpec, JobState, Micros, ScrubSpec, StoreId, StoreState, Tenant, UploadId};
+use imageops_store::{ImageRoot, Kind, Store};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use crate::app::{App, blocking};
 use crate::clock::now;
 use crate::failure::Result;
+use crate::rpc::{start_once, work_key};
+use crate::stores::{Slot, Stores};
 
 /// Time between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(300);
+/// How long a blob must be known without a row before it goes: many times what lies between publishing and the row.
+const GRACE: Duration = Duration::from_secs(900);
+/// Age at which parts of objects that were never completed go: more than the longest upload to a bucket.
+const INCOMPLETE_AGE: Duration = Duration::from_secs(86_400);
+/// A day.
+const DAY_MS: i64 = 86_400_000;
+/// Conversions that one sweep evicts at most.
+const EVICTIONS_MAX: u32 = 100;
 
-/// The id of this server's worker: it is alone on the store, in this life and the next.
-pub fn worker_id(store: &Arc<dyn Store>) -> Uuid {
-    store.id().0
-}
-
-/// Puts things in order after a former life: leases end, and bytes without a row go.
+/// Puts things in order after a former life: its leases end, and bytes without a row go.
 pub async fn recover(
     catalogue: &dyn Catalogue,
-    store: &Arc<dyn Store>,
+    worker: Uuid,
+    stores: &Stores,
     image_root: &Arc<ImageRoot>,
 ) -> Result<()> {
-    let freed = catalogue.free_leases(worker_id(store), now()).await?;
+    let freed = catalogue.free_leases(worker, now()).await?;
     if freed > 0 {
         tracing::info!(jobs = freed, "jobs of a former life go on");
     }
-    let listing = Arc::clone(store);
-    let (staged, blobs) =
-        blocking(move || Ok::<_, imageops_store::Error>((listing.list_staged()?, listing.list()?))).await??;
-    let mut orphans = Vec::new();
-    for Entry { key, .. } in staged {
-        let open = match Uuid::try_parse(&key) {
-            Ok(upload) => catalogue.is_upload_open(UploadId(upload)).await?,
-            Err(_) => false,
-        };
-        if !open {
-            orphans.push((key, true));
+    for slot in stores.all() {
+        let (name, id) = (slot.row.name, slot.row.id);
+        let Some(store) = slot.store else { continue };
+        if let Err(failure) = recover_store(catalogue, id, &store).await {
+            tracing::warn!(
+                store = name,
+                reason = failure.reason,
+                "a store was not tidied; the collector does it"
+            );
         }
     }
-    for Entry { key, .. } in blobs {
-        if !catalogue.is_blob_referenced(store.id(), &key).await? {
-            orphans.push((key, false));
-        }
+    let root = Arc::clone(image_root);
+    let partials = blocking(move || root.sweep_partials()).await??;
+    if partials > 0 {
+        tracing::info!(partials, "unfinished outputs are removed from the image root");
     }
-    let (store, root) = (Arc::clone(store), Arc::clone(image_root));
-    blocking(move || {
-        for (key, is_staged) in &orphans {
-            tracing::info!(key, "bytes without a row are removed");
-            if *is_staged { store.discard_staged(key)? } else { store.remove(key)? }
-        }
-        let partials = root.sweep_partials()?;
-        if partials > 0 {
-            tracing::info!(partials, "unfinished outputs are removed from the image root");
-        }
-        Ok::<_, imageops_store::Error>(())
-    })
-    .await??;
     Ok(())
+}
+
+async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
+    let listing = Arc::clone(store);
+    for entry in blocking(move || listing.list_staged()).await?? {
+        if !is_staged_wanted(catalogue, &entry.key).await? {
+            tracing::info!(key = entry.key, "staged bytes without a row are removed");
+            let store = Arc::clone(store);
+            blocking(move || store.discard_staged(&entry.key)).await??;
+        }
+    }
+    // A bucket is shared: what has no row yet may be another server's, just published.
+    if store.kind() != Kind::Directory {
+        return Ok(());
+    }
+    let listing = Arc::clone(store);
+    for entry in blocking(move || listing.list()).await?? {
+        if !catalogue.is_blob_referenced(id, &entry.key).await? {
+            tracing::info!(key = entry.key, "bytes without a row are removed");
+            let store = Arc::clone(store);
+            blocking(move || store.remove(&entry.key)).await??;
+        }
+    }
+    Ok(())
+}
+
+/// Staged files of uploads bear the upload's id. Those of jobs have other names, and belong to this process alone.
+async fn is_staged_wanted(catalogue: &dyn Catalogue, key: &str) -> Result<bool> {
+    match Uuid::try_parse(key) {
+        Ok(upload) => Ok(catalogue.is_upload_open(UploadId(upload)).await?),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Sweeps from time to time until shutdown.
 pub async fn run(app: Arc<App>) {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut orphans = Orphans::default();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = app.shutdown.cancelled() => return,
         }
-        if let Err(failure) = sweep(&app).await {
+        if let Err(failure) = sweep(&app, &mut orphans).await {
             tracing::warn!(reason = failure.reason, "a sweep was not completed; the next one goes on");
         }
     }
 }
 
-async fn sweep(app: &App) -> Result<()> {
+async fn sweep(app: &Arc<App>, orphans: &mut Orphans) -> Result<()> {
     let time = now();
-    let jobs = app
-        .catalogue
-        .expire_jobs(time.plus_ms(-i64::from(app.config.job_retention_days) * 86_400_000))
-        .await?;
-    // Ended uploads are kept a day, so that a client that missed the answer can still ask.
-    let uploads = app.catalogue.expire_uploads(time, time.plus_ms(-86_400_000)).await?;
-    for id in &uploads {
-        let session = app.uploads.session(*id);
-        let mut hold = session.take_over().await;
-        *hold.ingest = None;
-        let (store, key) = (Arc::clone(&app.store), id.0.to_string());
-        blocking(move || store.discard_staged(&key)).await??;
-        app.uploads.forget(*id);
-    }
+    let jobs =
+        app.catalogue.expire_jobs(time.plus_ms(-i64::from(app.config.job_retention_days) * DAY_MS)).await?;
+    let uploads = expire_uploads(app, time).await?;
     let images = empty_trash(app).await?;
-    if jobs > 0 || !uploads.is_empty() || images > 0 {
-        tracing::info!(jobs, uploads = uploads.len(), images, "expired");
+    let conversions = evict_conversions(app).await?;
+    app.remove_doomed().await?;
+    if jobs + uploads + images + conversions > 0 {
+        tracing::info!(jobs, uploads, images, conversions, "expired");
     }
+    start_scrubs(app, time).await?;
+    orphans.collect(app).await?;
     let (queued, running) = app.catalogue.count_jobs().await?;
     metrics::gauge!("imageops_jobs_queued").set(queued as f64);
     tracing::debug!(queued, running, "swept");
     Ok(())
 }
 
+/// Gives up uploads that nobody goes on with; how many.
+async fn expire_uploads(app: &App, time: Micros) -> Result<u64> {
+    // Ended uploads are kept a day, so that a client that missed the answer can still ask.
+    let uploads = app.catalogue.expire_uploads(time, time.plus_ms(-DAY_MS)).await?;
+    for id in &uploads {
+        let session = app.uploads.session(*id);
+        let mut hold = session.take_over().await;
+        *hold.ingest = None;
+        app.discard_staged(*id).await;
+        app.uploads.forget(*id);
+    }
+    Ok(uploads.len() as u64)
+}
+
 /// Removes the images that have lain in the trash for their time; how many.
-async fn empty_trash(app: &App) -> Result<usize> {
+async fn empty_trash(app: &App) -> Result<u64> {
     let mut removed = 0;
     loop {
         let images = app.catalogue.purge_expired_images(now()).await?;
         if images.is_empty() {
             return Ok(removed);
         }
-        removed += images.len();
-        // Rows first: bytes without a row are found again, a row without bytes would be a lie.
-        for image in images {
-            app.remove_bytes(&image).await;
+        removed += images.len() as u64;
+    }
+}
+
+/// Removes conversions, those that were not asked for longest first, until the rest fits; how many.
+async fn evict_conversions(app: &App) -> Result<u64> {
+    let mut evicted = 0;
+    let conversions = app.catalogue.list_conversions_by_use(EVICTIONS_MAX).await?;
+    let mut bytes = conversions.bytes;
+    for image in conversions.images {
+        if bytes <= app.config.conversion_cache_bytes {
+            break;
         }
+        app.catalogue.purge_companion(image.id, now()).await?;
+        bytes = bytes.saturating_sub(image.size_bytes);
+        evicted += 1;
+    }
+    Ok(evicted)
+}
+
+/// Starts a scrub of each store that holds bytes which were not read for the configured time.
+async fn start_scrubs(app: &App, time: Micros) -> Result<()> {
+    if app.config.scrub_days == 0 {
+        return Ok(());
+    }
+    let before = time.plus_ms(-i64::from(app.config.scrub_days) * DAY_MS);
+    for slot in app.stores.all().into_iter().filter(Slot::is_connected) {
+        let store = slot.row.id;
+        if slot.row.state == StoreState::Draining
+            || app.catalogue.list_blobs_to_verify(store, before, 1).await?.is_empty()
+        {
+            continue;
+        }
+        let spec = JobSpec::Scrub(ScrubSpec { store });
+        let job = start_once(app, &Tenant::built_in(), spec, work_key("scrub", store)).await?;
+        if job.state == JobState::Queued {
+            tracing::info!(store = slot.row.name, job = %job.id, "a scrub is due");
+        }
+    }
+    Ok(())
+}
+
+/// What was seen in the stores without a row, and since when.
+#[derive(Default)]
+struct Orphans(HashMap<(StoreId, String), Instant>);
+
+impl Orphans {
+    /// Removes what has had no row for [`GRACE`]: what lies between publishing and the row takes seconds.
+    async fn collect(&mut self, app: &App) -> Result<()> {
+        let mut seen = HashMap::new();
+        let mut bytes = 0;
+        for slot in app.stores.all().into_iter().filter(Slot::is_connected) {
+            let Some(store) = slot.store else { continue };
+            let id = slot.row.id;
+            let listing = Arc::clone(&store);
+            let listed = blocking(move || {
+                let before = SystemTime::now().checked_sub(INCOMPLETE_AGE).unwrap_or(SystemTime::UNIX_EPOCH);
+                listing.sweep_incomplete(before)?;
+                listing.list()
+            });
+            let entries = match listed.await? {
+                Ok(entries) => entries,
+                Err(error) => {
+                    app.stores.report(id, &error);
+                    continue;
+                }
+            };
+            for entry in entries {
+                if app.catalogue.is_blob_referenced(id, &entry.key).await? {
+                    continue;
+                }
+                let place = (id, entry.key);
+                let since = self.0.get(&place).copied().unwrap_or_else(Instant::now);
+                if since.elapsed() < GRACE {
+                    bytes += entry.size_bytes;
+                    seen.insert(place, since);
+                    continue;
+                }
+                tracing::info!(store = slot.row.name, key = place.1, "bytes without a row are removed");
+                let store = Arc::clone(&store);
+                if let Err(error) = blocking(move || store.remove(&place.1)).await? {
+                    tracing::warn!(%error, "bytes without a row were not removed; tried again later");
+                }
+            }
+        }
+        self.0 = seen;
+        metrics::gauge!("imageops_orphans_bytes").set(bytes as f64);
+        Ok(())
     }
 }

@@ -28,6 +28,23 @@ pub struct NewJob {
     pub create_time: Micros,
 }
 
+impl NewJob {
+    /// A job that asks for nothing beside its work.
+    pub fn new(id: JobId, tenant: Tenant, spec: JobSpec, create_time: Micros) -> Self {
+        Self {
+            id,
+            tenant,
+            spec,
+            request: None,
+            coalesce_key: None,
+            alias: None,
+            reserve_bytes: 0,
+            failure: None,
+            create_time,
+        }
+    }
+}
+
 /// An idempotency key: the same id with the same fingerprint is the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestKey {

@@ -1,11 +1,10 @@
 //! DownloadImage.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use imageops::v1;
+use imageops_store::Blob;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -37,14 +36,14 @@ pub(super) async fn download(
     }
     let rest = image.size_bytes - start;
     let length = request.length_bytes.map_or(rest, |length| length.min(rest));
-    let file = app.open_blob(&image).await?;
+    let blob = app.stores.open_image(&image).await?;
     let header =
         v1::DownloadHeader { image: Some(wire::image(&image)), offset_bytes: start, length_bytes: length };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::spawn(async move {
         let header = v1::download_image_response::Message::Header(header);
         if sender.send(Ok(v1::DownloadImageResponse { message: Some(header) })).await.is_ok() {
-            send_chunks(file, start, length, &sender).await;
+            send_chunks(blob, start, length, &sender).await;
         }
     });
     Ok(Box::pin(ReceiverStream::new(receiver)))
@@ -52,17 +51,17 @@ pub(super) async fn download(
 
 /// Ends early when the reader is gone. Only the reads are on the pool: a slow reader holds none of its threads.
 async fn send_chunks(
-    file: File,
+    blob: Box<dyn Blob>,
     start: u64,
     length: u64,
     sender: &mpsc::Sender<Result<v1::DownloadImageResponse, Status>>,
 ) {
-    let file = Arc::new(file);
+    let blob: Arc<dyn Blob> = blob.into();
     let mut done = 0;
     while done < length {
         let count = CHUNK_BYTES.min(usize::try_from(length - done).unwrap_or(CHUNK_BYTES));
-        let (source, offset) = (Arc::clone(&file), start + done);
-        let message = match blocking(move || read_chunk(&source, offset, count)).await {
+        let (source, offset) = (Arc::clone(&blob), start + done);
+        let message = match blocking(move || read_chunk(&*source, offset, count)).await {
             Ok(Ok(chunk)) => {
                 let message = v1::download_image_response::Message::Chunk(chunk);
                 Ok(v1::DownloadImageResponse { message: Some(message) })
@@ -78,8 +77,8 @@ async fn send_chunks(
     }
 }
 
-fn read_chunk(file: &File, offset_bytes: u64, count: usize) -> std::io::Result<v1::Chunk> {
+fn read_chunk(blob: &dyn Blob, offset_bytes: u64, count: usize) -> std::io::Result<v1::Chunk> {
     let mut data = BytesMut::zeroed(count);
-    file.read_exact_at(&mut data, offset_bytes)?;
+    blob.read_exact_at(&mut data, offset_bytes)?;
     Ok(v1::Chunk { offset_bytes, crc32c: Some(crc32c::crc32c(&data)), data: data.freeze() })
 }

@@ -1,10 +1,7 @@
 //! Inspect.
 
-use std::sync::Arc;
-
 use imageops::v1;
 use imageops_image::inspect::InspectOptions;
-use imageops_image::storage::{FileStorage, Storage};
 
 use crate::app::{App, blocking};
 use crate::auth::Caller;
@@ -25,11 +22,6 @@ pub(super) async fn inspect(
         virtual_size_max_bytes: app.config.virtual_size_max_bytes,
         layout: true,
     };
-    let inspection = blocking(move || {
-        let storage: Arc<dyn Storage> =
-            Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
-        imageops_image::inspect::inspect(&storage, &options)
-    })
-    .await??;
+    let inspection = blocking(move || imageops_image::inspect::inspect(&source.storage, &options)).await??;
     Ok(wire::inspection(inspection))
 }

@@ -4,11 +4,10 @@ use imageops::v1;
 use imageops_catalogue::{Created, Cursor, JobRow, NewJob, RequestKey};
 use imageops_model::{
     CheckSpec, CompressSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress, JobSpec,
-    JobState, Label, Source,
+    JobState, Label, Source, Tenant,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -73,17 +72,12 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
             }
             let image = app.catalogue.get_image(&caller.tenant, *id).await?;
             let label = if label.as_str().is_empty() { image.label } else { label };
-            let store = Arc::clone(&app.store);
-            (
-                None,
-                Some(ImageId(Uuid::new_v4())),
-                label,
-                blocking(move || store.space()).await??.free_bytes.unwrap_or(u64::MAX),
-            )
+            // Whether it fits, the placement of its output tells.
+            (None, Some(ImageId(Uuid::new_v4())), label, u64::MAX)
         }
     };
     // The source's own size on disk bounds what compressing it can need, but for tables of some clusters.
-    let needed_bytes = open.file.metadata().map_err(Failure::internal)?.blocks().saturating_mul(512);
+    let needed_bytes = open.storage.allocated_bytes();
     let failure =
         (needed_bytes.saturating_add(SPARE_BYTES) > free_bytes).then(|| no_space().into_job_failure());
     let spec = JobSpec::Compress(CompressSpec {
@@ -125,7 +119,8 @@ async fn place_output(app: &App, open: &OpenSource, name: &str) -> Result<u64> {
         return Err(invalid_output());
     }
     let (root, wanted) = (Arc::clone(&app.image_root), name.to_owned());
-    let source = open.file.try_clone().map_err(Failure::internal)?;
+    let file = open.file.as_ref().ok_or_else(invalid_output)?;
+    let source = file.try_clone().map_err(Failure::internal)?;
     let (is_source, free_bytes) = blocking(move || -> imageops_store::Result<_> {
         let place = root.output(&wanted)?;
         let room = rustix::fs::fstatvfs(&place.directory).map_err(std::io::Error::from)?;
@@ -147,17 +142,8 @@ async fn queue(
     failure: Option<JobFailure>,
     validate_only: bool,
 ) -> Result<v1::Job> {
-    let new = NewJob {
-        id: JobId(Uuid::new_v4()),
-        tenant: caller.tenant.clone(),
-        spec,
-        request,
-        coalesce_key: None,
-        alias: None,
-        reserve_bytes: 0,
-        failure,
-        create_time: now(),
-    };
+    let new =
+        NewJob { request, failure, ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now()) };
     if validate_only {
         let mut job = wire::job(&unqueued(new), &app.config)?;
         job.name.clear();
@@ -168,6 +154,16 @@ async fn queue(
     };
     app.job_queued.notify_one();
     wire::job(&row, &app.config)
+}
+
+/// Starts work that is done once however often it is asked for: while a job with this key lives, that is answered.
+pub(crate) async fn start_once(app: &App, tenant: &Tenant, spec: JobSpec, key: String) -> Result<JobRow> {
+    let new =
+        NewJob { coalesce_key: Some(key), ..NewJob::new(JobId(Uuid::new_v4()), tenant.clone(), spec, now()) };
+    let (Created::New(row) | Created::Existing(row)) =
+        app.catalogue.create_job(new, app.config.queue_limit).await?;
+    app.job_queued.notify_one();
+    Ok(row)
 }
 
 /// The row that a job would have.

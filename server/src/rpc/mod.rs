@@ -5,6 +5,7 @@ mod images;
 mod inspect;
 mod jobs;
 mod pages;
+mod stores;
 mod uploads;
 mod watch;
 
@@ -20,6 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::failure::{Failure, Result};
+
+pub(crate) use jobs::start_once;
+pub(crate) use stores::work_key;
 
 /// The service, over the parts of the server.
 #[derive(Clone)]

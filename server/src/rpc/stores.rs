@@ -153,12 +153,17 @@ fn check_root(app: &App, path: &Path) -> Result<()> {
     // Links above the last component are followed: what counts is where they lead.
     let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
     let inside = parent.is_some_and(|parent| {
-        app.config.store_roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| parent.starts_with(root))
+        app.config
+            .store_roots
+            .iter()
+            .filter_map(|root| root.canonicalize().ok())
+            .any(|root| parent.starts_with(root))
     });
     if plain && inside {
         return Ok(());
     }
-    let message = "the directory lies in none of the server's --store-roots, or what it lies in does not exist";
+    let message =
+        "the directory lies in none of the server's --store-roots, or what it lies in does not exist";
     Err(Failure::invalid_as(reason::STORE_ROOT, "store.directory.path", message))
 }
 

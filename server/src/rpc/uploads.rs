@@ -5,19 +5,18 @@ use std::time::Duration;
 
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
-use imageops_catalogue::{Created, Cursor, ImageRow, UploadRow};
+use imageops_catalogue::{Cursor, ImageRow, UploadRow};
 use imageops_image::inspect::{PrefixVerdict, inspect_prefix};
-use imageops_model::{Label, Micros, UploadId, UploadState, UploadWishes};
+
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
-use uuid::Uuid;
 
 use super::{pages, parse_name, watch};
 use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::clock::now;
-use crate::failure::{Failure, Result, no_space};
-use crate::upload::{CommitError, Ingest, Promise, Session, commit, refusal};
+use crate::failure::{Failure, Result};
+use crate::upload::{CommitError, Ingest, Promise, Session, admission, commit, refusal, store_of};
 use crate::{reason, wire};
 
 /// A stream from which nothing comes for so long is ended; what came is made durable.
@@ -45,7 +44,7 @@ pub(super) async fn upload(
 }
 
 /// Metadata or resume, chunks, commit.
-async fn take_in(app: &App, caller: &Caller, mut messages: Messages) -> Result<v1::UploadImageResponse> {
+async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Result<v1::UploadImageResponse> {
     let first = next(app, &mut messages, std::future::pending())
         .await?
         .ok_or_else(|| sequence("begin with `metadata` or `resume`"))?;
@@ -171,7 +170,7 @@ impl Stream<'_> {
             return Err(Failure::new(Code::InvalidArgument, reason::SIZE_MISMATCH, message));
         }
         if length > self.app.config.upload_max_bytes {
-            return Err(too_large(self.app.config.upload_max_bytes));
+            return Err(admission::too_large(self.app.config.upload_max_bytes));
         }
         Ok(())
     }
@@ -187,7 +186,10 @@ impl Stream<'_> {
 
     async fn extend(&self, durable_bytes: u64) -> Result<()> {
         let time = now();
-        self.app.catalogue.extend_upload(self.upload.id, durable_bytes, time, expiry(self.app, time)).await?;
+        self.app
+            .catalogue
+            .extend_upload(self.upload.id, durable_bytes, time, admission::expiry(self.app, time))
+            .await?;
         Ok(())
     }
 
@@ -224,6 +226,7 @@ impl Stream<'_> {
                 size_bytes: self.upload.size_bytes,
                 md5: self.upload.expected_md5.clone(),
                 sha256: self.upload.expected_sha256.clone(),
+                ..Promise::default()
             },
             promise,
         ];
@@ -246,7 +249,7 @@ impl Stream<'_> {
         {
             return End::Broken(error.into());
         }
-        discard(self.app, self.upload.id).await;
+        self.app.discard_staged(self.upload.id).await;
         End::Refused(failure)
     }
 }
@@ -291,9 +294,9 @@ fn broken(status: &Status) -> Failure {
 }
 
 /// The upload that the first message names, and the offset that a resume wants.
-async fn begin(app: &App, caller: &Caller, first: Message) -> Result<(UploadRow, Option<u64>)> {
+async fn begin(app: &Arc<App>, caller: &Caller, first: Message) -> Result<(UploadRow, Option<u64>)> {
     match first {
-        Message::Metadata(metadata) => Ok((create(app, caller, metadata).await?, None)),
+        Message::Metadata(metadata) => Ok((admission::begin(app, &caller.tenant, metadata).await?, None)),
         Message::Resume(resume) => {
             let id = parse_name("resume.upload", &resume.upload)?;
             Ok((app.catalogue.get_upload(&caller.tenant, id).await?, Some(resume.offset_bytes)))
@@ -302,71 +305,12 @@ async fn begin(app: &App, caller: &Caller, first: Message) -> Result<(UploadRow,
     }
 }
 
-async fn create(app: &App, caller: &Caller, metadata: v1::UploadMetadata) -> Result<UploadRow> {
-    let id = Uuid::try_parse(&metadata.request_id)
-        .map_err(|_| Failure::invalid("metadata.request_id", "must be a UUID: it becomes the upload's id"))?;
-    let label = Label::new(metadata.display_name)
-        .map_err(|error| Failure::invalid("metadata.display_name", error.to_string()))?;
-    let details =
-        wire::read_upload_details(metadata.description, metadata.labels, metadata.properties, metadata.tags)?;
-    if metadata.size_bytes.is_some_and(|size| size > app.config.upload_max_bytes) {
-        return Err(too_large(app.config.upload_max_bytes));
-    }
-    if let Some(size_bytes) = metadata.size_bytes {
-        let store = Arc::clone(&app.store);
-        let space = blocking(move || store.staging_space()).await??;
-        if space.free_bytes.is_some_and(|free| size_bytes > free) {
-            return Err(no_space());
-        }
-    }
-    let declared = wire::read_format("metadata.declared_format", metadata.declared_format)?;
-    let promise = wire::read_promise(metadata.size_bytes, metadata.expected_digests)?;
-    let time = now();
-    let row = UploadRow {
-        id: UploadId(id),
-        tenant: caller.tenant.clone(),
-        state: UploadState::Open,
-        label,
-        details,
-        declared_format: declared.map(|format| format.as_str().to_owned()),
-        size_bytes: metadata.size_bytes,
-        expected_md5: promise.md5,
-        expected_sha256: promise.sha256,
-        store: None,
-        part: None,
-        composes: None,
-        record: None,
-        archive: None,
-        wishes: UploadWishes::default(),
-        durable_bytes: 0,
-        reserved_bytes: 0,
-        image: None,
-        failure: None,
-        create_time: time,
-        update_time: time,
-        expire_time: expiry(app, time),
-    };
-    match app.catalogue.create_upload(row).await? {
-        Created::New(row) | Created::Existing(row) => Ok(row),
-    }
-}
-
-fn expiry(app: &App, time: Micros) -> Micros {
-    time.plus_ms(i64::from(app.config.upload_expiry_hours) * 3_600_000)
-}
-
 async fn open_ingest(app: &App, upload: &UploadRow) -> Result<Ingest> {
-    let (store, key) = (Arc::clone(&app.store), upload.id.0.to_string());
-    let file = blocking(move || store.stage(&key)).await??;
-    Ingest::open(file, upload.durable_bytes).await
-}
-
-async fn discard(app: &App, id: UploadId) {
-    let store = Arc::clone(&app.store);
-    let result = blocking(move || store.discard_staged(&id.0.to_string())).await;
-    if !matches!(result, Ok(Ok(()))) {
-        tracing::warn!(upload = %id, "staged bytes were not removed; the next start removes them");
-    }
+    let id = store_of(app, upload);
+    let (store, key) = (app.stores.writable(id)?, upload.id.0.to_string());
+    let file = blocking(move || store.stage(&key)).await?;
+    let file = file.inspect_err(|error| app.stores.report(id, error))?;
+    Ingest::open(file, upload.durable_bytes, upload.wishes.sha512).await
 }
 
 /// The answer for an upload that has ended before: its image again, or why there is none.
@@ -397,11 +341,6 @@ fn sequence(message: &str) -> Failure {
 fn wrong_offset(offset: u64, right: u64) -> Failure {
     let message = format!("the next byte is at {right}, not at {offset}");
     Failure::new(Code::OutOfRange, reason::WRONG_OFFSET, message).with("durable_bytes", right)
-}
-
-fn too_large(limit: u64) -> Failure {
-    Failure::new(Code::InvalidArgument, reason::TOO_LARGE, format!("at most {limit} bytes are taken"))
-        .with("limit_bytes", limit)
 }
 
 /// GetUpload.
@@ -440,7 +379,7 @@ pub(super) async fn abort(
     let session = app.uploads.session(id);
     let mut hold = session.take_over().await;
     *hold.ingest = None;
-    discard(app, id).await;
+    app.discard_staged(id).await;
     app.uploads.forget(id);
     Ok(wire::upload(&row))
 }

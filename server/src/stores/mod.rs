@@ -123,8 +123,7 @@ impl Stores {
             let message = format!("the store {} cannot be used: {}", setting.name, sentence(&error));
             Failure::new(Code::FailedPrecondition, reason::STORE_DISCONNECTED, message)
         })?;
-        let row =
-            row(store.id(), &setting.name, setting.kind.clone(), setting.weight, setting.limit_bytes);
+        let row = row(store.id(), &setting.name, setting.kind.clone(), setting.weight, setting.limit_bytes);
         let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
         Ok(Slot::connected(row, store))
     }
@@ -318,8 +317,7 @@ impl Stores {
 
     async fn probe(&self, before: Slot, store: Arc<dyn Store>) -> Result<Slot> {
         let probed = Arc::clone(&store);
-        let (result, space) =
-            blocking(move || (probed.probe(), probed.space().unwrap_or_default())).await?;
+        let (result, space) = blocking(move || (probed.probe(), probed.space().unwrap_or_default())).await?;
         let name = before.row.name.clone();
         let (store, problem) = match result {
             // A full store is there: it is read, and takes bytes again once there is room.

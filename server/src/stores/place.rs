@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn weight_comes_before_room_and_room_before_all() {
-        let stores = [store(1, 0, Some(100)), store(2, 10, Some(50)), store(3, 10, Some(70)), store(4, -1, None)];
+        let stores =
+            [store(1, 0, Some(100)), store(2, 10, Some(50)), store(3, 10, Some(70)), store(4, -1, None)];
         assert_eq!(placed(&stores, Some(10)), Some(3));
         assert_eq!(placed(&stores, None), Some(3));
         assert_eq!(placed(&stores, Some(71)), Some(1), "the heavier ones are too small");

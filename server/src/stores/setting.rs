@@ -171,12 +171,16 @@ mod tests {
         assert_eq!(fast.kind, StoreKind::Directory { path: "/mnt/a=b".to_owned() });
         let cold: StoreSetting =
             "cold=s3://images/a/b?endpoint=https://s3.example.org&weight=-1".parse().unwrap();
-        let StoreKind::Bucket { endpoint, region, bucket, prefix, path_style, allow_http } = cold.kind.clone()
+        let StoreKind::Bucket { endpoint, region, bucket, prefix, path_style, allow_http } =
+            cold.kind.clone()
         else {
             panic!("{cold:?}");
         };
         assert_eq!((endpoint.as_str(), region.as_str()), ("https://s3.example.org", "us-east-1"));
-        assert_eq!((bucket.as_str(), prefix.as_str(), path_style, allow_http), ("images", "a/b", true, false));
+        assert_eq!(
+            (bucket.as_str(), prefix.as_str(), path_style, allow_http),
+            ("images", "a/b", true, false)
+        );
         assert_eq!(String::from(cold.clone()).parse(), Ok(cold));
     }
 

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use imageops_catalogue::{ImageRow, Replica, UploadRow};
+use imageops_catalogue::{ImageRow, UploadRow};
 use imageops_image::Control;
 use imageops_image::check::{CheckOptions, check};
 use imageops_image::format::Format;
 use imageops_image::inspect::{InspectOptions, Inspection, Reason, Verdict};
 use imageops_image::storage::Storage;
-use imageops_model::{ImageId, ImageState, ReplicaState};
+use imageops_model::{ImageId, StoreId};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -20,6 +20,7 @@ use crate::app::{App, blocking};
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::reason;
+use crate::stored::{self, ImageOf, StoredBytes};
 
 /// What the client says the whole must be.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,10 @@ pub struct Promise {
     pub md5: Option<String>,
     /// Lower-case hexadecimal.
     pub sha256: Option<String>,
+    /// Lower-case hexadecimal.
+    pub sha512: Option<String>,
+    /// CRC-32 as zip has it.
+    pub crc32: Option<u32>,
 }
 
 /// Why a commit did not make an image.
@@ -64,10 +69,9 @@ pub async fn commit(
     }
     ingest.flush_all().await?;
     let digests = ingest.digests().await?;
-    let (md5, sha256) = (digests.md5.unwrap_or_default(), digests.sha256.unwrap_or_default());
     for promise in promises {
-        compare("md5", promise.md5.as_deref(), &md5)?;
-        compare("sha256", promise.sha256.as_deref(), &sha256)?;
+        compare("md5", promise.md5.as_deref(), digests.md5.as_deref())?;
+        compare("sha256", promise.sha256.as_deref(), digests.sha256.as_deref())?;
     }
     let inspection = inspect(app, upload, ingest).await?;
     refuse_unless_valid(&inspection)?;
@@ -75,62 +79,46 @@ pub async fn commit(
         refuse_unless_valid(&check_tables(app, ingest).await?)?;
     }
 
-    let image = ImageId(Uuid::new_v4());
-    let (store, staged, blob) = (Arc::clone(&app.store), upload.id.0.to_string(), image.0.to_string());
-    let key = blob.clone();
-    let publishing = staged.clone();
-    blocking(move || store.publish(&publishing, &key)).await??;
+    let (id, staged, store) = (ImageId(Uuid::new_v4()), upload.id.0.to_string(), store_of(app, upload));
+    let blob = id.0.to_string();
+    stored::publish(app, store, &staged, &blob).await?;
     let time = now();
-    let row = ImageRow {
-        id: image,
+    let image = ImageOf {
+        id,
         tenant: upload.tenant.clone(),
         label: upload.label.clone(),
-        state: ImageState::Active,
-        format: inspection.format.as_str().to_owned(),
-        size_bytes,
-        virtual_size_bytes: inspection.virtual_size_bytes,
-        md5,
-        sha256,
-        sha512: None,
-        crc32: None,
-        replicas: vec![Replica {
-            store: app.store.id(),
-            blob: blob.clone(),
-            state: ReplicaState::Ready,
-            create_time: time,
-            update_time: time,
-            verify_time: None,
-        }],
-        derived_from: None,
         details: upload.details.clone(),
-        enabled: true,
+        derived_from: None,
         companion: None,
-        use_time: None,
         quarantine: None,
-        check: None,
-        slim: None,
-        upload: None,
-        revision: 1,
-        create_time: time,
-        update_time: time,
-        trash_time: None,
-        purge_time: None,
     };
+    let bytes = StoredBytes {
+        store,
+        blob: blob.clone(),
+        size_bytes,
+        digests,
+        format: inspection.format.as_str().to_owned(),
+        virtual_size_bytes: inspection.virtual_size_bytes,
+    };
+    let row = stored::image(image, bytes, time);
     let committed = app.catalogue.commit_upload(upload.id, row, None, time).await;
     if committed.is_err() {
-        app.remove_unless_referenced(&blob).await;
+        app.remove_unless_referenced(store, &blob).await;
     }
     let committed = committed?;
     // Only now: until the row was there, the staged name was what a resume would go on with.
-    let store = Arc::clone(&app.store);
-    if let Err(error) = blocking(move || store.discard_staged(&staged)).await? {
-        tracing::warn!(%error, "a staged name was not removed; the next start removes it");
-    }
+    stored::discard(app, store, staged).await;
     metrics::counter!("imageops_uploads_acknowledged_total").increment(1);
     Ok((committed.upload, committed.image))
 }
 
-fn compare(algorithm: &str, promised: Option<&str>, found: &str) -> Result<(), CommitError> {
+/// The store that an upload goes to.
+pub fn store_of(app: &App, upload: &UploadRow) -> StoreId {
+    upload.store.unwrap_or_else(|| app.stores.default_id())
+}
+
+fn compare(algorithm: &str, promised: Option<&str>, found: Option<&str>) -> Result<(), CommitError> {
+    let found = found.unwrap_or_default();
     match promised {
         Some(promised) if !promised.eq_ignore_ascii_case(found) => {
             let message =

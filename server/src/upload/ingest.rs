@@ -29,10 +29,8 @@ const HOLE_BYTES: usize = 64 << 10;
 /// Bytes that are hashed again at a time when an upload goes on after a restart.
 const REHASH_BYTES: usize = 1 << 20;
 
-/// Each digest has a lane of its own.
-const MD5: Selection = Selection { md5: true, sha256: false };
-/// See [`MD5`].
-const SHA256: Selection = Selection { md5: false, sha256: true };
+/// Digests that every upload gets (design decision 18), and a CRC for the zips that it may be handed out in.
+const DIGESTS: Selection = Selection { md5: true, sha256: true, sha512: false, crc32: true };
 
 type Lane<T> = Option<JoinHandle<T>>;
 
@@ -46,8 +44,8 @@ pub struct Ingest {
     /// First bytes, until the header was judged.
     prefix: Option<BytesMut>,
     writing: Lane<std::io::Result<()>>,
-    md5: Lane<Digester>,
-    sha256: Lane<Digester>,
+    /// Groups of digests, each with a thread of its own.
+    digesting: Vec<Lane<Digester>>,
     flushing: Lane<std::io::Result<u64>>,
     /// Why a write or a flush failed. From then on nothing more becomes durable here: what the file holds behind
     /// `durable_bytes` is not what was received.
@@ -57,8 +55,8 @@ pub struct Ingest {
 impl Ingest {
     /// Goes on with a staged file whose first `durable_bytes` are durable: what lies behind them is cut off, what lies
     /// before is hashed again.
-    pub async fn open(file: File, durable_bytes: u64) -> Result<Self> {
-        let (file, prefix, md5, sha256) = blocking(move || -> std::io::Result<_> {
+    pub async fn open(file: File, durable_bytes: u64, sha512: bool) -> Result<Self> {
+        let (file, prefix, digesters) = blocking(move || -> std::io::Result<_> {
             if file.metadata()?.len() < durable_bytes {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
@@ -66,13 +64,23 @@ impl Ingest {
             file.set_len(durable_bytes)?;
             let mut prefix = BytesMut::zeroed(durable_bytes.min(PREFIX_BYTES as u64) as usize);
             file.read_exact_at(&mut prefix, 0)?;
-            let (md5, sha256) = std::thread::scope(|scope| {
-                let md5 = scope.spawn(|| rehash(&file, durable_bytes, MD5));
-                let sha256 = rehash(&file, durable_bytes, SHA256);
-                let md5 = md5.join().unwrap_or_else(|_| Err(std::io::Error::other("hashing again panicked")));
-                (md5, sha256)
-            });
-            Ok((file, prefix, md5?, sha256?))
+            let digesters = std::thread::scope(|scope| {
+                let lanes = Selection { sha512, ..DIGESTS }.lanes();
+                let threads: Vec<_> = lanes
+                    .map(|lane| {
+                        scope.spawn({
+                            let file = &file;
+                            move || rehash(file, durable_bytes, lane)
+                        })
+                    })
+                    .collect();
+                let failed = |_| Err(std::io::Error::other("hashing again panicked"));
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or_else(failed))
+                    .collect::<std::io::Result<Vec<_>>>()
+            })?;
+            Ok((file, prefix, digesters))
         })
         .await?
         .map_err(|error| match error.kind() {
@@ -90,8 +98,7 @@ impl Ingest {
             durable_bytes,
             prefix: (prefix.len() < PREFIX_BYTES || durable_bytes == PREFIX_BYTES as u64).then_some(prefix),
             writing: None,
-            md5: Some(ready(md5)),
-            sha256: Some(ready(sha256)),
+            digesting: digesters.into_iter().map(|digester| Some(ready(digester))).collect(),
             flushing: None,
             broken: None,
         })
@@ -114,7 +121,7 @@ impl Ingest {
         self.received_bytes += data.len() as u64;
         let (file, bytes) = (Arc::clone(&self.file), data.clone());
         self.writing = Some(tokio::task::spawn_blocking(move || write_sparse(&file, &bytes, offset)));
-        for lane in [&mut self.md5, &mut self.sha256] {
+        for lane in &mut self.digesting {
             let mut digester = join(lane).await?;
             let bytes = data.clone();
             *lane = Some(tokio::task::spawn_blocking(move || {
@@ -213,11 +220,12 @@ impl Ingest {
 
     /// The digests of all that was received.
     pub async fn digests(&mut self) -> Result<Digests> {
-        let md5 = join(&mut self.md5).await?;
-        let sha256 = join(&mut self.sha256).await?;
-        let digests = Digests { md5: md5.clone().finish().md5, sha256: sha256.clone().finish().sha256 };
-        self.md5 = Some(ready(md5));
-        self.sha256 = Some(ready(sha256));
+        let mut digests = Digests::default();
+        for lane in &mut self.digesting {
+            let digester = join(lane).await?;
+            digests = digests.or(digester.clone().finish());
+            *lane = Some(ready(digester));
+        }
         Ok(digests)
     }
 
@@ -258,7 +266,7 @@ fn failed(error: std::io::Error) -> Failure {
 }
 
 fn rehash(file: &File, length: u64, selection: Selection) -> std::io::Result<Digester> {
-    let mut digester = Digester::new(selection.md5, selection.sha256);
+    let mut digester = Digester::new(selection);
     let mut buffer = vec![0; REHASH_BYTES];
     let mut offset = 0;
     while offset < length {
@@ -323,7 +331,7 @@ mod tests {
         let path = directory.path().join("staged");
         std::fs::write(&path, b"").unwrap();
         let writable = || File::options().read(true).write(true).open(&path).unwrap();
-        let mut ingest = Ingest::open(writable(), 0).await.unwrap();
+        let mut ingest = Ingest::open(writable(), 0, false).await.unwrap();
         // Opened for reading alone: writes to it fail.
         ingest.file = Arc::new(File::open(&path).unwrap());
         ingest.push(Bytes::from_static(b"lost")).await.unwrap();
@@ -340,7 +348,7 @@ mod tests {
     async fn a_session_that_goes_on_hashes_what_was_durable() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"hello world, and what was not durable", 0).unwrap();
-        let mut ingest = Ingest::open(file, 6).await.unwrap();
+        let mut ingest = Ingest::open(file, 6, true).await.unwrap();
         ingest.push(Bytes::from_static(b"there")).await.unwrap();
         assert_eq!(ingest.flush_all().await.unwrap(), 11);
         // Digest of "hello there".

@@ -3,6 +3,7 @@
 //! [`Uploads`] knows the sessions whose streams are open or were lately; `session` is the state of one; `ingest` writes
 //! and hashes; `commit` is the one function that makes bytes an image.
 
+pub mod admission;
 mod commit;
 mod ingest;
 mod session;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use imageops_model::UploadId;
 use tonic::Code;
 
-pub use commit::{CommitError, Promise, commit, refusal};
+pub use commit::{CommitError, Promise, commit, refusal, store_of};
 pub use ingest::Ingest;
 pub use session::Session;
 

@@ -3,15 +3,36 @@
 use std::collections::HashMap;
 
 use imageops::{FieldMask, v1};
-use imageops_catalogue::{FactsChange, ImageChange, ImageOrder};
-use imageops_model::{ImageDetails, ImageFacts, ImageState, Label};
+use imageops_catalogue::{ImageChange, ImageOrder};
+use imageops_model::{ImageDetails, ImageState, Label};
 
+use super::facts::{facts_change, read_facts};
 use super::requests::{read_all, read_format};
 use crate::failure::{Failure, Result};
 
 /// The members of an image that can be changed, in the spelling of the contract.
-const CHANGEABLE: [&str; 7] =
-    ["display_name", "description", "labels", "properties", "tags", "protected", "disabled"];
+const CHANGEABLE: [&str; 20] = [
+    "display_name",
+    "description",
+    "labels",
+    "properties",
+    "tags",
+    "protected",
+    "disabled",
+    "facts",
+    "facts.hidden",
+    "facts.disk_format",
+    "facts.container_format",
+    "facts.min_disk_gib",
+    "facts.min_ram_mib",
+    "facts.media_type",
+    "facts.platform",
+    "facts.architecture",
+    "facts.guest_os_type",
+    "facts.system",
+    "facts.virtio",
+    "facts.origin_url",
+];
 
 pub(crate) fn read_image_order(value: i32) -> Result<ImageOrder> {
     Ok(match v1::ImageOrder::try_from(value).map_err(|_| Failure::invalid("order", "is no known order"))? {
@@ -34,7 +55,7 @@ pub(crate) fn read_image_states(values: &[i32]) -> Result<Vec<ImageState>> {
             v1::ImageState::Active => ImageState::Active,
             v1::ImageState::Failed => ImageState::Failed,
             v1::ImageState::Trashed => ImageState::Trashed,
-            v1::ImageState::Quarantined => return None,
+            v1::ImageState::Quarantined => ImageState::Quarantined,
         })
     })
 }
@@ -63,7 +84,7 @@ pub(crate) fn read_etag(etag: &str) -> Result<Option<u64>> {
 pub(crate) fn read_image_change(image: v1::Image, mask: Option<FieldMask>) -> Result<ImageChange> {
     let paths = changed_members(&image, mask.unwrap_or_default())?;
     let changed = |name: &str| paths.contains(&name);
-    let details = details(&image);
+    let details = details(&image)?;
     details.check().map_err(|error| Failure::invalid(image_member(error.field), error.problem))?;
     let label = Label::new(image.display_name)
         .map_err(|error| Failure::invalid("image.display_name", error.to_string()))?;
@@ -74,8 +95,8 @@ pub(crate) fn read_image_change(image: v1::Image, mask: Option<FieldMask>) -> Re
         properties: changed("properties").then_some(details.properties),
         tags: changed("tags").then_some(details.tags),
         protected: changed("protected").then_some(details.protected),
+        facts: facts_change(details.facts, &paths),
         enabled: changed("disabled").then_some(!image.disabled),
-        facts: FactsChange::default(),
     })
 }
 
@@ -93,6 +114,7 @@ fn changed_members(image: &v1::Image, mask: FieldMask) -> Result<Vec<&'static st
             !image.tags.is_empty(),
             image.protected,
             image.disabled,
+            image.facts.is_some(),
         ];
         return Ok(CHANGEABLE.into_iter().zip(filled).filter(|(_, is)| *is).map(|(name, _)| name).collect());
     }
@@ -107,38 +129,42 @@ fn changed_members(image: &v1::Image, mask: FieldMask) -> Result<Vec<&'static st
         .collect()
 }
 
-fn details(image: &v1::Image) -> ImageDetails {
+fn details(image: &v1::Image) -> Result<ImageDetails> {
     let sorted = |texts: &HashMap<String, String>| texts.clone().into_iter().collect();
-    ImageDetails {
+    Ok(ImageDetails {
         description: image.description.clone(),
         labels: sorted(&image.labels),
         properties: sorted(&image.properties),
         tags: image.tags.iter().cloned().collect(),
         protected: image.protected,
-        facts: ImageFacts::default(),
-    }
+        facts: read_facts(image.facts.clone().unwrap_or_default())?,
+    })
+}
+
+/// What is said of an image record that is to be made.
+pub(crate) fn read_image_details(image: &v1::Image) -> Result<ImageDetails> {
+    let details = details(image)?;
+    details.check().map_err(|error| Failure::invalid(image_member(error.field), error.problem))?;
+    Ok(details)
 }
 
 /// What is said of an image while it is uploaded.
-pub(crate) fn read_upload_details(
-    description: String,
-    labels: HashMap<String, String>,
-    properties: HashMap<String, String>,
-    tags: Vec<String>,
-) -> Result<ImageDetails> {
+pub(crate) fn read_upload_details(metadata: &v1::UploadMetadata) -> Result<ImageDetails> {
+    let sorted = |texts: &HashMap<String, String>| texts.clone().into_iter().collect();
     let details = ImageDetails {
-        description,
-        labels: labels.into_iter().collect(),
-        properties: properties.into_iter().collect(),
-        tags: tags.into_iter().collect(),
+        description: metadata.description.clone(),
+        labels: sorted(&metadata.labels),
+        properties: sorted(&metadata.properties),
+        tags: metadata.tags.iter().cloned().collect(),
         protected: false,
-        facts: ImageFacts::default(),
+        facts: read_facts(metadata.facts.clone().unwrap_or_default())?,
     };
     let field = |field: &str| match field {
         "description" => "metadata.description",
         "labels" => "metadata.labels",
         "properties" => "metadata.properties",
-        _ => "metadata.tags",
+        "tags" => "metadata.tags",
+        _ => "metadata.facts",
     };
     details.check().map_err(|error| Failure::invalid(field(error.field), error.problem))?;
     Ok(details)
@@ -149,7 +175,8 @@ fn image_member(field: &str) -> &'static str {
         "description" => "image.description",
         "labels" => "image.labels",
         "properties" => "image.properties",
-        _ => "image.tags",
+        "tags" => "image.tags",
+        _ => "image.facts",
     }
 }
 

@@ -1,13 +1,14 @@
 //! Images, uploads and what the inspector says.
 
 use imageops::v1;
-use imageops_catalogue::{ImageRow, UploadRow};
+use imageops_catalogue::{ImageRow, Replica, UploadRow};
 use imageops_image::format::Format;
 use imageops_image::format::qcow2::{Compression, Encryption};
 use imageops_image::guest::{Kept, PartSummary, TableKind, VolumeSummary};
 use imageops_image::inspect::{Inspection, Qcow2Summary, Reason, Verdict};
-use imageops_model::{ImageState, UploadState};
+use imageops_model::{Archive, ImageState, JobFailure, ReplicaState, UploadState};
 
+use super::facts::facts;
 use super::timestamp;
 
 /// Parts of a guest's disk, and volumes of a part, that an answer lists.
@@ -43,9 +44,9 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         ImageState::Uploading => v1::ImageState::Uploading,
         ImageState::Importing => v1::ImageState::Importing,
         ImageState::Active => v1::ImageState::Active,
-        ImageState::Quarantined => v1::ImageState::Failed,
         ImageState::Failed => v1::ImageState::Failed,
         ImageState::Trashed => v1::ImageState::Trashed,
+        ImageState::Quarantined => v1::ImageState::Quarantined,
     };
     v1::Image {
         name: row.id.to_string(),
@@ -57,7 +58,8 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         digests: Some(v1::Digests {
             md5: row.md5.clone(),
             sha256: row.sha256.clone(),
-            ..v1::Digests::default()
+            sha512: row.sha512.clone().unwrap_or_default(),
+            crc32: row.crc32,
         }),
         derived_from: row.derived_from.map(|id| id.to_string()).unwrap_or_default(),
         create_time: Some(timestamp(row.create_time)),
@@ -71,17 +73,41 @@ pub(crate) fn image(row: &ImageRow) -> v1::Image {
         disabled: !row.enabled,
         delete_time: row.trash_time.map(timestamp),
         purge_time: row.purge_time.map(timestamp),
-        ..v1::Image::default()
+        replicas: row.replicas.iter().map(replica).collect(),
+        companion_of: row.companion.as_ref().map(|companion| companion.of.to_string()).unwrap_or_default(),
+        quarantine: row.quarantine.as_ref().map(failure),
+        upload: row.upload.map(|id| id.to_string()).unwrap_or_default(),
+        facts: Some(facts(&row.details.facts)),
     }
+}
+
+fn replica(replica: &Replica) -> v1::Replica {
+    let state = match replica.state {
+        ReplicaState::Arriving => v1::ReplicaState::Arriving,
+        ReplicaState::Ready => v1::ReplicaState::Ready,
+        ReplicaState::Trashed => v1::ReplicaState::Trashed,
+        ReplicaState::Damaged => v1::ReplicaState::Damaged,
+    };
+    v1::Replica {
+        store: replica.store.to_string(),
+        state: state.into(),
+        create_time: Some(timestamp(replica.create_time)),
+        verify_time: replica.verify_time.map(timestamp),
+    }
+}
+
+fn failure(failure: &JobFailure) -> v1::Reason {
+    v1::Reason { code: failure.reason.clone(), message: failure.message.clone(), ..v1::Reason::default() }
 }
 
 /// An upload.
 pub(crate) fn upload(row: &UploadRow) -> v1::Upload {
     let state = match row.state {
-        UploadState::Open | UploadState::Stored => v1::UploadState::Open,
+        UploadState::Open => v1::UploadState::Open,
         UploadState::Committed => v1::UploadState::Committed,
         UploadState::Aborted => v1::UploadState::Aborted,
         UploadState::Failed => v1::UploadState::Failed,
+        UploadState::Stored => v1::UploadState::Stored,
     };
     v1::Upload {
         name: row.id.to_string(),
@@ -91,15 +117,23 @@ pub(crate) fn upload(row: &UploadRow) -> v1::Upload {
         size_bytes: row.size_bytes,
         durable_bytes: row.durable_bytes,
         image: row.image.map(|id| id.to_string()).unwrap_or_default(),
-        error: row.failure.as_ref().map(|failure| v1::Reason {
-            code: failure.reason.clone(),
-            message: failure.message.clone(),
-            ..v1::Reason::default()
-        }),
+        error: row.failure.as_ref().map(failure),
         create_time: Some(timestamp(row.create_time)),
         update_time: Some(timestamp(row.update_time)),
         expire_time: Some(timestamp(row.expire_time)),
-        ..v1::Upload::default()
+        session: row
+            .part
+            .as_ref()
+            .map(|part| &part.session)
+            .or(row.composes.as_ref())
+            .cloned()
+            .unwrap_or_default(),
+        part: row.part.as_ref().map_or(0, |part| part.number),
+        store: row.store.map(|id| id.to_string()).unwrap_or_default(),
+        archive: match row.archive {
+            Some(Archive::Zip) => v1::Archive::Zip.into(),
+            None => v1::Archive::Unspecified.into(),
+        },
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod changes;
 mod compression;
+mod facts;
 mod images;
 mod jobs;
 mod requests;
 mod results;
+mod stores;
 
 pub(crate) use changes::{
     read_etag, read_formats, read_image_change, read_image_order, read_image_states, read_upload_details,
@@ -17,6 +19,8 @@ pub(crate) use requests::{
     read_digest_choice, read_duration, read_format, read_job_kinds, read_job_states, read_promise,
     read_source, read_upload_states,
 };
+
+pub(crate) use stores::{read_store, read_store_change, read_store_state, store};
 
 use imageops_model::Micros;
 use pbjson_types::Timestamp;

@@ -69,11 +69,13 @@ pub(crate) fn read_format(field: &'static str, value: i32) -> Result<Option<Form
 }
 
 pub(crate) fn read_promise(size_bytes: Option<u64>, digests: Option<v1::Digests>) -> Result<Promise> {
-    let v1::Digests { md5, sha256, .. } = digests.unwrap_or_default();
+    let v1::Digests { md5, sha256, sha512, crc32 } = digests.unwrap_or_default();
     Ok(Promise {
         size_bytes,
         md5: read_digest("expected_digests.md5", md5, 32)?,
         sha256: read_digest("expected_digests.sha256", sha256, 64)?,
+        sha512: read_digest("expected_digests.sha512", sha512, 128)?,
+        crc32,
     })
 }
 
@@ -111,7 +113,10 @@ pub(crate) fn read_job_kinds(values: &[i32]) -> Result<Vec<JobKind>> {
             v1::JobKind::Check => JobKind::Check,
             v1::JobKind::Compress => JobKind::Compress,
             v1::JobKind::Estimate => JobKind::Estimate,
-            _ => return None,
+            v1::JobKind::Convert => JobKind::Convert,
+            v1::JobKind::Copy => JobKind::Copy,
+            v1::JobKind::Scrub => JobKind::Scrub,
+            v1::JobKind::Drain => JobKind::Drain,
         })
     })
 }
@@ -124,7 +129,7 @@ pub(crate) fn read_upload_states(values: &[i32]) -> Result<Vec<UploadState>> {
             v1::UploadState::Committed => UploadState::Committed,
             v1::UploadState::Aborted => UploadState::Aborted,
             v1::UploadState::Failed => UploadState::Failed,
-            v1::UploadState::Stored => return None,
+            v1::UploadState::Stored => UploadState::Stored,
         })
     })
 }

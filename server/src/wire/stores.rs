@@ -98,10 +98,7 @@ pub(crate) fn read_store_state(value: i32) -> Result<Option<StoreState>> {
 }
 
 /// What of a store is to be changed.
-pub(crate) fn read_store_change(
-    store: v1::Store,
-    mask: Option<imageops::FieldMask>,
-) -> Result<StoreChange> {
+pub(crate) fn read_store_change(store: v1::Store, mask: Option<imageops::FieldMask>) -> Result<StoreChange> {
     let paths = mask.map(|mask| mask.paths).unwrap_or_default();
     if let Some(path) = paths.iter().find(|path| *path != "*" && !MEMBERS.contains(&path.as_str())) {
         let message = format!("{path:?} cannot be changed; there are {}", MEMBERS.join(", "));

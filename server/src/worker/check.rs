@@ -1,11 +1,8 @@
 //! A check job.
 
-use std::sync::Arc;
-
 use imageops_catalogue::JobOutcome;
 use imageops_image::Control;
 use imageops_image::check::CheckOptions;
-use imageops_image::storage::FileStorage;
 use imageops_model::{CheckSpec, Tenant};
 
 use super::run::engine;
@@ -26,11 +23,8 @@ pub(super) async fn check(
         sha256: spec.sha256,
         threads: app.config.job_threads as usize,
     };
-    let report = engine(move || {
-        let storage = Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
-        Ok(imageops_image::check::check(storage, &options, &control)?)
-    })
-    .await?;
+    let report =
+        engine(move || Ok(imageops_image::check::check(source.storage, &options, &control)?)).await?;
     let result = serde_json::to_string(&report).map_err(Failure::internal)?;
     Ok(JobOutcome::Succeeded { result, image: None, replica: None })
 }

@@ -3,24 +3,24 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use imageops_catalogue::{ImageRow, JobOutcome, JobRow, Replica};
+use imageops_catalogue::{ImageRow, JobOutcome, JobRow};
 use imageops_image::Control;
 use imageops_image::compress::{CompressOptions, CompressReport};
-use imageops_image::digest::{Digests, Selection, digest_storage};
+use imageops_image::digest::Digests;
 use imageops_image::output::{Existing, OutputFile};
-use imageops_image::storage::FileStorage;
-use imageops_model::{CompressSpec, ImageDetails, ImageId, ImageState, ReplicaState, Source};
+use imageops_model::{CompressSpec, ImageDetails, ImageId, Source};
 use serde::{Deserialize, Serialize};
-use tonic::Code;
 
+use super::output::ImageOutput;
 use super::run::engine;
 use super::tracker::Tracker;
-use super::{Stop, StopCause};
+use super::{Stop, publish_allowed};
 use crate::app::{App, OpenSource, blocking};
 use crate::clock::now;
 use crate::compression::engine_options;
 use crate::failure::{Failure, Result};
 use crate::reason;
+use crate::stored::{self, ImageOf};
 
 /// What a compress job leaves in its row.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +76,9 @@ async fn into_file(
     let (options, stop, tracker) = (options.clone(), stop.clone(), tracker.clone());
     let report = engine(move || {
         // Looked at again here: a link may have been set since the job was asked for.
-        if root.is_same_file(&source.file, &place)? {
+        if let Some(file) = &source.file
+            && root.is_same_file(file, &place)?
+        {
             return Err(output_is_source());
         }
         let output = OutputFile::create_in(place.directory)?;
@@ -105,67 +107,21 @@ async fn into_image(
     tracker: &Tracker,
     control: Control,
 ) -> Result<JobOutcome> {
-    // The image's id is part of the job: an attempt that crashed after publishing is published over, not beside. Each
-    // attempt stages under its own name: one that lost its lease may still be writing.
-    let (staged, blob) = (format!("job-{}-{}", output.0, row.attempt), output.0.to_string());
-    let (store, options) = (Arc::clone(&app.store), options.clone());
-    let (stop, tracker) = (stop.clone(), tracker.clone());
-    let key = blob.clone();
-    let (report, digests) = engine(move || {
-        let result = (|| {
-            store.discard_staged(&staged)?;
-            store.remove(&key)?;
-            let file = store.stage(&staged)?;
-            let report = run_engine(source, &file, &options, &control)?;
-            tracker.publishing();
-            let storage = FileStorage::new(file).map_err(imageops_image::Error::from)?;
-            let digests = digest_storage(&storage, Selection { md5: true, sha256: true }, &control)?;
-            publish_allowed(&stop)?;
-            store.publish(&staged, &key)?;
-            Ok((report, digests))
-        })();
-        if let Err(error) = store.discard_staged(&staged) {
-            tracing::warn!(%error, "a staged output was not removed; the next start removes it");
-        }
-        result
-    })
-    .await?;
-    let time = now();
-    let image = ImageRow {
+    let output_place = ImageOutput::place(app, output, row.attempt, source.storage.allocated_bytes()).await?;
+    let options = options.clone();
+    let write = move |file: &File, control: &Control| run_engine(source, file, &options, control);
+    let (report, made) = output_place.make(app, (stop, tracker, control), write).await?;
+    let digests = made.digests.clone();
+    let image = ImageOf {
         id: output,
         tenant: row.tenant.clone(),
         label: spec.output_label.clone(),
-        state: ImageState::Active,
-        format: "qcow2".to_owned(),
-        size_bytes: report.output_bytes,
-        virtual_size_bytes: Some(report.virtual_size_bytes),
-        md5: digests.md5.clone().unwrap_or_default(),
-        sha256: digests.sha256.clone().unwrap_or_default(),
-        sha512: None,
-        crc32: None,
-        replicas: vec![Replica {
-            store: app.store.id(),
-            blob: blob.clone(),
-            state: ReplicaState::Ready,
-            create_time: time,
-            update_time: time,
-            verify_time: None,
-        }],
-        derived_from: Some(derived_from),
         details: ImageDetails::default(),
-        enabled: true,
+        derived_from: Some(derived_from),
         companion: None,
-        use_time: None,
         quarantine: None,
-        check: None,
-        slim: None,
-        upload: None,
-        revision: 1,
-        create_time: time,
-        update_time: time,
-        trash_time: None,
-        purge_time: None,
     };
+    let image = stored::image(image, made.into_bytes("qcow2", report.virtual_size_bytes), now());
     let made =
         CompressOutcome { report, output_file: None, output_image: Some(output), digests: Some(digests) };
     outcome(made, Some(image))
@@ -177,18 +133,7 @@ fn run_engine(
     options: &CompressOptions,
     control: &Control,
 ) -> Result<CompressReport> {
-    let storage = Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
-    Ok(imageops_image::compress::compress(storage, source.format, output, options, control)?)
-}
-
-/// The last look before a name changes hands: a worker that was told to stop, or lost its job, publishes nothing.
-fn publish_allowed(stop: &Stop) -> Result<()> {
-    match stop.cause() {
-        None | Some(StopCause::Shutdown) => Ok(()),
-        Some(_) => {
-            Err(Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped"))
-        }
-    }
+    Ok(imageops_image::compress::compress(source.storage, source.format, output, options, control)?)
 }
 
 fn outcome(outcome: CompressOutcome, image: Option<ImageRow>) -> Result<JobOutcome> {

@@ -1,12 +1,9 @@
 //! An estimate job: what a compression would come to, without one.
 
-use std::sync::Arc;
-
 use imageops_catalogue::JobOutcome;
 use imageops_image::Control;
 use imageops_image::compress::{DryRun, dry_run};
 use imageops_image::format::{self, Format};
-use imageops_image::storage::FileStorage;
 use imageops_model::{EstimateSpec, Tenant};
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +31,7 @@ pub(super) async fn estimate(
     let source = app.open_source(tenant, &spec.source).await?;
     let options = engine_options(&spec.compression);
     let outcome = engine(move || {
-        let storage = Arc::new(FileStorage::new(source.file).map_err(imageops_image::Error::from)?);
-        let image = format::open(storage, source.format)?;
+        let image = format::open(source.storage, source.format)?;
         let told = dry_run(&image, &options, &control)?;
         Ok(EstimateOutcome { source_format: image.format, told })
     })

@@ -3,16 +3,20 @@
 mod check;
 mod compress;
 mod estimate;
+mod output;
 mod run;
 mod stop;
 mod tracker;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 use uuid::Uuid;
 
 pub use compress::{CompressOutcome, invalid_output, output_is_source};
@@ -21,7 +25,10 @@ pub use stop::{Stop, StopCause};
 
 use crate::app::App;
 use crate::clock::now;
+use crate::failure::{Failure, Result};
 
+/// Name of the file with the id that leases are held under.
+const IDENTITY: &str = "worker-id";
 /// Length of a lease.
 const LEASE_MS: i64 = 30_000;
 /// How often a lease is extended and progress is stored: what a crash can take from the percentage that was shown.
@@ -29,9 +36,28 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the dispatcher waits for a bell before it looks for leases that ran out.
 const POLL: Duration = Duration::from_secs(1);
 
+/// The id under which a server holds leases. It lies in the data directory, whose lock its server holds: after a restart
+/// the leases of its former life are known by it, and those of other servers on the same catalogue are left alone.
+pub fn identity(data_dir: &Path) -> io::Result<Uuid> {
+    let path = data_dir.join(IDENTITY);
+    match fs::read_to_string(&path) {
+        Ok(text) => Uuid::try_parse(text.trim())
+            .map_err(|_| io::Error::other(format!("{} holds no id; remove it", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = Uuid::new_v4();
+            let draft = data_dir.join(format!("{IDENTITY}.new"));
+            fs::write(&draft, format!("{id}\n"))?;
+            fs::File::open(&draft)?.sync_all()?;
+            fs::rename(&draft, &path)?;
+            fs::File::open(data_dir)?.sync_all()?;
+            Ok(id)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Claims jobs and runs as many at a time as configured, until shutdown; returns when the last has let go.
 pub async fn dispatch(app: Arc<App>) {
-    let worker = crate::sweep::worker_id(&app.store);
     let slots = Arc::new(Semaphore::new(app.config.workers as usize));
     let running = TaskTracker::new();
     loop {
@@ -40,7 +66,7 @@ pub async fn dispatch(app: Arc<App>) {
             () = app.shutdown.cancelled() => break,
         };
         let Ok(slot) = slot else { break };
-        let Some(job) = next_job(&app, worker).await else { break };
+        let Some(job) = next_job(&app).await else { break };
         let app = Arc::clone(&app);
         running.spawn(async move {
             run::run(app, job).await;
@@ -52,13 +78,14 @@ pub async fn dispatch(app: Arc<App>) {
 }
 
 /// Waits for a job to claim; `None` at shutdown.
-async fn next_job(app: &App, worker: Uuid) -> Option<imageops_catalogue::JobRow> {
+async fn next_job(app: &App) -> Option<imageops_catalogue::JobRow> {
     loop {
         if app.shutdown.is_cancelled() {
             return None;
         }
         let time = now();
-        match app.catalogue.claim_job(worker, time, time.plus_ms(LEASE_MS), app.config.job_attempts).await {
+        match app.catalogue.claim_job(app.worker, time, time.plus_ms(LEASE_MS), app.config.job_attempts).await
+        {
             Ok(Some(job)) => return Some(job),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "no job could be claimed"),
@@ -66,6 +93,16 @@ async fn next_job(app: &App, worker: Uuid) -> Option<imageops_catalogue::JobRow>
         tokio::select! {
             _ = timeout(POLL, app.job_queued.notified()) => {}
             () = app.shutdown.cancelled() => return None,
+        }
+    }
+}
+
+/// The last look before a name changes hands: a worker that was told to stop, or lost its job, publishes nothing.
+fn publish_allowed(stop: &Stop) -> Result<()> {
+    match stop.cause() {
+        None | Some(StopCause::Shutdown) => Ok(()),
+        Some(_) => {
+            Err(Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped"))
         }
     }
 }

@@ -1,0 +1,102 @@
+//! Bytes that become stored: the one way into a store, and the row that tells of them.
+//!
+//! Nothing else publishes (reliability 4.1). Whoever publishes writes the row next, and removes the blob when it cannot.
+
+use imageops_catalogue::{Companion, ImageRow, Replica};
+use imageops_image::digest::Digests;
+use imageops_model::{
+    ImageDetails, ImageId, ImageState, JobFailure, Label, Micros, ReplicaState, StoreId, Tenant,
+};
+
+use crate::app::{App, blocking};
+use crate::failure::Result;
+
+/// Makes the staged file `staged` the blob `blob` of its store: flushed, named, and its name durable.
+pub async fn publish(app: &App, store: StoreId, staged: &str, blob: &str) -> Result<()> {
+    let (opened, staged, blob) = (app.stores.writable(store)?, staged.to_owned(), blob.to_owned());
+    let published = blocking(move || opened.publish(&staged, &blob)).await?;
+    published.inspect_err(|error| app.stores.report(store, error)).map_err(Into::into)
+}
+
+/// Drops a staged file that nobody needs any more. What cannot be removed now the next start removes.
+pub async fn discard(app: &App, store: StoreId, staged: String) {
+    let Some(opened) = app.stores.readable(store) else { return };
+    match blocking(move || opened.discard_staged(&staged)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a staged file was not removed; the next start removes it"),
+        Err(_) => {}
+    }
+}
+
+/// What is known of bytes that were published.
+pub struct StoredBytes {
+    /// The store that holds them.
+    pub store: StoreId,
+    /// Their key in it.
+    pub blob: String,
+    /// Their length.
+    pub size_bytes: u64,
+    /// MD5 and SHA-256 at least.
+    pub digests: Digests,
+    /// Format by content, in the engine's spelling.
+    pub format: String,
+    /// Size that the guest sees.
+    pub virtual_size_bytes: Option<u64>,
+}
+
+/// What the image of such bytes is.
+pub struct ImageOf {
+    /// Its id.
+    pub id: ImageId,
+    /// Its owner.
+    pub tenant: Tenant,
+    /// Its label.
+    pub label: Label,
+    /// What is said of it.
+    pub details: ImageDetails,
+    /// The image that it was made from.
+    pub derived_from: Option<ImageId>,
+    /// The image that it is a companion of.
+    pub companion: Option<Companion>,
+    /// Why it is in quarantine from the start.
+    pub quarantine: Option<JobFailure>,
+}
+
+/// The row of an image whose bytes were published.
+pub fn image(image: ImageOf, bytes: StoredBytes, now: Micros) -> ImageRow {
+    ImageRow {
+        id: image.id,
+        tenant: image.tenant,
+        label: image.label,
+        state: if image.quarantine.is_some() { ImageState::Quarantined } else { ImageState::Active },
+        format: bytes.format,
+        size_bytes: bytes.size_bytes,
+        virtual_size_bytes: bytes.virtual_size_bytes,
+        md5: bytes.digests.md5.unwrap_or_default(),
+        sha256: bytes.digests.sha256.unwrap_or_default(),
+        sha512: bytes.digests.sha512,
+        crc32: bytes.digests.crc32,
+        replicas: vec![Replica {
+            store: bytes.store,
+            blob: bytes.blob,
+            state: ReplicaState::Ready,
+            create_time: now,
+            update_time: now,
+            verify_time: None,
+        }],
+        derived_from: image.derived_from,
+        companion: image.companion,
+        use_time: None,
+        details: image.details,
+        enabled: true,
+        quarantine: image.quarantine,
+        check: None,
+        slim: None,
+        upload: None,
+        revision: 1,
+        create_time: now,
+        update_time: now,
+        trash_time: None,
+        purge_time: None,
+    }
+}
