@@ -6,16 +6,16 @@
 
 mod copy;
 mod encoder;
-mod feed;
-mod flush;
-mod options;
+pub(crate) mod feed;
+pub(crate) mod flush;
+pub(crate) mod options;
 mod pipeline;
-mod proof;
+pub(crate) mod proof;
 mod report;
 mod sample;
 mod share;
-mod unit;
-mod verify;
+pub(crate) mod unit;
+pub(crate) mod verify;
 
 use std::fs::File;
 use std::sync::Arc;

@@ -16,6 +16,8 @@ pub enum Phase {
     Checking,
     /// Reading the source, compressing and writing the output.
     Compressing,
+    /// Reading the source and writing the output as it is.
+    Converting,
     /// Giving back the room of what the guest has freed.
     Punching,
     /// Reading the written output back.

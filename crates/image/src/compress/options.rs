@@ -157,6 +157,13 @@ impl Default for CompressOptions {
     }
 }
 
+/// How many threads to start when `asked` were asked for; 0 is one for each core.
+pub(crate) fn thread_count(asked: usize) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if asked == 0 { cores() } else { asked };
+    threads.min(THREADS_MAX)
+}
+
 impl CompressOptions {
     /// The levels of the coder that the other options choose, lowest and highest.
     pub fn levels(&self) -> RangeInclusive<u8> {
@@ -176,9 +183,7 @@ impl CompressOptions {
 
     /// How many threads to start.
     pub(super) fn thread_count(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = if self.threads == 0 { cores() } else { self.threads };
-        threads.min(THREADS_MAX)
+        thread_count(self.threads)
     }
 
     /// Refuses what the coder cannot do; [`super::compress`] asks here first.

@@ -32,7 +32,7 @@ pub(crate) struct Expected<'a> {
     pub(crate) virtual_size_bytes: u64,
 }
 
-fn failed(message: impl Into<String>) -> Error {
+pub(crate) fn failed(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Verification, reason::OUTPUT_DIFFERS, message)
 }
 
@@ -100,7 +100,13 @@ fn check_tables(storage: &dyn Storage, tables: &Tables, control: &Control) -> Re
     }
 }
 
-fn read_content(disk: &dyn Disk, threads: usize, meter: &Meter<'_>, control: &Control) -> Result<Proof> {
+/// Sums all clusters of a disk that was written here; what cannot be read of it fails the verification.
+pub(crate) fn read_content(
+    disk: &dyn Disk,
+    threads: usize,
+    meter: &Meter<'_>,
+    control: &Control,
+) -> Result<Proof> {
     let feed = Mutex::new(Feed::new(disk));
     let result: Mutex<Result<Proof>> = Mutex::new(Ok(Proof::default()));
     thread::scope(|scope| {
