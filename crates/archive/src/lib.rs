@@ -6,7 +6,7 @@
 //! bounded by [`Limits`]. So every reader of such an archive sees the same members, and nobody unpacks a bomb.
 //!
 //! Synchronous and without `unsafe`; knows nothing of stores, jobs, HTTP or the formats of images. Memory is bounded:
-//! 4 MiB for the directory, half a MiB for a member.
+//! the directory, 4 MiB at most, with copies of its names, and half a MiB for a member.
 
 #![forbid(unsafe_code)]
 
