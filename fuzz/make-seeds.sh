@@ -118,6 +118,32 @@ for path in "$images"/formats/*; do
   file inspect "$(basename "$path" | tr . -)" "$work/image"
 done
 
+# Archives: each method and form, and members that are passed over.
+python3 - "$work" <<'END'
+import sys, zipfile
+
+class Pipe:
+    def __init__(self, file): self.file = file
+    def write(self, data): return self.file.write(data)
+    def flush(self): self.file.flush()
+
+for name, method, is_long, is_pipe in (
+    ('stored', zipfile.ZIP_STORED, False, False), ('deflated', zipfile.ZIP_DEFLATED, False, False),
+    ('descriptor', zipfile.ZIP_DEFLATED, False, True), ('zip64', zipfile.ZIP_STORED, True, False),
+    ('zip64-descriptor', zipfile.ZIP_DEFLATED, True, True),
+):
+    with open(f'{sys.argv[1]}/{name}', 'wb') as file:
+        with zipfile.ZipFile(Pipe(file) if is_pipe else file, 'w', method) as archive:
+            archive.writestr(zipfile.ZipInfo('pack/'), b'')
+            archive.writestr(zipfile.ZipInfo('__MACOSX/pack/._disk.img'), b'fork')
+            info = zipfile.ZipInfo('pack/disk.img')
+            info.compress_type = method
+            with archive.open(info, 'w', force_zip64=is_long) as member:
+                member.write(b'guest' * 60 + bytes(9000))
+            archive.comment = b'comment'
+END
+for name in stored deflated descriptor zip64 zip64-descriptor; do file zip "$name" "$work/$name"; done
+
 rm -rf seeds
 mv "$seeds" seeds
 du -sb seeds

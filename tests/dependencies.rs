@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("imageops", &[]),
     // Runs in a seeded simulator.
     ("imageops-model", &[]),
-    // Hostile input meets it: small, fuzzable, usable alone.
+    // Hostile input meets these two: small, fuzzable, usable alone.
+    ("imageops-archive", &[]),
     ("imageops-image", &["imageops-model"]),
     // The server joins these two; the order of durability is decided in one place.
     ("imageops-store", &["imageops-model"]),
@@ -29,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "imageops-server",
         &[
             "imageops",
+            "imageops-archive",
             "imageops-catalogue",
             "imageops-client",
             "imageops-gateway",
@@ -47,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         "imageops-model",
         &["tokio", "jiff", "chrono", "time", "rustix", "tonic", "prost", "axum", "hyper", "sqlx"],
     ),
+    ("imageops-archive", &["tokio", "rustix", "tonic", "prost", "axum", "hyper", "sqlx"]),
     ("imageops-image", &["imageops", "tokio", "tonic", "prost", "axum", "hyper", "sqlx"]),
     ("imageops-store", &["imageops", "tonic", "prost", "axum", "hyper", "sqlx", "imageops-catalogue"]),
     ("imageops-catalogue", &["imageops", "tonic", "prost", "axum", "hyper", "imageops-store"]),
@@ -105,6 +108,8 @@ fn a_wrong_dependency_is_noticed() {
     let wrong = [
         ("imageops-model", "imageops-store"),
         ("imageops-image", "sqlx"),
+        ("imageops-archive", "imageops-image"),
+        ("imageops-gateway", "imageops-archive"),
         ("imageops-store", "imageops-catalogue"),
         ("imageops-gateway", "imageops-server"),
         ("imageops-client", "imageops-model"),

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Drop what the guest has freed and write the rest as compressed qcow2, verified.
     Compress(CompressArgs),
+    /// Write the guest's disk in another format, verified; all of it, also what the guest has freed.
+    Convert(crate::convert::ConvertArgs),
     /// Show where the bytes of an image are and what compress would win.
     Map(crate::map::MapArgs),
     /// Upload a file to a server; goes on by itself after a broken connection.

@@ -57,7 +57,8 @@ async fn here(arguments: &CompressArgs) -> Result<(String, Compressed), Failure>
     Ok((output, result))
 }
 
-fn compress_file(
+/// Compresses a file into another.
+pub(crate) fn compress_file(
     source: &Path,
     target: &Path,
     format: Option<Format>,
@@ -107,7 +108,8 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(Stri
     }
 }
 
-fn print_result(
+/// Prints a result in the form that is wanted.
+pub(crate) fn print_result(
     form: Form,
     source: &Path,
     output: &str,

@@ -1,4 +1,4 @@
-//! The `imageops` command: checks, compresses and inspects local images, and talks to a server.
+//! The `imageops` command: checks, compresses, converts and inspects local images, and talks to a server.
 //!
 //! One file per command. Each ends in an [`exit::Exit`] or a [`exit::Failure`], which is one line on stderr; both forms
 //! of output show the types of [`view`], whether the engine found something here or a server told it.
@@ -8,6 +8,7 @@ mod asked;
 mod check;
 mod completions;
 mod compress;
+mod convert;
 mod download;
 mod dry_run;
 mod exit;
@@ -71,6 +72,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Inspect(arguments) => inspect::run(global, arguments).await,
         Command::Check(arguments) => check::run(global, arguments).await,
         Command::Compress(arguments) => compress::run(global, arguments).await,
+        Command::Convert(arguments) => convert::run(global, arguments).await,
         Command::Map(arguments) => map::run(global, arguments).await,
         Command::Upload(arguments) => upload::run(global, arguments).await,
         Command::Download(arguments) => download::run(global, arguments).await,

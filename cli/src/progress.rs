@@ -71,6 +71,7 @@ impl Bar {
             Phase::Planning => "planning",
             Phase::Checking => "checking",
             Phase::Compressing => "compressing",
+            Phase::Converting => "converting",
             Phase::Punching => "giving back",
             Phase::Verifying => "verifying",
             _ => "working",

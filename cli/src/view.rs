@@ -410,6 +410,22 @@ pub(crate) struct Compressed {
     pub(crate) digests: Option<Digests>,
 }
 
+/// What a conversion to raw came to. What it shares with the result of a compression has the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Converted {
+    pub(crate) source_format: String,
+    pub(crate) virtual_size: u64,
+    pub(crate) source_bytes: u64,
+    pub(crate) output_bytes: u64,
+    /// Of these, what is no hole.
+    pub(crate) data_bytes: u64,
+    /// What the output occupies.
+    pub(crate) allocated_bytes: u64,
+    pub(crate) snapshots_left_out: u64,
+    pub(crate) verified: bool,
+    pub(crate) content_proof: String,
+}
+
 /// What a compression would come to. What it shares with the result of one has the same names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Estimate {

@@ -11,7 +11,7 @@ use support::{imageops, run, status};
 
 #[test]
 fn wrong_usage_is_status_1_and_never_2() {
-    let wrong: [&[&str]; 17] = [
+    let wrong: [&[&str]; 21] = [
         &[],
         &["frobnicate"],
         &["check"],
@@ -27,6 +27,10 @@ fn wrong_usage_is_status_1_and_never_2() {
         &["compress", "a", "b", "--threads", "0"],
         &["compress", "a", "b", "--drop-extra", "logs"],
         &["compress", "a", "b", "--drop-extra", "gaps", "--keep-free-space"],
+        &["convert", "a"],
+        &["convert", "a", "b"],
+        &["convert", "a", "b", "--format", "vmdk"],
+        &["convert", "a", "b", "--format", "raw", "--threads", "0"],
         &["job"],
         &["completions", "tcsh"],
     ];

@@ -3,6 +3,7 @@
 mod compress;
 mod guest;
 mod qcow2;
+mod zip;
 
 use std::sync::Arc;
 
@@ -13,15 +14,16 @@ use imageops_image::storage::Storage;
 pub use self::compress::compress;
 pub use self::guest::guest;
 pub use self::qcow2::{inspect, qcow2_check, qcow2_read};
+pub use self::zip::zip;
 use crate::memory::peak_of;
 use crate::seal::seal;
 use crate::sparse::Sparse;
 
-/// A target by its name: one for each format and one for each parser of what is in a guest.
+/// A target by its name: one for each format, one for each parser of what is in a guest, and one for archives.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. Those of guests differ in their seeds alone.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("qcow2_read", qcow2_read),
     ("qcow2_check", qcow2_check),
     ("inspect", inspect),
@@ -35,6 +37,7 @@ pub const TARGETS: [Target; 13] = [
     ("lvm", guest),
     ("swap", guest),
     ("compress", compress),
+    ("zip", zip),
 ];
 
 /// Runs the target of a name.

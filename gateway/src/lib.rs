@@ -20,6 +20,7 @@ mod router;
 mod schema;
 mod serve;
 mod v1;
+pub mod zip;
 
 pub use config::{FilenameForm, GatewayConfig, Limits, Origins};
 pub use metrics::{describe as describe_metrics, recorder as metrics_recorder};

@@ -2,14 +2,15 @@
 
 use imageops_image::check::{ByteRange, CheckFigures, CheckOutcome, CheckReport, Finding as EngineFinding};
 use imageops_image::compress::{CompressReport, DryRun, GapsReport, PartReport, VolumeReport};
+use imageops_image::convert::ConvertReport;
 use imageops_image::digest::Digests as EngineDigests;
 use imageops_image::format::Format;
 use imageops_image::guest::{ExtraSummary, Kept, PartSummary, VolumeSummary};
 use imageops_image::inspect;
 
 use super::{
-    Check, Compressed, Digests, Estimate, Extra, Figures, Finding, Inspection, Outcome, Part, Qcow2, Reason,
-    Verdict, Volume,
+    Check, Compressed, Converted, Digests, Estimate, Extra, Figures, Finding, Inspection, Outcome, Part,
+    Qcow2, Reason, Verdict, Volume,
 };
 use crate::output::count;
 
@@ -139,6 +140,22 @@ impl From<VolumeReport> for Volume {
         let volume = Self::from(report.volume);
         let extra = volume.extra.map(|extra| Extra { dropped: Some(report.extra_dropped_bytes), ..extra });
         Self { dropped: Some(report.dropped_bytes), extra, ..volume }
+    }
+}
+
+impl From<ConvertReport> for Converted {
+    fn from(report: ConvertReport) -> Self {
+        Self {
+            source_format: report.source_format.to_string(),
+            virtual_size: report.virtual_size_bytes,
+            source_bytes: report.source_bytes,
+            output_bytes: report.virtual_size_bytes,
+            data_bytes: report.written_bytes,
+            allocated_bytes: report.allocated_bytes,
+            snapshots_left_out: report.snapshots_left_out,
+            verified: report.verified,
+            content_proof: report.content_proof,
+        }
     }
 }
 
