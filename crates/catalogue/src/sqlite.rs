@@ -22,20 +22,40 @@ mod tests;
 // The steps are those of every database: the same statements, but for what the dialect says.
 #[path = "sql/catalogue.rs"]
 mod catalogue;
+#[path = "sql/commit.rs"]
+mod commit;
+#[path = "sql/companions.rs"]
+mod companions;
+#[path = "sql/doomed.rs"]
+mod doomed;
 #[path = "sql/image_rows.rs"]
 mod image_rows;
 #[path = "sql/images.rs"]
 mod images;
+#[path = "sql/job_ends.rs"]
+mod job_ends;
 #[path = "sql/jobs.rs"]
 mod jobs;
 #[path = "sql/keys.rs"]
 mod keys;
+#[path = "sql/leases.rs"]
+mod leases;
+#[path = "sql/records.rs"]
+mod records;
+#[path = "sql/removal.rs"]
+mod removal;
 #[path = "sql/replicas.rs"]
 mod replicas;
+#[path = "sql/sessions.rs"]
+mod sessions;
+#[path = "sql/stores.rs"]
+mod stores;
 #[path = "sql/trash.rs"]
 mod trash;
 #[path = "sql/uploads.rs"]
 mod uploads;
+#[path = "sql/usage.rs"]
+mod usage;
 
 /// The catalogue in an SQLite file.
 #[derive(Clone, Debug)]

@@ -220,7 +220,7 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
         archive: Some(Archive::Zip),
         wishes: UploadWishes { accept_corrupt: true, check: Some(false), sha512: true },
         durable_bytes: 0,
-        reserved_bytes: 0,
+        reserved_bytes: 1000,
         image: None,
         failure: None,
         create_time,

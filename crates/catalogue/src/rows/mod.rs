@@ -74,7 +74,7 @@ fn read_scopes(text: &str) -> Result<Vec<Scope>> {
         .collect()
 }
 
-fn read_tenant(name: String) -> Result<Tenant> {
+pub(crate) fn read_tenant(name: String) -> Result<Tenant> {
     Tenant::new(name).map_err(|_| corrupt("tenant"))
 }
 

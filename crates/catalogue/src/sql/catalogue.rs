@@ -7,11 +7,14 @@ use imageops_model::{
 };
 use uuid::Uuid;
 
-use super::{Handle, images, jobs, keys, trash, uploads};
+use super::{
+    Handle, commit, companions, doomed, images, jobs, keys, leases, records, replicas, sessions, stores,
+    trash, uploads, usage,
+};
 use crate::{
-    BlobToVerify, Catalogue, Committed, Conversions, Created, Error, Heartbeat, ImageChange, ImageFilter,
-    ImagePage, ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result,
-    StoreChange, StoreRow, StoreUsage, UploadRow, Usage,
+    BlobToVerify, Catalogue, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage,
+    ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange,
+    StoreRow, StoreUsage, UploadRow, Usage,
 };
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
@@ -25,6 +28,10 @@ impl Catalogue for Handle {
 
     async fn find_job(&self, tenant: &Tenant, request: RequestKey) -> Result<Option<JobRow>> {
         on_reader!(self, jobs::find, tenant, request)
+    }
+
+    async fn find_job_by_alias(&self, tenant: &Tenant, alias: &str) -> Result<Option<JobRow>> {
+        on_reader!(self, jobs::find_by_alias, tenant, alias)
     }
 
     async fn get_job(&self, tenant: &Tenant, id: JobId) -> Result<JobRow> {
@@ -49,10 +56,10 @@ impl Catalogue for Handle {
         attempts_max: u32,
     ) -> Result<Option<JobRow>> {
         // Idle workers ask often: without work they must not take the writer's place.
-        if !on_reader!(self, jobs::is_any_claimable, now)? {
+        if !on_reader!(self, leases::is_any_claimable, now)? {
             return Ok(None);
         }
-        in_transaction!(self, jobs::claim, worker, now, lease_until, attempts_max)
+        in_transaction!(self, leases::claim, worker, now, lease_until, attempts_max)
     }
 
     async fn heartbeat_job(
@@ -64,7 +71,7 @@ impl Catalogue for Handle {
         now: Micros,
         lease_until: Micros,
     ) -> Result<Heartbeat> {
-        in_transaction!(self, jobs::heartbeat, id, attempt, progress, revision, now, lease_until)
+        in_transaction!(self, leases::heartbeat, id, attempt, progress, revision, now, lease_until)
     }
 
     async fn finish_job(
@@ -75,11 +82,11 @@ impl Catalogue for Handle {
         revision: u64,
         now: Micros,
     ) -> Result<JobRow> {
-        in_transaction!(self, jobs::finish, id, attempt, outcome, revision, now)
+        in_transaction!(self, leases::finish, id, attempt, outcome, revision, now)
     }
 
     async fn release_job(&self, id: JobId, attempt: u32, revision: u64, now: Micros) -> Result<()> {
-        in_transaction!(self, jobs::release, id, attempt, revision, now)
+        in_transaction!(self, leases::release, id, attempt, revision, now)
     }
 
     async fn cancel_job(&self, tenant: &Tenant, id: JobId, now: Micros) -> Result<JobRow> {
@@ -103,7 +110,7 @@ impl Catalogue for Handle {
     }
 
     async fn free_leases(&self, worker: Uuid, now: Micros) -> Result<u64> {
-        in_transaction!(self, jobs::free_leases, worker, now)
+        in_transaction!(self, leases::free_leases, worker, now)
     }
 
     async fn count_jobs(&self) -> Result<(u64, u64)> {
@@ -137,6 +144,10 @@ impl Catalogue for Handle {
         in_transaction!(self, uploads::extend, id, durable_bytes, now, expire_time)
     }
 
+    async fn reserve_upload(&self, id: UploadId, wanted_bytes: u64, now: Micros) -> Result<u64> {
+        in_transaction!(self, uploads::reserve, id, wanted_bytes, now)
+    }
+
     async fn commit_upload(
         &self,
         id: UploadId,
@@ -144,7 +155,28 @@ impl Catalogue for Handle {
         check_job: Option<NewJob>,
         now: Micros,
     ) -> Result<Committed> {
-        in_transaction!(self, uploads::commit, id, &image, &check_job, now)
+        in_transaction!(self, commit::commit, id, &image, &check_job, now)
+    }
+
+    async fn store_part(&self, id: UploadId, now: Micros) -> Result<Vec<UploadId>> {
+        in_transaction!(self, sessions::store_part, id, now)
+    }
+
+    async fn list_parts(&self, tenant: &Tenant, session: &str) -> Result<Vec<UploadRow>> {
+        on_reader!(self, sessions::list_parts, tenant, session)
+    }
+
+    async fn begin_compose(
+        &self,
+        upload: UploadRow,
+        session: &str,
+        now: Micros,
+    ) -> Result<(Created<UploadRow>, Vec<UploadRow>)> {
+        in_transaction!(self, sessions::begin_compose, upload, session, now)
+    }
+
+    async fn abort_session(&self, tenant: &Tenant, session: &str, now: Micros) -> Result<Vec<UploadId>> {
+        in_transaction!(self, sessions::abort, tenant, session, now)
     }
 
     async fn abort_upload(&self, tenant: &Tenant, id: UploadId, now: Micros) -> Result<UploadRow> {
@@ -161,6 +193,10 @@ impl Catalogue for Handle {
 
     async fn is_upload_open(&self, id: UploadId) -> Result<bool> {
         on_reader!(self, uploads::is_open, id)
+    }
+
+    async fn create_image(&self, image: ImageRow, may_retake: bool) -> Result<Created<ImageRow>> {
+        in_transaction!(self, records::create, &image, may_retake)
     }
 
     async fn get_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
@@ -202,6 +238,20 @@ impl Catalogue for Handle {
         in_transaction!(self, trash::restore, tenant, id, now)
     }
 
+    async fn quarantine_image(
+        &self,
+        tenant: &Tenant,
+        id: ImageId,
+        failure: JobFailure,
+        now: Micros,
+    ) -> Result<ImageRow> {
+        in_transaction!(self, trash::quarantine, tenant, id, failure, now)
+    }
+
+    async fn release_image(&self, tenant: &Tenant, id: ImageId, now: Micros) -> Result<ImageRow> {
+        in_transaction!(self, trash::release, tenant, id, now)
+    }
+
     async fn purge_image(
         &self,
         tenant: &Tenant,
@@ -221,171 +271,127 @@ impl Catalogue for Handle {
         on_reader!(self, images::is_blob_referenced, store, blob)
     }
 
-    async fn find_job_by_alias(&self, _tenant: &Tenant, _alias: &str) -> Result<Option<JobRow>> {
-        Err(not_there_yet())
+    async fn take_doomed(&self, limit: u32) -> Result<Vec<(StoreId, String)>> {
+        on_reader!(self, doomed::take, limit)
     }
 
-    async fn reserve_upload(&self, _id: UploadId, _wanted_bytes: u64, _now: Micros) -> Result<u64> {
-        Err(not_there_yet())
-    }
-
-    async fn store_part(&self, _id: UploadId, _now: Micros) -> Result<Vec<UploadId>> {
-        Err(not_there_yet())
-    }
-
-    async fn list_parts(&self, _tenant: &Tenant, _session: &str) -> Result<Vec<UploadRow>> {
-        Err(not_there_yet())
-    }
-
-    async fn begin_compose(
-        &self,
-        _upload: UploadRow,
-        _session: &str,
-        _now: Micros,
-    ) -> Result<(Created<UploadRow>, Vec<UploadRow>)> {
-        Err(not_there_yet())
-    }
-
-    async fn abort_session(&self, _tenant: &Tenant, _session: &str, _now: Micros) -> Result<Vec<UploadId>> {
-        Err(not_there_yet())
-    }
-
-    async fn create_image(&self, _image: ImageRow, _may_retake: bool) -> Result<Created<ImageRow>> {
-        Err(not_there_yet())
-    }
-
-    async fn quarantine_image(
-        &self,
-        _tenant: &Tenant,
-        _id: ImageId,
-        _failure: JobFailure,
-        _now: Micros,
-    ) -> Result<ImageRow> {
-        Err(not_there_yet())
-    }
-
-    async fn release_image(&self, _tenant: &Tenant, _id: ImageId, _now: Micros) -> Result<ImageRow> {
-        Err(not_there_yet())
-    }
-
-    async fn take_doomed(&self, _limit: u32) -> Result<Vec<(StoreId, String)>> {
-        Err(not_there_yet())
-    }
-
-    async fn forget_doomed(&self, _store: StoreId, _blob: &str) -> Result<()> {
-        Err(not_there_yet())
+    async fn forget_doomed(&self, store: StoreId, blob: &str) -> Result<()> {
+        in_transaction!(self, doomed::forget, store, blob)
     }
 
     async fn add_replica(
         &self,
-        _tenant: &Tenant,
-        _image: ImageId,
-        _replica: Replica,
-        _expected_revision: Option<u64>,
-        _now: Micros,
+        tenant: &Tenant,
+        image: ImageId,
+        replica: Replica,
+        expected_revision: Option<u64>,
+        now: Micros,
     ) -> Result<ImageRow> {
-        Err(not_there_yet())
+        in_transaction!(self, replicas::add, tenant, image, &replica, expected_revision, now)
     }
 
     async fn remove_replica(
         &self,
-        _tenant: &Tenant,
-        _image: ImageId,
-        _store: StoreId,
-        _expected_revision: Option<u64>,
-        _now: Micros,
+        tenant: &Tenant,
+        image: ImageId,
+        store: StoreId,
+        expected_revision: Option<u64>,
+        now: Micros,
     ) -> Result<ImageRow> {
-        Err(not_there_yet())
+        in_transaction!(self, replicas::remove, tenant, image, store, expected_revision, now)
     }
 
     async fn list_replicas(
         &self,
-        _store: StoreId,
-        _after: Option<ImageId>,
-        _limit: u32,
+        store: StoreId,
+        after: Option<ImageId>,
+        limit: u32,
     ) -> Result<Vec<ImageRow>> {
-        Err(not_there_yet())
+        on_reader!(self, replicas::list, store, after, limit)
     }
 
     async fn list_blobs_to_verify(
         &self,
-        _store: StoreId,
-        _verified_before: Micros,
-        _limit: u32,
+        store: StoreId,
+        verified_before: Micros,
+        limit: u32,
     ) -> Result<Vec<BlobToVerify>> {
-        Err(not_there_yet())
+        on_reader!(self, replicas::list_to_verify, store, verified_before, limit)
     }
 
-    async fn mark_verified(&self, _store: StoreId, _blob: &str, _now: Micros) -> Result<()> {
-        Err(not_there_yet())
+    async fn mark_verified(&self, store: StoreId, blob: &str, now: Micros) -> Result<()> {
+        in_transaction!(self, replicas::mark_verified, store, blob, now)
     }
 
     async fn mark_damaged(
         &self,
-        _store: StoreId,
-        _blob: &str,
-        _failure: JobFailure,
-        _now: Micros,
+        store: StoreId,
+        blob: &str,
+        failure: JobFailure,
+        now: Micros,
     ) -> Result<Vec<ImageRow>> {
-        Err(not_there_yet())
+        in_transaction!(self, replicas::mark_damaged, store, blob, failure, now)
     }
 
-    async fn find_conversion(&self, _tenant: &Tenant, _key: &str) -> Result<Option<ImageRow>> {
-        Err(not_there_yet())
+    async fn find_conversion(&self, tenant: &Tenant, key: &str) -> Result<Option<ImageRow>> {
+        on_reader!(self, companions::find_conversion, tenant, key)
     }
 
-    async fn touch_image(&self, _id: ImageId, _now: Micros) -> Result<()> {
-        Err(not_there_yet())
+    async fn touch_image(&self, id: ImageId, now: Micros) -> Result<()> {
+        if !on_reader!(self, companions::is_touch_due, id, now)? {
+            return Ok(());
+        }
+        in_transaction!(self, companions::touch, id, now)
     }
 
-    async fn list_conversions_by_use(&self, _limit: u32) -> Result<Conversions> {
-        Err(not_there_yet())
+    async fn list_conversions_by_use(&self, limit: u32) -> Result<Conversions> {
+        in_transaction!(self, companions::list_by_use, limit)
     }
 
-    async fn purge_companion(&self, _id: ImageId, _now: Micros) -> Result<()> {
-        Err(not_there_yet())
+    async fn purge_companion(&self, id: ImageId, now: Micros) -> Result<()> {
+        in_transaction!(self, companions::purge, id, now)
     }
 
-    async fn register_store(&self, _store: StoreRow) -> Result<Created<StoreRow>> {
-        Err(not_there_yet())
+    async fn register_store(&self, store: StoreRow) -> Result<Created<StoreRow>> {
+        in_transaction!(self, stores::register, store)
     }
 
-    async fn get_store(&self, _id: StoreId) -> Result<StoreRow> {
-        Err(not_there_yet())
+    async fn get_store(&self, id: StoreId) -> Result<StoreRow> {
+        on_reader!(self, stores::get, id)
     }
 
-    async fn find_store(&self, _name: &str) -> Result<Option<StoreRow>> {
-        Err(not_there_yet())
+    async fn find_store(&self, name: &str) -> Result<Option<StoreRow>> {
+        on_reader!(self, stores::find, name)
     }
 
     async fn list_stores(&self) -> Result<Vec<StoreRow>> {
-        Err(not_there_yet())
+        on_reader!(self, stores::list)
     }
 
     async fn update_store(
         &self,
-        _id: StoreId,
-        _change: StoreChange,
-        _expected_revision: Option<u64>,
-        _now: Micros,
+        id: StoreId,
+        change: StoreChange,
+        expected_revision: Option<u64>,
+        now: Micros,
     ) -> Result<StoreRow> {
-        Err(not_there_yet())
+        in_transaction!(self, stores::update, id, change, expected_revision, now)
     }
 
-    async fn remove_store(&self, _id: StoreId) -> Result<()> {
-        Err(not_there_yet())
+    async fn remove_store(&self, id: StoreId) -> Result<()> {
+        in_transaction!(self, stores::remove, id)
     }
 
-    async fn store_usage(&self, _id: StoreId) -> Result<StoreUsage> {
-        Err(not_there_yet())
+    async fn store_usage(&self, id: StoreId) -> Result<StoreUsage> {
+        on_reader!(self, stores::usage, id)
     }
 
-    async fn set_quota(&self, _tenant: Option<&Tenant>, _quota: Option<Quota>) -> Result<()> {
-        Err(not_there_yet())
+    async fn set_quota(&self, tenant: Option<&Tenant>, quota: Option<Quota>) -> Result<()> {
+        in_transaction!(self, usage::set_quota, tenant, quota)
     }
 
-    async fn get_usage(&self, _tenant: &Tenant) -> Result<Usage> {
-        Err(not_there_yet())
+    async fn get_usage(&self, tenant: &Tenant) -> Result<Usage> {
+        on_reader!(self, usage::get, tenant)
     }
 
     async fn create_key(&self, key: KeyRow) -> Result<()> {
@@ -411,8 +417,4 @@ impl Catalogue for Handle {
     async fn close(&self) {
         self.shut().await;
     }
-}
-
-fn not_there_yet() -> Error {
-    Error::Unavailable(sqlx::Error::Protocol("not there yet".to_owned()))
 }

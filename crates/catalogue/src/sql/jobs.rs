@@ -3,23 +3,17 @@
 //! A step reads the row, lets the state machine of the model decide, and writes the row back where it still is what was
 //! read: compare-and-set on state, attempt and revision.
 
-use imageops_model::{JobEvent, JobFailure, JobId, JobKind, JobProgress, JobState, Micros, Tenant};
-use uuid::Uuid;
+use imageops_model::{ImageId, JobEvent, JobId, JobKind, JobProgress, JobState, Micros, Tenant};
 
-use super::{Connection, image_rows};
+use super::usage::{self, Amount};
+use super::{Connection, job_ends};
 use crate::lists::{Slice, filter, found};
 use crate::rows::{
     JobRecord, StoredJob, corrupt, read_uuid, write_failure, write_json, write_number, write_uuid,
 };
-use crate::{Created, Error, Heartbeat, JobOutcome, JobRow, NewJob, Page, RequestKey, Result};
+use crate::{Created, Error, JobRow, NewJob, Page, RequestKey, Result};
 
-const WHAT: &str = "job";
-
-/// What a claim adds to the revision: more than a worker's attempt ever shows.
-const REVISIONS_PER_ATTEMPT: u64 = 1_000_000;
-
-/// gRPC status code `ABORTED`: the job may be asked for again.
-const CODE_ABORTED: i32 = 10;
+pub(super) const WHAT: &str = "job";
 
 macro_rules! select_jobs {
     ($rest:literal) => {
@@ -31,27 +25,23 @@ macro_rules! select_jobs {
     };
 }
 
-const SELECT: &str = select_jobs!("WHERE tenant = $1 AND id = $2");
+pub(super) use select_jobs;
 
-// Workers know jobs by id alone; the tenant comes from the row.
-const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
+const SELECT: &str = select_jobs!("WHERE tenant = $1 AND id = $2");
 
 const SELECT_PAGE: &str = select_jobs!(
     "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9, $10, $11, $12, $13) \
      AND (create_time, id) < ($14, $15) ORDER BY create_time DESC, id DESC LIMIT $16"
 );
 
-// The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
-const SELECT_CLAIMABLE: &str = concat!(
-    select_jobs!(
-        "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) \
-         ORDER BY create_time, id LIMIT 1"
-    ),
-    lock_for_claim!()
-);
+const SELECT_ALIAS: &str = select_jobs!("WHERE tenant = $1 AND alias = $2");
 
-const IS_ANY_CLAIMABLE: &str = "SELECT CAST(1 AS BIGINT) FROM jobs WHERE state IN ('queued', 'running') \
-     AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) LIMIT 1";
+const SELECT_COALESCED: &str =
+    select_jobs!("WHERE tenant = $1 AND coalesce_key = $2 AND state IN ('queued', 'running')");
+
+const SELECT_OF_IMAGE: &str = select_jobs!(
+    "WHERE tenant = $1 AND image = $2 AND state IN ('queued', 'running') ORDER BY create_time, id"
+);
 
 const SELECT_REQUEST: &str = "SELECT id, request_fingerprint FROM jobs WHERE tenant = $1 AND request_id = $2";
 
@@ -61,21 +51,20 @@ const COUNT_BY_STATE: &str =
     "SELECT state, COUNT(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY state";
 
 const INSERT: &str = "INSERT INTO jobs (id, tenant, kind, spec, state, progress, failure, revision, attempt, releases, \
-     cancel_requested, create_time, update_time, end_time, request_id, request_fingerprint) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, $9, $9, $10, $11, $12) ON CONFLICT (id) DO NOTHING";
+     cancel_requested, create_time, update_time, end_time, request_id, request_fingerprint, coalesce_key, alias, image, \
+     reserved_bytes, reserved_images) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, $9, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+     ON CONFLICT (id) DO NOTHING";
 
 const UPDATE: &str = "UPDATE jobs SET state = $1, progress = $2, result = $3, failure = $4, revision = $5, \
      attempt = $6, releases = $7, cancel_requested = $8, worker = $9, lease_time = $10, start_time = $11, \
-     update_time = $12, end_time = $13 \
-     WHERE tenant = $14 AND id = $15 AND state = $16 AND attempt = $17 AND revision = $18";
+     update_time = $12, end_time = $13, reserved_bytes = $14, reserved_images = $15 \
+     WHERE tenant = $16 AND id = $17 AND state = $18 AND attempt = $19 AND revision = $20";
 
 const DELETE: &str = "DELETE FROM jobs WHERE tenant = $1 AND id = $2 AND end_time IS NOT NULL";
 
 const EXPIRE: &str = "DELETE FROM jobs WHERE id IN \
      (SELECT id FROM jobs WHERE end_time IS NOT NULL AND end_time < $1 ORDER BY end_time LIMIT $2)";
-
-const FREE_LEASES: &str = "UPDATE jobs SET lease_time = NULL, update_time = $1 \
-     WHERE state IN ('queued', 'running') AND state = 'running' AND worker = $2 AND lease_time IS NOT NULL";
 
 pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
     if let Some(request) = job.request
@@ -83,11 +72,23 @@ pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -
     {
         return Ok(Created::Existing(get(db, &job.tenant, id).await?));
     }
+    if let Some(alias) = &job.alias
+        && find_by_alias(db, &job.tenant, alias).await?.is_some()
+    {
+        return Err(Error::Conflict { what: "alias" });
+    }
+    if let Some(key) = &job.coalesce_key
+        && let Some(living) = find_one(db, SELECT_COALESCED, &job.tenant, key).await?
+    {
+        return Ok(Created::Existing(living));
+    }
     let state = if job.failure.is_some() { JobState::Failed } else { JobState::Queued };
     // A job that failed before it began takes no place in the queue.
     if !state.is_final() && count_active(db).await? >= queue_limit {
         return Err(Error::QueueFull);
     }
+    let held = if state.is_final() { Amount::default() } else { promise(&job) };
+    usage::ensure_room(db, &job.tenant, held, Amount::default()).await?;
     let inserted = sqlx::query(INSERT)
         .bind(write_uuid(job.id.0))
         .bind(job.tenant.as_str())
@@ -101,12 +102,52 @@ pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -
         .bind(state.is_final().then_some(job.create_time.0))
         .bind(job.request.map(|request| write_uuid(request.id)))
         .bind(job.request.map(|request| request.fingerprint.to_vec()))
+        .bind(&job.coalesce_key)
+        .bind(&job.alias)
+        .bind(job.spec.image().map(|image| write_uuid(image.0)))
+        .bind(write_number("reserved bytes", held.bytes)?)
+        .bind(write_number("reserved images", held.images)?)
         .execute(&mut *db)
         .await?;
     if inserted.rows_affected() == 0 {
         return Err(Error::Conflict { what: WHAT });
     }
-    Ok(Created::New(get(db, &job.tenant, job.id).await?))
+    usage::rebook(db, &job.tenant, Amount::default(), held).await?;
+    let row = get(db, &job.tenant, job.id).await?;
+    job_ends::begun(db, &row).await?;
+    if state.is_final() {
+        job_ends::ended(db, &row, row.create_time).await?;
+    }
+    Ok(Created::New(row))
+}
+
+/// What a job needs of the quota until it ends.
+fn promise(job: &NewJob) -> Amount {
+    Amount { images: u64::from(job.spec.makes_image()), bytes: job.reserve_bytes }
+}
+
+/// What a job holds of the quota.
+pub(super) fn held(job: &StoredJob) -> Amount {
+    Amount { images: job.reserved_images, bytes: job.reserved_bytes }
+}
+
+pub(super) async fn find_by_alias(
+    db: &mut Connection,
+    tenant: &Tenant,
+    alias: &str,
+) -> Result<Option<JobRow>> {
+    find_one(db, SELECT_ALIAS, tenant, alias).await
+}
+
+async fn find_one(
+    db: &mut Connection,
+    statement: &'static str,
+    tenant: &Tenant,
+    name: &str,
+) -> Result<Option<JobRow>> {
+    let record: Option<JobRecord> =
+        sqlx::query_as(statement).bind(tenant.as_str()).bind(name).fetch_optional(db).await?;
+    Ok(record.map(StoredJob::try_from).transpose()?.map(|job| job.row))
 }
 
 /// The job that the same request made before; [`Error::Conflict`] when it was another request.
@@ -160,20 +201,14 @@ async fn load(db: &mut Connection, tenant: &Tenant, id: JobId) -> Result<StoredJ
     found(record, WHAT)?.try_into()
 }
 
-/// The job of a worker, which must still hold the claim number `attempt`.
-async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<StoredJob> {
-    let record: Option<JobRecord> =
-        sqlx::query_as(SELECT_FOR_WORKER).bind(write_uuid(id.0)).fetch_optional(db).await?;
-    let job: StoredJob = found(record, WHAT)?.try_into()?;
-    if job.row.state != JobState::Running || job.row.attempt != attempt {
-        return Err(Error::Fenced);
-    }
-    Ok(job)
-}
-
-/// Writes `after` over `before`. The transaction is the only writer, so the comparison holds; were it ever not to, nothing
-/// would be overwritten.
-async fn save(db: &mut Connection, before: &JobRow, after: &StoredJob) -> Result<()> {
+/// Writes `after` over `before`, counts what it holds, and tells its image of its end. The transaction is the only writer,
+/// so the comparison holds; were it ever not to, nothing would be overwritten.
+pub(super) async fn save(
+    db: &mut Connection,
+    before: &StoredJob,
+    after: &StoredJob,
+    now: Micros,
+) -> Result<()> {
     let row = &after.row;
     let updated = sqlx::query(UPDATE)
         .bind(row.state.as_str())
@@ -189,14 +224,23 @@ async fn save(db: &mut Connection, before: &JobRow, after: &StoredJob) -> Result
         .bind(row.start_time.map(|time| time.0))
         .bind(row.update_time.0)
         .bind(row.end_time.map(|time| time.0))
-        .bind(before.tenant.as_str())
-        .bind(write_uuid(before.id.0))
-        .bind(before.state.as_str())
-        .bind(i64::from(before.attempt))
-        .bind(write_number("revision", before.revision)?)
-        .execute(db)
+        .bind(write_number("reserved bytes", after.reserved_bytes)?)
+        .bind(write_number("reserved images", after.reserved_images)?)
+        .bind(row.tenant.as_str())
+        .bind(write_uuid(row.id.0))
+        .bind(before.row.state.as_str())
+        .bind(i64::from(before.row.attempt))
+        .bind(write_number("revision", before.row.revision)?)
+        .execute(&mut *db)
         .await?;
-    if updated.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
+    if updated.rows_affected() == 0 {
+        return Err(Error::Fenced);
+    }
+    usage::rebook(db, &row.tenant, held(before), held(after)).await?;
+    if row.state.is_final() {
+        job_ends::ended(db, row, now).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn list(
@@ -218,138 +262,42 @@ pub(super) async fn list(
     records.into_iter().map(|record| Ok(StoredJob::try_from(record)?.row)).collect()
 }
 
-pub(super) async fn is_any_claimable(db: &mut Connection, now: Micros) -> Result<bool> {
-    let any: Option<i64> = sqlx::query_scalar(IS_ANY_CLAIMABLE).bind(now.0).fetch_optional(db).await?;
-    Ok(any.is_some())
+pub(super) async fn cancel(db: &mut Connection, tenant: &Tenant, id: JobId, now: Micros) -> Result<JobRow> {
+    let job = load(db, tenant, id).await?;
+    ask_to_cancel(db, job, now).await
 }
 
-pub(super) async fn claim(
+/// Asks all live jobs that read an image to cancel.
+pub(super) async fn cancel_of_image(
     db: &mut Connection,
-    worker: Uuid,
-    now: Micros,
-    lease_until: Micros,
-    attempts_max: u32,
-) -> Result<Option<JobRow>> {
-    // Each round but the last ends a job, so there are at most as many as the queue is long.
-    loop {
-        let record: Option<JobRecord> =
-            sqlx::query_as(SELECT_CLAIMABLE).bind(now.0).fetch_optional(&mut *db).await?;
-        let Some(record) = record else { return Ok(None) };
-        let mut job: StoredJob = record.try_into()?;
-        let before = job.row.clone();
-        let crashes = job.row.attempt.saturating_sub(job.releases);
-        if job.row.cancel_requested {
-            end(&mut job.row, JobEvent::Cancel, now)?;
-        } else if job.row.state == JobState::Running && crashes >= attempts_max {
-            end(&mut job.row, JobEvent::Fail, now)?;
-            job.row.failure = Some(JobFailure {
-                code: CODE_ABORTED,
-                reason: "WORKER_CRASHED".to_owned(),
-                message: format!("the worker ended without an answer {crashes} times"),
-            });
-        } else {
-            apply(&mut job.row, JobEvent::Claim, now)?;
-            job.row.attempt = job.row.attempt.checked_add(1).ok_or(Error::OutOfRange { what: "attempt" })?;
-            job.row.revision = job.row.revision.saturating_add(REVISIONS_PER_ATTEMPT);
-            job.row.worker = Some(worker);
-            job.row.lease_time = Some(lease_until);
-            job.row.start_time.get_or_insert(now);
-            save(db, &before, &job).await?;
-            return Ok(Some(job.row));
-        }
-        job.row.revision = job.row.revision.saturating_add(1);
-        save(db, &before, &job).await?;
-    }
-}
-
-pub(super) async fn heartbeat(
-    db: &mut Connection,
-    id: JobId,
-    attempt: u32,
-    progress: &JobProgress,
-    revision: u64,
-    now: Micros,
-    lease_until: Micros,
-) -> Result<Heartbeat> {
-    let mut job = load_claimed(db, id, attempt).await?;
-    let before = job.row.clone();
-    job.row.progress = JobProgress { percent: before.progress.percent, ..*progress };
-    // Never falls, also when a later attempt starts from the beginning. What is not a number could not be read back.
-    if progress.percent.is_finite() {
-        job.row.progress.percent = before.progress.percent.max(progress.percent.min(100.0));
-    }
-    job.row.revision = before.revision.max(revision);
-    job.row.update_time = now;
-    job.row.lease_time = before.lease_time.max(Some(lease_until));
-    save(db, &before, &job).await?;
-    Ok(Heartbeat { cancel_requested: job.row.cancel_requested })
-}
-
-pub(super) async fn finish(
-    db: &mut Connection,
-    id: JobId,
-    attempt: u32,
-    outcome: JobOutcome,
-    revision: u64,
-    now: Micros,
-) -> Result<JobRow> {
-    let mut job = load_claimed(db, id, attempt).await?;
-    let before = job.row.clone();
-    let row = &mut job.row;
-    match outcome {
-        JobOutcome::Succeeded { result, image, replica: _ } => {
-            end(row, JobEvent::Succeed, now)?;
-            row.result = Some(result);
-            row.progress.percent = 100.0;
-            row.progress.done_bytes = row.progress.total_bytes;
-            row.progress.remaining_ms = None;
-            if let Some(image) = image {
-                image_rows::insert(db, &before.tenant, &image, image.size_bytes).await?;
-            }
-        }
-        JobOutcome::Failed(failure) => {
-            end(row, JobEvent::Fail, now)?;
-            row.failure = Some(failure);
-        }
-        JobOutcome::Cancelled => end(row, JobEvent::Cancel, now)?,
-    }
-    row.revision = revision.max(before.revision.saturating_add(1));
-    save(db, &before, &job).await?;
-    Ok(job.row)
-}
-
-pub(super) async fn release(
-    db: &mut Connection,
-    id: JobId,
-    attempt: u32,
-    revision: u64,
+    tenant: &Tenant,
+    image: ImageId,
     now: Micros,
 ) -> Result<()> {
-    let mut job = load_claimed(db, id, attempt).await?;
-    let before = job.row.clone();
-    apply(&mut job.row, JobEvent::Release, now)?;
-    job.row.revision = revision.max(before.revision.saturating_add(1));
-    job.row.worker = None;
-    job.row.lease_time = None;
-    // The attempt stays counted as the fencing number, else the next claim would bear the same one.
-    job.releases = job.releases.saturating_add(1);
-    save(db, &before, &job).await
+    let records: Vec<JobRecord> = sqlx::query_as(SELECT_OF_IMAGE)
+        .bind(tenant.as_str())
+        .bind(write_uuid(image.0))
+        .fetch_all(&mut *db)
+        .await?;
+    for record in records {
+        ask_to_cancel(db, record.try_into()?, now).await?;
+    }
+    Ok(())
 }
 
-pub(super) async fn cancel(db: &mut Connection, tenant: &Tenant, id: JobId, now: Micros) -> Result<JobRow> {
-    let mut job = load(db, tenant, id).await?;
-    let before = job.row.clone();
-    match before.state {
-        JobState::Queued => end(&mut job.row, JobEvent::Cancel, now)?,
-        JobState::Running if before.cancel_requested => return Ok(before),
+async fn ask_to_cancel(db: &mut Connection, mut job: StoredJob, now: Micros) -> Result<JobRow> {
+    let before = job.clone();
+    match before.row.state {
+        JobState::Queued => end(&mut job, JobEvent::Cancel, now)?,
+        JobState::Running if before.row.cancel_requested => return Ok(before.row),
         JobState::Running => job.row.update_time = now,
         JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
             return Err(Error::State { what: WHAT });
         }
     }
     job.row.cancel_requested = true;
-    job.row.revision = before.revision.saturating_add(1);
-    save(db, &before, &job).await?;
+    job.row.revision = before.row.revision.saturating_add(1);
+    save(db, &before, &job, now).await?;
     Ok(job.row)
 }
 
@@ -367,22 +315,20 @@ pub(super) async fn expire(db: &mut Connection, before: Micros, limit: u64) -> R
     Ok(deleted.rows_affected())
 }
 
-pub(super) async fn free_leases(db: &mut Connection, worker: Uuid, now: Micros) -> Result<u64> {
-    Ok(sqlx::query(FREE_LEASES).bind(now.0).bind(write_uuid(worker)).execute(db).await?.rows_affected())
-}
-
 /// Moves a job by the state machine.
-fn apply(row: &mut JobRow, event: JobEvent, now: Micros) -> Result<()> {
+pub(super) fn apply(row: &mut JobRow, event: JobEvent, now: Micros) -> Result<()> {
     row.state = row.state.after(event).map_err(|_| Error::State { what: WHAT })?;
     row.update_time = now;
     Ok(())
 }
 
-/// Moves a job into a final state.
-fn end(row: &mut JobRow, event: JobEvent, now: Micros) -> Result<()> {
-    apply(row, event, now)?;
-    row.end_time = Some(now);
-    row.worker = None;
-    row.lease_time = None;
+/// Moves a job into a final state, in which it holds nothing.
+pub(super) fn end(job: &mut StoredJob, event: JobEvent, now: Micros) -> Result<()> {
+    apply(&mut job.row, event, now)?;
+    job.row.end_time = Some(now);
+    job.row.worker = None;
+    job.row.lease_time = None;
+    job.reserved_bytes = 0;
+    job.reserved_images = 0;
     Ok(())
 }

@@ -1,21 +1,16 @@
 //! Images: out of sight, back, and gone.
 
-use imageops_model::{ImageEvent, ImageId, JobFailure, Micros, ReplicaState, StoreId, Tenant};
+use imageops_model::{ImageEvent, ImageId, JobFailure, Micros, Tenant};
 
 use super::images::{self, WHAT, after, select_images};
-use super::{Connection, image_rows};
-use crate::rows::{ImageRecord, write_number, write_uuid};
+use super::{Connection, image_rows, removal};
+use crate::rows::ImageRecord;
 use crate::{Error, ImageRow, Result};
 
 /// Images that one call purges at most.
 const PURGE_MAX: i64 = 100;
 
 const SELECT_EXPIRED: &str = select_images!("WHERE purge_time < $1 ORDER BY purge_time LIMIT $2");
-
-const DELETE: &str =
-    "DELETE FROM images WHERE tenant = $1 AND id = $2 AND revision = $3 RETURNING charged_bytes";
-
-const RETIRE: &str = "INSERT INTO retired_images (id, tenant, retire_time) VALUES ($1, $2, $3)";
 
 pub(super) async fn trash(
     db: &mut Connection,
@@ -52,6 +47,33 @@ pub(super) async fn restore(
     image_rows::save(db, &before, restored, now).await
 }
 
+pub(super) async fn quarantine(
+    db: &mut Connection,
+    tenant: &Tenant,
+    id: ImageId,
+    failure: JobFailure,
+    now: Micros,
+) -> Result<ImageRow> {
+    let before = images::get(db, tenant, id).await?;
+    let state = after(&before, ImageEvent::Quarantine)?;
+    let quarantine = before.quarantine.clone().or(Some(failure));
+    image_rows::save(db, &before, ImageRow { state, quarantine, ..before.clone() }, now).await
+}
+
+pub(super) async fn release(
+    db: &mut Connection,
+    tenant: &Tenant,
+    id: ImageId,
+    now: Micros,
+) -> Result<ImageRow> {
+    let before = images::get(db, tenant, id).await?;
+    let state = after(&before, ImageEvent::Release)?;
+    if before.ready_replica().is_none() {
+        return Err(Error::State { what: WHAT });
+    }
+    image_rows::save(db, &before, ImageRow { state, quarantine: None, ..before.clone() }, now).await
+}
+
 pub(super) async fn purge(
     db: &mut Connection,
     tenant: &Tenant,
@@ -66,7 +88,7 @@ pub(super) async fn purge(
     if image.details.protected && image.trash_time.is_none() {
         return Err(Error::Protected);
     }
-    remove(db, &image, now).await?;
+    removal::remove(db, &image, now).await?;
     Ok(image)
 }
 
@@ -76,28 +98,8 @@ pub(super) async fn purge_expired(db: &mut Connection, now: Micros) -> Result<Ve
     let mut purged = Vec::new();
     for record in expired {
         let image = ImageRow::try_from(record)?;
-        remove(db, &image, now).await?;
+        removal::remove(db, &image, now).await?;
         purged.push(image);
     }
     Ok(purged)
-}
-
-/// Removes the row for good and keeps its id.
-async fn remove(db: &mut Connection, image: &ImageRow, now: Micros) -> Result<()> {
-    let deleted: Option<i64> = sqlx::query_scalar(DELETE)
-        .bind(image.tenant.as_str())
-        .bind(write_uuid(image.id.0))
-        .bind(write_number("image revision", image.revision)?)
-        .fetch_optional(&mut *db)
-        .await?;
-    if deleted.is_none() {
-        return Err(Error::Stale { what: WHAT });
-    }
-    sqlx::query(RETIRE)
-        .bind(write_uuid(image.id.0))
-        .bind(image.tenant.as_str())
-        .bind(now.0)
-        .execute(db)
-        .await?;
-    Ok(())
 }

@@ -2,12 +2,13 @@
 
 use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState};
 
-use super::{Connection, image_rows};
+use super::usage::{self, Amount};
+use super::{Connection, records, sessions};
 use crate::lists::{Slice, filter, found};
-use crate::rows::{UploadRecord, read_uuid, write_failure, write_json, write_number, write_uuid};
-use crate::{Committed, Created, Error, ImageRow, NewJob, Page, Result, UploadRow};
+use crate::rows::{UploadRecord, write_failure, write_json, write_number, write_uuid};
+use crate::{Created, Error, Page, Result, UploadRow};
 
-const WHAT: &str = "upload";
+pub(super) const WHAT: &str = "upload";
 
 /// Uploads that one call aborts or forgets at most.
 const EXPIRE_MAX: i64 = 1_000;
@@ -22,6 +23,8 @@ macro_rules! select_uploads {
     };
 }
 
+pub(super) use select_uploads;
+
 const SELECT: &str = select_uploads!("WHERE tenant = $1 AND id = $2");
 
 // The server writes for an upload that it has looked up with its tenant; ids are unique over all of them.
@@ -34,29 +37,68 @@ const SELECT_PAGE: &str = select_uploads!(
 
 const INSERT: &str = "INSERT INTO uploads (id, tenant, state, label, declared_format, size_bytes, expected_md5, \
      expected_sha256, durable_bytes, create_time, update_time, expire_time, details, store, session, part, record, \
-     archive, wishes) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+     archive, wishes, reserved_bytes, reserved_images) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+     $13, $14, $15, $16, $17, $18, $19, $20, $21)";
 
 const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image = $3, failure = $4, update_time = $5, \
-     expire_time = $6 WHERE tenant = $7 AND id = $8 AND state = $9 AND durable_bytes = $10";
+     expire_time = $6, reserved_bytes = $7, reserved_images = $8 \
+     WHERE tenant = $9 AND id = $10 AND state = $11 AND durable_bytes = $12 AND reserved_bytes = $13";
 
 const IS_OPEN: &str = "SELECT CAST(1 AS BIGINT) FROM uploads WHERE id = $1 AND state IN ('open', 'stored')";
 
-const ABORT_EXPIRED: &str = "UPDATE uploads SET state = 'aborted', update_time = $1 WHERE id IN \
-     (SELECT id FROM uploads WHERE state = 'open' AND expire_time < $1 ORDER BY expire_time LIMIT $2) \
-     AND state = 'open' RETURNING id";
+const SELECT_EXPIRED: &str =
+    select_uploads!("WHERE state = 'open' AND expire_time < $1 ORDER BY expire_time LIMIT $2");
 
 const FORGET: &str = "DELETE FROM uploads WHERE id IN \
      (SELECT id FROM uploads WHERE state IN ('committed', 'aborted', 'failed') AND update_time < $1 ORDER BY update_time LIMIT $2)";
 
+/// Images of the quota that an upload needs while it is open: one, unless it is a part or fills a record.
+fn promised_images(upload: &UploadRow) -> u64 {
+    u64::from(upload.part.is_none() && upload.record.is_none())
+}
+
+/// What an upload holds of the quota.
+pub(super) fn held(upload: &UploadRow) -> Amount {
+    let images = if upload.state == UploadState::Open { promised_images(upload) } else { 0 };
+    Amount { images, bytes: upload.reserved_bytes }
+}
+
 pub(super) async fn create(db: &mut Connection, upload: UploadRow) -> Result<Created<UploadRow>> {
-    if let Some(known) = find(db, upload.id).await? {
-        return if is_same_request(&known, &upload) {
-            Ok(Created::Existing(known))
-        } else {
-            Err(Error::Conflict { what: WHAT })
-        };
+    if let Some(known) = find_same(db, &upload).await? {
+        return Ok(Created::Existing(known));
     }
+    // Who joins a session must look at it first.
+    if upload.composes.is_some() {
+        return Err(Error::State { what: "session" });
+    }
+    if let Some(part) = &upload.part {
+        sessions::join(db, &upload, part).await?;
+    }
+    let reserved_bytes = upload.size_bytes.unwrap_or(0);
+    Ok(Created::New(add(db, upload, reserved_bytes).await?))
+}
+
+/// The row that the same request made before; [`Error::Conflict`] when it was another request.
+pub(super) async fn find_same(db: &mut Connection, upload: &UploadRow) -> Result<Option<UploadRow>> {
+    match find(db, upload.id).await? {
+        Some(known) if !is_same_request(&known, upload) => Err(Error::Conflict { what: WHAT }),
+        known => Ok(known),
+    }
+}
+
+/// Adds an open upload that holds so many bytes of the quota.
+pub(super) async fn add(db: &mut Connection, upload: UploadRow, reserved_bytes: u64) -> Result<UploadRow> {
+    let upload = UploadRow { state: UploadState::Open, reserved_bytes, ..upload };
+    usage::ensure_room(db, &upload.tenant, held(&upload), Amount::default()).await?;
+    usage::rebook(db, &upload.tenant, Amount::default(), held(&upload)).await?;
+    if let Some(record) = upload.record {
+        records::begin(db, &upload.tenant, record, upload.id, upload.create_time).await?;
+    }
+    insert(db, &upload).await?;
+    get(db, &upload.tenant, upload.id).await
+}
+
+async fn insert(db: &mut Connection, upload: &UploadRow) -> Result<()> {
     let size_bytes = upload.size_bytes.map(|bytes| write_number("upload size", bytes)).transpose()?;
     sqlx::query(INSERT)
         .bind(write_uuid(upload.id.0))
@@ -78,9 +120,11 @@ pub(super) async fn create(db: &mut Connection, upload: UploadRow) -> Result<Cre
         .bind(upload.record.map(|record| write_uuid(record.0)))
         .bind(upload.archive.map(|archive| archive.as_str()))
         .bind(write_json(&upload.wishes)?)
-        .execute(&mut *db)
+        .bind(write_number("reserved bytes", upload.reserved_bytes)?)
+        .bind(write_number("reserved images", held(upload).images)?)
+        .execute(db)
         .await?;
-    Ok(Created::New(get(db, &upload.tenant, upload.id).await?))
+    Ok(())
 }
 
 fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
@@ -91,6 +135,12 @@ fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
         && known.size_bytes == asked.size_bytes
         && known.expected_md5 == asked.expected_md5
         && known.expected_sha256 == asked.expected_sha256
+        && known.store == asked.store
+        && known.part == asked.part
+        && known.composes == asked.composes
+        && known.record == asked.record
+        && known.archive == asked.archive
+        && known.wishes == asked.wishes
 }
 
 pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: UploadId) -> Result<UploadRow> {
@@ -99,24 +149,25 @@ pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: UploadId) -> R
     found(record, WHAT)?.try_into()
 }
 
-async fn find(db: &mut Connection, id: UploadId) -> Result<Option<UploadRow>> {
+pub(super) async fn find(db: &mut Connection, id: UploadId) -> Result<Option<UploadRow>> {
     let record: Option<UploadRecord> =
         sqlx::query_as(SELECT_BY_ID).bind(write_uuid(id.0)).fetch_optional(db).await?;
     record.map(UploadRow::try_from).transpose()
 }
 
-async fn load(db: &mut Connection, id: UploadId) -> Result<UploadRow> {
+pub(super) async fn load(db: &mut Connection, id: UploadId) -> Result<UploadRow> {
     found(find(db, id).await?, WHAT)
 }
 
-/// Moves `before` by the state machine and returns the row to be changed further and saved.
-fn apply(before: &UploadRow, event: UploadEvent, now: Micros) -> Result<UploadRow> {
+/// Moves `before` by the state machine and returns the row to be changed further and saved. What has ended holds nothing.
+pub(super) fn apply(before: &UploadRow, event: UploadEvent, now: Micros) -> Result<UploadRow> {
     let state = before.state.after(event).map_err(|_| Error::State { what: WHAT })?;
-    Ok(UploadRow { state, update_time: now, ..before.clone() })
+    let reserved_bytes = if state.is_final() { 0 } else { before.reserved_bytes };
+    Ok(UploadRow { state, reserved_bytes, update_time: now, ..before.clone() })
 }
 
-/// Writes `after` over `before`, where the row still is what was read.
-async fn save(db: &mut Connection, before: &UploadRow, after: &UploadRow) -> Result<()> {
+/// Writes `after` over `before`, where the row still is what was read, and counts what it holds.
+pub(super) async fn save(db: &mut Connection, before: &UploadRow, after: &UploadRow) -> Result<()> {
     let updated = sqlx::query(UPDATE)
         .bind(after.state.as_str())
         .bind(write_number("durable bytes", after.durable_bytes)?)
@@ -124,13 +175,41 @@ async fn save(db: &mut Connection, before: &UploadRow, after: &UploadRow) -> Res
         .bind(write_failure(after.failure.as_ref())?)
         .bind(after.update_time.0)
         .bind(after.expire_time.0)
+        .bind(write_number("reserved bytes", after.reserved_bytes)?)
+        .bind(write_number("reserved images", held(after).images)?)
         .bind(before.tenant.as_str())
         .bind(write_uuid(before.id.0))
         .bind(before.state.as_str())
         .bind(write_number("durable bytes", before.durable_bytes)?)
-        .execute(db)
+        .bind(write_number("reserved bytes", before.reserved_bytes)?)
+        .execute(&mut *db)
         .await?;
-    if updated.rows_affected() == 1 { Ok(()) } else { Err(Error::State { what: WHAT }) }
+    if updated.rows_affected() == 0 {
+        return Err(Error::State { what: WHAT });
+    }
+    usage::rebook(db, &before.tenant, held(before), held(after)).await
+}
+
+/// Writes the end of an upload that made no image, and lets go of what it was for.
+async fn end(db: &mut Connection, before: &UploadRow, after: &UploadRow, now: Micros) -> Result<()> {
+    save(db, before, after).await?;
+    if let Some(record) = before.record {
+        records::empty(db, record, before.id, now).await?;
+    }
+    if let Some(session) = &before.composes {
+        sessions::free(db, &before.tenant, session, before.id, now).await?;
+    }
+    Ok(())
+}
+
+/// Aborts an upload, whatever session it belongs to.
+pub(super) async fn give_up(db: &mut Connection, before: &UploadRow, now: Micros) -> Result<UploadRow> {
+    let after = apply(before, UploadEvent::Abort, now)?;
+    if after.state == before.state {
+        return Ok(before.clone());
+    }
+    end(db, before, &after, now).await?;
+    Ok(after)
 }
 
 pub(super) async fn list(
@@ -159,24 +238,34 @@ pub(super) async fn extend(
     let mut after = apply(&before, UploadEvent::Extend, now)?;
     after.durable_bytes = before.durable_bytes.max(durable_bytes);
     after.expire_time = expire_time;
-    save(db, &before, &after).await
+    save(db, &before, &after).await?;
+    if let Some(part) = &before.part {
+        sessions::extend(db, &before.tenant, &part.session, now, expire_time).await?;
+    }
+    Ok(())
 }
 
-pub(super) async fn commit(
+pub(super) async fn reserve(
     db: &mut Connection,
     id: UploadId,
-    image: &ImageRow,
-    _check_job: &Option<NewJob>,
+    wanted_bytes: u64,
     now: Micros,
-) -> Result<Committed> {
+) -> Result<u64> {
     let before = load(db, id).await?;
-    let mut after = apply(&before, UploadEvent::Commit, now)?;
-    after.image = Some(image.id);
-    // Bytes are flushed before they are committed: all of them are durable now.
-    after.durable_bytes = image.size_bytes;
-    image_rows::insert(db, &before.tenant, image, image.size_bytes).await?;
+    let mut after = apply(&before, UploadEvent::Extend, now)?;
+    let parts_bytes = match &before.composes {
+        Some(session) => sessions::held_bytes(db, &before.tenant, session).await?,
+        None => 0,
+    };
+    let held_bytes = parts_bytes.saturating_add(before.reserved_bytes);
+    if wanted_bytes <= held_bytes {
+        return Ok(held_bytes);
+    }
+    let free_bytes = usage::free_bytes(db, &before.tenant).await?;
+    let granted_bytes = wanted_bytes.min(held_bytes.saturating_add(free_bytes));
+    after.reserved_bytes = granted_bytes.saturating_sub(parts_bytes);
     save(db, &before, &after).await?;
-    Ok(Committed { upload: after, image: image.clone(), check_job: None, discard: Vec::new() })
+    Ok(granted_bytes)
 }
 
 pub(super) async fn abort(
@@ -186,12 +275,10 @@ pub(super) async fn abort(
     now: Micros,
 ) -> Result<UploadRow> {
     let before = get(db, tenant, id).await?;
-    let after = apply(&before, UploadEvent::Abort, now)?;
-    if after.state == before.state {
-        return Ok(before);
+    if let (UploadState::Stored, Some(part)) = (before.state, &before.part) {
+        sessions::ensure_not_composed(db, tenant, &part.session).await?;
     }
-    save(db, &before, &after).await?;
-    Ok(after)
+    give_up(db, &before, now).await
 }
 
 pub(super) async fn fail(
@@ -203,15 +290,22 @@ pub(super) async fn fail(
     let before = load(db, id).await?;
     let mut after = apply(&before, UploadEvent::Refuse, now)?;
     after.failure = Some(failure);
-    save(db, &before, &after).await?;
+    end(db, &before, &after, now).await?;
     Ok(after)
 }
 
 pub(super) async fn expire(db: &mut Connection, now: Micros, forget_before: Micros) -> Result<Vec<UploadId>> {
-    let aborted: Vec<String> =
-        sqlx::query_scalar(ABORT_EXPIRED).bind(now.0).bind(EXPIRE_MAX).fetch_all(&mut *db).await?;
+    let expired: Vec<UploadRecord> =
+        sqlx::query_as(SELECT_EXPIRED).bind(now.0).bind(EXPIRE_MAX).fetch_all(&mut *db).await?;
+    let mut aborted = Vec::new();
+    for record in expired {
+        let upload = UploadRow::try_from(record)?;
+        give_up(db, &upload, now).await?;
+        aborted.push(upload.id);
+    }
+    aborted.extend(sessions::expire(db, now).await?);
     sqlx::query(FORGET).bind(forget_before.0).bind(EXPIRE_MAX).execute(db).await?;
-    aborted.iter().map(|id| Ok(UploadId(read_uuid("upload id", id)?))).collect()
+    Ok(aborted)
 }
 
 pub(super) async fn is_open(db: &mut Connection, id: UploadId) -> Result<bool> {

@@ -23,6 +23,7 @@ pub(crate) async fn an_upload_reads_back<D: Database>() {
     let bare = UploadRow {
         declared_format: None,
         size_bytes: None,
+        reserved_bytes: 0,
         expected_sha256: None,
         label: Label::default(),
         ..upload_row(at(0))

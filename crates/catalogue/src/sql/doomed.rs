@@ -1,0 +1,43 @@
+//! Bytes whose last row went.
+
+use imageops_model::{Micros, StoreId};
+
+use super::Connection;
+use crate::Result;
+use crate::rows::{read_uuid, write_uuid};
+
+const DOOM: &str = "INSERT INTO doomed_blobs (store, blob, doom_time) SELECT $1, $2, $3 WHERE NOT EXISTS \
+     (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = $2) ON CONFLICT (store, blob) DO NOTHING";
+
+const SELECT: &str = "SELECT store, blob FROM doomed_blobs ORDER BY doom_time, store, blob LIMIT $1";
+
+const FORGET: &str = "DELETE FROM doomed_blobs WHERE store = $1 AND blob = $2";
+
+const FORGET_ALL: &str = "DELETE FROM doomed_blobs WHERE store = $1";
+
+/// Dooms bytes, unless a row names them.
+pub(super) async fn doom(db: &mut Connection, store: StoreId, blob: &str, now: Micros) -> Result<()> {
+    // A copy that is still to come has no key yet.
+    if blob.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(DOOM).bind(write_uuid(store.0)).bind(blob).bind(now.0).execute(db).await?;
+    Ok(())
+}
+
+pub(super) async fn take(db: &mut Connection, limit: u32) -> Result<Vec<(StoreId, String)>> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(SELECT).bind(i64::from(limit.clamp(1, 1_000))).fetch_all(db).await?;
+    rows.into_iter().map(|(store, blob)| Ok((StoreId(read_uuid("store id", &store)?), blob))).collect()
+}
+
+pub(super) async fn forget(db: &mut Connection, store: StoreId, blob: &str) -> Result<()> {
+    sqlx::query(FORGET).bind(write_uuid(store.0)).bind(blob).execute(db).await?;
+    Ok(())
+}
+
+/// Forgets what was doomed in a store that is gone.
+pub(super) async fn forget_all(db: &mut Connection, store: StoreId) -> Result<()> {
+    sqlx::query(FORGET_ALL).bind(write_uuid(store.0)).execute(db).await?;
+    Ok(())
+}

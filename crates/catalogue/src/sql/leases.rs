@@ -1,0 +1,171 @@
+//! Claims, leases, and how jobs end.
+
+use imageops_model::{JobEvent, JobFailure, JobId, JobProgress, JobState, Micros};
+use uuid::Uuid;
+
+use super::jobs::{WHAT, apply, end, save, select_jobs};
+use super::{Connection, job_ends, replicas};
+use crate::lists::found;
+use crate::rows::{JobRecord, StoredJob, write_uuid};
+use crate::{Error, Heartbeat, JobOutcome, JobRow, Result};
+
+/// What a claim adds to the revision: more than a worker's attempt ever shows.
+const REVISIONS_PER_ATTEMPT: u64 = 1_000_000;
+
+/// gRPC status code `ABORTED`: the job may be asked for again.
+const CODE_ABORTED: i32 = 10;
+
+// Workers know jobs by id alone; the tenant comes from the row.
+const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
+
+// The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
+const SELECT_CLAIMABLE: &str = concat!(
+    select_jobs!(
+        "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) \
+         ORDER BY create_time, id LIMIT 1"
+    ),
+    lock_for_claim!()
+);
+
+const IS_ANY_CLAIMABLE: &str = "SELECT CAST(1 AS BIGINT) FROM jobs WHERE state IN ('queued', 'running') \
+     AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) LIMIT 1";
+
+const FREE_LEASES: &str = "UPDATE jobs SET lease_time = NULL, update_time = $1 \
+     WHERE state IN ('queued', 'running') AND state = 'running' AND worker = $2 AND lease_time IS NOT NULL";
+
+/// The job of a worker, which must still hold the claim number `attempt`.
+async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<StoredJob> {
+    let record: Option<JobRecord> =
+        sqlx::query_as(SELECT_FOR_WORKER).bind(write_uuid(id.0)).fetch_optional(db).await?;
+    let job: StoredJob = found(record, WHAT)?.try_into()?;
+    if job.row.state != JobState::Running || job.row.attempt != attempt {
+        return Err(Error::Fenced);
+    }
+    Ok(job)
+}
+
+pub(super) async fn is_any_claimable(db: &mut Connection, now: Micros) -> Result<bool> {
+    let any: Option<i64> = sqlx::query_scalar(IS_ANY_CLAIMABLE).bind(now.0).fetch_optional(db).await?;
+    Ok(any.is_some())
+}
+
+pub(super) async fn claim(
+    db: &mut Connection,
+    worker: Uuid,
+    now: Micros,
+    lease_until: Micros,
+    attempts_max: u32,
+) -> Result<Option<JobRow>> {
+    // Each round but the last ends a job, so there are at most as many as the queue is long.
+    loop {
+        let record: Option<JobRecord> =
+            sqlx::query_as(SELECT_CLAIMABLE).bind(now.0).fetch_optional(&mut *db).await?;
+        let Some(record) = record else { return Ok(None) };
+        let mut job: StoredJob = record.try_into()?;
+        let before = job.clone();
+        let crashes = job.row.attempt.saturating_sub(job.releases);
+        if job.row.cancel_requested {
+            end(&mut job, JobEvent::Cancel, now)?;
+        } else if job.row.state == JobState::Running && crashes >= attempts_max {
+            end(&mut job, JobEvent::Fail, now)?;
+            job.row.failure = Some(JobFailure {
+                code: CODE_ABORTED,
+                reason: "WORKER_CRASHED".to_owned(),
+                message: format!("the worker ended without an answer {crashes} times"),
+            });
+        } else {
+            apply(&mut job.row, JobEvent::Claim, now)?;
+            job.row.attempt = job.row.attempt.checked_add(1).ok_or(Error::OutOfRange { what: "attempt" })?;
+            job.row.revision = job.row.revision.saturating_add(REVISIONS_PER_ATTEMPT);
+            job.row.worker = Some(worker);
+            job.row.lease_time = Some(lease_until);
+            job.row.start_time.get_or_insert(now);
+            save(db, &before, &job, now).await?;
+            return Ok(Some(job.row));
+        }
+        job.row.revision = job.row.revision.saturating_add(1);
+        save(db, &before, &job, now).await?;
+    }
+}
+
+pub(super) async fn heartbeat(
+    db: &mut Connection,
+    id: JobId,
+    attempt: u32,
+    progress: &JobProgress,
+    revision: u64,
+    now: Micros,
+    lease_until: Micros,
+) -> Result<Heartbeat> {
+    let mut job = load_claimed(db, id, attempt).await?;
+    let before = job.clone();
+    job.row.progress = JobProgress { percent: before.row.progress.percent, ..*progress };
+    // Never falls, also when a later attempt starts from the beginning. What is not a number could not be read back.
+    if progress.percent.is_finite() {
+        job.row.progress.percent = before.row.progress.percent.max(progress.percent.min(100.0));
+    }
+    job.row.revision = before.row.revision.max(revision);
+    job.row.update_time = now;
+    job.row.lease_time = before.row.lease_time.max(Some(lease_until));
+    save(db, &before, &job, now).await?;
+    Ok(Heartbeat { cancel_requested: job.row.cancel_requested })
+}
+
+pub(super) async fn finish(
+    db: &mut Connection,
+    id: JobId,
+    attempt: u32,
+    outcome: JobOutcome,
+    revision: u64,
+    now: Micros,
+) -> Result<JobRow> {
+    let mut job = load_claimed(db, id, attempt).await?;
+    let before = job.clone();
+    let (mut made, mut copied) = (None, None);
+    match outcome {
+        JobOutcome::Succeeded { result, image, replica } => {
+            end(&mut job, JobEvent::Succeed, now)?;
+            job.row.result = Some(result);
+            job.row.progress.percent = 100.0;
+            job.row.progress.done_bytes = job.row.progress.total_bytes;
+            job.row.progress.remaining_ms = None;
+            (made, copied) = (image, replica);
+        }
+        JobOutcome::Failed(failure) => {
+            end(&mut job, JobEvent::Fail, now)?;
+            job.row.failure = Some(failure);
+        }
+        JobOutcome::Cancelled => end(&mut job, JobEvent::Cancel, now)?,
+    }
+    job.row.revision = revision.max(before.row.revision.saturating_add(1));
+    save(db, &before, &job, now).await?;
+    if let Some(image) = made {
+        job_ends::bring(db, &before, &image, now).await?;
+    }
+    if let Some((image, replica)) = copied {
+        replicas::add(db, &job.row.tenant, image, &replica, None, now).await?;
+    }
+    Ok(job.row)
+}
+
+pub(super) async fn release(
+    db: &mut Connection,
+    id: JobId,
+    attempt: u32,
+    revision: u64,
+    now: Micros,
+) -> Result<()> {
+    let mut job = load_claimed(db, id, attempt).await?;
+    let before = job.clone();
+    apply(&mut job.row, JobEvent::Release, now)?;
+    job.row.revision = revision.max(before.row.revision.saturating_add(1));
+    job.row.worker = None;
+    job.row.lease_time = None;
+    // The attempt stays counted as the fencing number, else the next claim would bear the same one.
+    job.releases = job.releases.saturating_add(1);
+    save(db, &before, &job, now).await
+}
+
+pub(super) async fn free_leases(db: &mut Connection, worker: Uuid, now: Micros) -> Result<u64> {
+    Ok(sqlx::query(FREE_LEASES).bind(now.0).bind(write_uuid(worker)).execute(db).await?.rows_affected())
+}
