@@ -1,4 +1,4 @@
-//! Tools that Debian has too old or not at all: buf, Go, cargo-deny. Pinned, and kept outside the checkout so that the
+//! Tools that Debian has too old or not at all: buf, Go, cargo-deny, an S3 server. Pinned, and kept outside the checkout so that the
 //! next clone finds them; nothing breaks when that place is empty.
 
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use crate::workspace::Workspace;
 const BUF: &str = "1.75.0";
 const CARGO_DENY: &str = "0.20.2";
 const GO: &str = "1.26.6";
+const S3S_FS: &str = "0.14.1";
 /// Go before this cannot read the module of the client.
 const GO_MINOR_MIN: u32 = 26;
 
@@ -41,20 +42,32 @@ fn is_new_enough(version: &str) -> bool {
     minor.is_some_and(|minor| minor >= GO_MINOR_MIN)
 }
 
-/// cargo-deny, compiled once per version: no registry carries a binary of it.
+/// cargo-deny: no registry carries a binary of it.
 pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
-    let directory = tools(workspace)?.join(format!("cargo-deny-{CARGO_DENY}"));
+    cargo_package(workspace, "cargo-deny", CARGO_DENY, &[])
+}
+
+/// s3s-fs, an S3 server for tests that checks signatures and digests.
+pub(crate) fn s3s_fs(workspace: &Workspace) -> Result<PathBuf> {
+    cargo_package(workspace, "s3s-fs", S3S_FS, &["--features", "binary"])
+}
+
+/// The program of a crate, compiled once per version.
+fn cargo_package(workspace: &Workspace, name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
+    let directory = tools(workspace)?.join(format!("{name}-{version}"));
     install_once(&directory, || {
-        // Without optimisation it is built in a third of the time and still answers within a second or two.
+        // Without optimisation it is built in a third of the time and still fast enough.
         process::command("cargo")
-            .args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug", "--root"])
+            .args(["install", name, "--version", version, "--locked", "--debug"])
+            .args(options)
+            .arg("--root")
             .arg(&directory)
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             // In its own directory: the profile above must not rebuild what the workspace shares with it.
-            .env("CARGO_TARGET_DIR", workspace.target.join("cargo-deny"))
+            .env("CARGO_TARGET_DIR", workspace.target.join(name))
             .check()
     })?;
-    Ok(directory.join("bin/cargo-deny"))
+    Ok(directory.join("bin").join(name))
 }
 
 fn python_package(workspace: &Workspace, name: &str, version: &str) -> Result<PathBuf> {

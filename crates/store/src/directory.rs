@@ -30,7 +30,7 @@ mod files;
 mod place;
 mod probe;
 mod room;
-mod stamp;
+pub(crate) mod stamp;
 
 #[cfg(test)]
 mod tests;

@@ -15,11 +15,15 @@ pub mod directory;
 mod error;
 mod file_id;
 pub mod image_root;
+pub mod s3;
+#[cfg(test)]
+mod suite;
 
 pub use blob::Blob;
 pub use directory::DirectoryStore;
 pub use error::{Error, Result};
 pub use image_root::{ImageRoot, OutputPlace};
+pub use s3::{S3Settings, S3Store};
 
 /// A store of blobs. Keys are made by the server: 1 to 64 characters of `[0-9a-z-]`.
 ///

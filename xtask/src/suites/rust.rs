@@ -7,6 +7,7 @@ use crate::process;
 use crate::suites::libtest;
 use crate::suites::postgres::Postgres;
 use crate::tally::Counts;
+use crate::tools;
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Counts> {
@@ -17,6 +18,7 @@ pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Counts> {
         .args(filters)
         .current_dir(&workspace.root)
         .env("IMAGEOPS_TEST_POSTGRES", postgres.url())
+        .env("IMAGEOPS_TEST_S3", tools::s3s_fs(workspace)?)
         .env("IMAGEOPS_TEST_IMAGES", images::directory(workspace, Size::Small)?);
     libtest::run(&mut command)
 }

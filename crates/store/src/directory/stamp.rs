@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 const STAMP: &str = "store";
 const STAMP_DRAFT: &str = "store.new";
-const STAMP_BYTES_MAX: u64 = 256;
+pub(crate) const STAMP_BYTES_MAX: u64 = 256;
 const FIRST_LINE: &str = "imageops-store 1";
 const LOCK: &str = "lock";
 /// How long a holder that is just ending may take. A child that was forked at that moment shares the lock until it
@@ -56,11 +56,21 @@ pub(super) fn read(directory: &OwnedFd) -> Result<Option<StoreId>> {
     if file.take(STAMP_BYTES_MAX).read_to_string(&mut text).is_err() {
         return unusable("the stamp of the store does not read");
     }
-    match parse(&text) {
-        Some(id) => Ok(Some(id)),
+    check(&text).map(Some)
+}
+
+/// The id in the text of a stamp.
+pub(crate) fn check(text: &str) -> Result<StoreId> {
+    match parse(text) {
+        Some(id) => Ok(id),
         None if text.starts_with("imageops-store ") => unusable("the store was made by a newer version"),
-        None => unusable("the directory holds something else than a store"),
+        None => unusable("its place holds something else than a store"),
     }
+}
+
+/// The text of a stamp.
+pub(crate) fn text(id: StoreId) -> String {
+    format!("{FIRST_LINE}\n{id}\n")
 }
 
 fn parse(text: &str) -> Option<StoreId> {
@@ -80,7 +90,7 @@ pub(super) fn write(directory: &OwnedFd) -> Result<StoreId> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut draft: File =
         sys::openat(directory, STAMP_DRAFT, flags, Mode::from_raw_mode(0o600)).map_err(failure)?.into();
-    draft.write_all(format!("{FIRST_LINE}\n{id}\n").as_bytes())?;
+    draft.write_all(text(id).as_bytes())?;
     draft.sync_all()?;
     sys::renameat(directory, STAMP_DRAFT, directory, STAMP).map_err(failure)?;
     sys::fsync(directory).map_err(failure)?;
