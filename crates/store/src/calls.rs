@@ -1,13 +1,16 @@
-//! The system calls that decide whether bytes are durable, behind a trait so that tests can fail or stop each of them.
+//! The system calls that decide whether bytes are there and durable, behind a trait so that tests can fail or stop each of them.
 
 use std::fmt::Debug;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{self as sys, AtFlags, RenameFlags};
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 
 pub(crate) trait Calls: Debug + Send + Sync {
+    /// Opens a file of a directory. A file that is made has mode 0600.
+    fn open(&self, directory: &OwnedFd, name: &str, flags: OFlags) -> Result<OwnedFd>;
+
     /// Brings a file's bytes to the disk.
     fn flush_file(&self, file: &File) -> Result<()>;
 
@@ -26,6 +29,10 @@ pub(crate) trait Calls: Debug + Send + Sync {
 pub(crate) struct SystemCalls;
 
 impl Calls for SystemCalls {
+    fn open(&self, directory: &OwnedFd, name: &str, flags: OFlags) -> Result<OwnedFd> {
+        sys::openat(directory, name, flags, Mode::from_raw_mode(0o600))
+    }
+
     fn flush_file(&self, file: &File) -> Result<()> {
         sys::fsync(file)
     }

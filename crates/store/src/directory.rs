@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use imageops_model::StoreId;
-use rustix::fs::{self as sys, Mode, OFlags};
+use rustix::fs::{self as sys, OFlags};
 use rustix::io::Errno;
 
 use crate::blob::FileBlob;
@@ -36,7 +36,7 @@ pub(crate) mod stamp;
 mod tests;
 
 pub(crate) use files::failure;
-use files::{list_files, open_directory, open_file};
+use files::{check_file, list_files, open_directory};
 use place::Place;
 pub(crate) use room::free_bytes;
 
@@ -108,6 +108,12 @@ impl DirectoryStore {
         Ok(Self { id, place, staging, blobs, limit_bytes: None, calls, _lock: lock })
     }
 
+    /// Opens a regular file. `O_NONBLOCK`, which means nothing to such a file, keeps a pipe in its place from blocking.
+    fn open_file(&self, directory: &OwnedFd, key: &str, access: OFlags) -> Result<File> {
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        check_file(self.calls.open(directory, key, flags).map_err(failure)?)
+    }
+
     /// Gives the staged file its name as a blob. A blob of that name is taken for ours when it is the same file: then an
     /// earlier call was cut off behind this step.
     fn link(&self, file: &File, staged: &str, blob: &str) -> Result<()> {
@@ -159,7 +165,7 @@ impl Store for DirectoryStore {
         check_key(key)?;
         self.place.check()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (file, is_new) = match sys::openat(&self.staging, key, flags, Mode::from_raw_mode(0o600)) {
+        let (file, is_new) = match self.calls.open(&self.staging, key, flags) {
             Ok(file) => (file.into(), true),
             Err(Errno::EXIST) => (self.open_staged(key)?, false),
             Err(error) => return Err(failure(error)),
@@ -177,7 +183,7 @@ impl Store for DirectoryStore {
 
     fn open_staged(&self, key: &str) -> Result<File> {
         check_key(key)?;
-        open_file(&self.staging, key, OFlags::RDWR)
+        self.open_file(&self.staging, key, OFlags::RDWR)
     }
 
     fn discard_staged(&self, key: &str) -> Result<()> {
@@ -189,7 +195,7 @@ impl Store for DirectoryStore {
         check_key(staged)?;
         check_key(blob)?;
         self.place.check()?;
-        let file = open_file(&self.staging, staged, OFlags::RDWR)?;
+        let file = self.open_file(&self.staging, staged, OFlags::RDWR)?;
         room::check_limit(&self.blobs, &self.staging, self.limit_bytes)?;
         if let Err(error) = self.calls.flush_file(&file) {
             self.give_up(staged, None);
@@ -206,7 +212,7 @@ impl Store for DirectoryStore {
 
     fn open(&self, blob: &str) -> Result<Box<dyn Blob>> {
         check_key(blob)?;
-        Ok(Box::new(FileBlob::new(open_file(&self.blobs, blob, OFlags::RDONLY)?)?))
+        Ok(Box::new(FileBlob::new(self.open_file(&self.blobs, blob, OFlags::RDONLY)?)?))
     }
 
     fn remove(&self, blob: &str) -> Result<()> {

@@ -13,6 +13,8 @@ mod blob;
 mod calls;
 pub mod directory;
 mod error;
+#[cfg(any(test, feature = "faulty"))]
+pub mod faulty;
 mod file_id;
 pub mod image_root;
 pub mod s3;

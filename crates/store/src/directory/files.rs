@@ -23,14 +23,13 @@ pub(super) fn open_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
     sys::openat(parent, name, flags, Mode::empty()).map_err(failure)
 }
 
-/// Opens a regular file. `O_NONBLOCK`, which means nothing to such a file, keeps a pipe in its place from blocking.
-pub(super) fn open_file(directory: &OwnedFd, key: &str, access: OFlags) -> Result<File> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = sys::openat(directory, key, flags, Mode::empty()).map_err(failure)?;
-    if !is_file(&sys::fstat(&file).map_err(failure)?) {
-        return Err(Error::Io(io::Error::other("a store holds something that is not a file")));
+/// Refuses what is no regular file.
+pub(super) fn check_file(opened: OwnedFd) -> Result<File> {
+    if is_file(&sys::fstat(&opened).map_err(failure)?) {
+        Ok(opened.into())
+    } else {
+        Err(Error::Io(io::Error::other("a store holds something that is not a file")))
     }
-    Ok(file.into())
 }
 
 /// The regular files of a directory; anything else there is not the store's.
