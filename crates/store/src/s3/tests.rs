@@ -28,9 +28,9 @@ struct Harmed {
 }
 
 impl Harmed {
-    /// `None` where there is no server; the skip has been noted.
+    /// `None` where there is no server of our own; the skip has been noted.
     fn open() -> Option<Self> {
-        if let Some(reason) = Bucket::missing() {
+        if let Some(reason) = Bucket::missing_own() {
             eprintln!("SKIPPED: {reason}");
             return None;
         }
