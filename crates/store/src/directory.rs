@@ -21,6 +21,7 @@ use rustix::fs::{self as sys, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::calls::{Calls, SystemCalls};
+use crate::fail_point;
 use crate::file_id::FileId;
 use crate::{Error, Result, Store};
 
@@ -138,11 +139,14 @@ impl Store for DirectoryStore {
             self.give_up(staged, None);
             return Err(failure(error));
         }
+        fail_point::reach("before-link");
         self.link(&file, staged, blob)?;
+        fail_point::reach("after-link");
         if let Err(error) = self.calls.flush_directory(&self.blobs) {
             self.give_up(staged, Some(blob));
             return Err(failure(error));
         }
+        fail_point::reach("after-directory-flush");
         Ok(())
     }
 

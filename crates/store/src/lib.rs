@@ -11,6 +11,7 @@ use imageops_model::StoreId;
 
 mod calls;
 pub mod directory;
+pub mod fail_point;
 mod file_id;
 pub mod image_root;
 

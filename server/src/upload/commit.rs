@@ -12,6 +12,7 @@ use imageops_image::format::Format;
 use imageops_image::inspect::{InspectOptions, Inspection, Reason, Verdict};
 use imageops_image::storage::Storage;
 use imageops_model::{ImageId, ImageState};
+use imageops_store::fail_point;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -62,7 +63,9 @@ pub async fn commit(
             return Err(CommitError::Other(failure.with("received_bytes", size_bytes)));
         }
     }
+    fail_point::reach("before-data-flush");
     ingest.flush_all().await?;
+    fail_point::reach("after-data-flush");
     let digests = ingest.digests().await?;
     let (md5, sha256) = (digests.md5.unwrap_or_default(), digests.sha256.unwrap_or_default());
     for promise in promises {
@@ -102,16 +105,19 @@ pub async fn commit(
         trash_time: None,
         purge_time: None,
     };
+    fail_point::reach("before-row-commit");
     let committed = app.catalogue.commit_upload(upload.id, row.clone(), time).await;
     if committed.is_err() {
         app.remove_unless_referenced(&row.blob).await;
     }
     let upload = committed?;
+    fail_point::reach("after-row-commit");
     // Only now: until the row was there, the staged name was what a resume would go on with.
     let store = Arc::clone(&app.store);
     if let Err(error) = blocking(move || store.discard_staged(&staged)).await? {
         tracing::warn!(%error, "a staged name was not removed; the next start removes it");
     }
+    fail_point::reach("before-answer");
     metrics::counter!("imageops_uploads_acknowledged_total").increment(1);
     Ok((upload, row))
 }
