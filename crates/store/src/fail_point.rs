@@ -4,13 +4,14 @@
 //! environment names one place, and the process ends there at once, as by SIGKILL: nothing is dropped, flushed or answered.
 
 /// The points on the way of an upload to an image, in their order.
-pub const POINTS: [&str; 8] = [
+pub const POINTS: [&str; 9] = [
     "before-data-flush",
     "after-data-flush",
     "before-link",
     "after-link",
     "after-directory-flush",
     "before-row-commit",
+    "after-failed-row-commit",
     "after-row-commit",
     "before-answer",
 ];

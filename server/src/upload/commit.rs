@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use imageops_catalogue::{ImageRow, UploadRow};
+use imageops_catalogue::{Error, ImageRow, UploadRow};
 use imageops_image::Control;
 use imageops_image::check::{CheckOptions, check};
 use imageops_image::format::Format;
@@ -107,8 +107,11 @@ pub async fn commit(
     };
     fail_point::reach("before-row-commit");
     let committed = app.catalogue.commit_upload(upload.id, row.clone(), time).await;
-    if committed.is_err() {
-        app.remove_unless_referenced(&row.blob).await;
+    if let Err(error) = &committed {
+        if is_settled(app, upload, error).await {
+            app.remove_unless_referenced(&row.blob).await;
+        }
+        fail_point::reach("after-failed-row-commit");
     }
     let upload = committed?;
     fail_point::reach("after-row-commit");
@@ -120,6 +123,17 @@ pub async fn commit(
     fail_point::reach("before-answer");
     metrics::counter!("imageops_uploads_acknowledged_total").increment(1);
     Ok((upload, row))
+}
+
+/// Whether a row that could not be written stays unwritten. A catalogue that is not available may have failed behind the
+/// write, in its flush or its answer: then a crash would bring the row to light, until a later write to the same upload has
+/// been made. While none can be, the bytes stay; the next start decides.
+async fn is_settled(app: &App, upload: &UploadRow, error: &Error) -> bool {
+    if !matches!(error, Error::Unavailable(_)) {
+        return true;
+    }
+    let later = app.catalogue.extend_upload(upload.id, upload.durable_bytes, now(), upload.expire_time).await;
+    matches!(later, Ok(()) | Err(Error::State { .. } | Error::NotFound { .. }))
 }
 
 fn compare(algorithm: &str, promised: Option<&str>, found: &str) -> Result<(), CommitError> {
