@@ -20,6 +20,8 @@ mod rel_02;
 mod rel_04;
 mod rel_06;
 mod rel_10;
+mod rel_12;
 mod roads;
 mod run;
+mod strace;
 mod work;

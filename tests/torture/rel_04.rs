@@ -132,7 +132,7 @@ async fn check_upload(target: Target, entry: &Entry, point: &Point, case: &str) 
 }
 
 /// The server with fail points.
-fn server() -> Option<PathBuf> {
+pub fn server() -> Option<PathBuf> {
     let path = std::env::var_os("IMAGEOPS_FAIL_POINT_SERVER").map(PathBuf::from);
     if path.is_none() {
         skip("IMAGEOPS_FAIL_POINT_SERVER is not set; cargo xtask torture builds the server and sets it");
