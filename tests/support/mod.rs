@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod fault_proxy;
 pub mod http;
 pub mod images;
 pub mod jobs;

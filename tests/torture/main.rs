@@ -21,6 +21,8 @@ mod rel_04;
 mod rel_06;
 mod rel_10;
 mod rel_12;
+mod rel_15;
+mod rel_28;
 mod roads;
 mod run;
 mod strace;

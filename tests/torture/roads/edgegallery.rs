@@ -37,7 +37,7 @@ pub async fn chunks(target: Target, entry: Entry) -> Result<String, Setback> {
 /// A chunk that was confirmed is not sent again: it must be there, however often the server was killed since.
 fn send_chunks(target: Target, entry: &Entry) -> Result<String, Setback> {
     let (identifier, size_bytes) = (entry.id.to_string(), entry.content.size_bytes);
-    let chunk_bytes = (size_bytes / CHUNKS).max(CHUNK_BYTES_MIN);
+    let chunk_bytes = chunk_bytes(size_bytes);
     loop {
         let offset_bytes = entry.confirmed_bytes.load(Ordering::Acquire);
         if offset_bytes == size_bytes {
@@ -54,6 +54,18 @@ fn send_chunks(target: Target, entry: &Entry) -> Result<String, Setback> {
         }
         entry.confirmed_bytes.fetch_add(length_bytes, Ordering::AcqRel);
     }
+}
+
+/// Length of each chunk but the last.
+pub fn chunk_bytes(size_bytes: u64) -> u64 {
+    (size_bytes / CHUNKS).max(CHUNK_BYTES_MIN)
+}
+
+/// Gives up what was sent under an identifier and not merged.
+pub fn cancel(target: Target, identifier: &str) {
+    let path = format!("{IMAGES}/upload?identifier={identifier}");
+    let answer = target.send("DELETE", &path, &[], &[][..]).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 fn merge(target: Target, identifier: &str) -> Result<String, Setback> {

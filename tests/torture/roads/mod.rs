@@ -8,6 +8,8 @@ mod grpc;
 mod rest;
 mod tus;
 
+pub use self::edgegallery::{cancel as cancel_chunks, chunk_bytes};
+
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Read};
@@ -27,6 +29,8 @@ pub struct Road {
     pub name: &'static str,
     /// A repetition finds what an earlier attempt made, so that one upload never makes two images.
     pub remembers: bool,
+    /// The client tells the digests of the whole, so that no other bytes can become the image.
+    pub promises: bool,
     /// An attempt goes on where the one before stood; else it begins anew, and only small images ever get through.
     pub resumes: bool,
     /// A path that the server answers with 200 when it has this road; `None` for those that it always has.
@@ -42,6 +46,7 @@ const ROADS: &[Road] = &[
     Road {
         name: "gRPC",
         remembers: true,
+        promises: true,
         resumes: true,
         probe: None,
         attempt: |target, entry| Box::pin(grpc::upload(target, entry)),
@@ -49,6 +54,7 @@ const ROADS: &[Road] = &[
     Road {
         name: "REST body",
         remembers: true,
+        promises: true,
         resumes: true,
         probe: None,
         attempt: |target, entry| blocking(target, entry, rest::body),
@@ -56,6 +62,7 @@ const ROADS: &[Road] = &[
     Road {
         name: "REST form",
         remembers: true,
+        promises: true,
         resumes: true,
         probe: None,
         attempt: |target, entry| Box::pin(rest::form(target, entry)),
@@ -63,6 +70,7 @@ const ROADS: &[Road] = &[
     Road {
         name: "tus",
         remembers: true,
+        promises: true,
         resumes: true,
         probe: None,
         attempt: |target, entry| blocking(target, entry, tus::upload),
@@ -70,6 +78,7 @@ const ROADS: &[Road] = &[
     Road {
         name: "EdgeGallery form",
         remembers: false,
+        promises: false,
         resumes: false,
         probe: Some("/image-management/v1/images/upload"),
         attempt: |target, entry| blocking(target, entry, edgegallery::form),
@@ -77,6 +86,7 @@ const ROADS: &[Road] = &[
     Road {
         name: "EdgeGallery chunks",
         remembers: true,
+        promises: false,
         resumes: true,
         probe: Some("/image-management/v1/images/merge"),
         attempt: |target, entry| Box::pin(edgegallery::chunks(target, entry)),

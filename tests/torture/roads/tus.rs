@@ -1,5 +1,8 @@
 //! Uploads by tus 1.0: created, asked for their offset, and continued in pieces.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Setback, Target, part, setback};
 use crate::ledger::Entry;
 use crate::support::http::Answer;
@@ -15,7 +18,14 @@ pub fn upload(target: Target, entry: &Entry) -> Result<String, Setback> {
         return Ok(image);
     }
     let (length, key) = (entry.content.size_bytes.to_string(), entry.id.to_string());
-    let headers = [VERSION, ("upload-length", length.as_str()), ("idempotency-key", key.as_str())];
+    let metadata =
+        format!("filename {},sha256 {}", STANDARD.encode("tus"), STANDARD.encode(&entry.digests.sha256));
+    let headers = [
+        VERSION,
+        ("upload-length", length.as_str()),
+        ("idempotency-key", key.as_str()),
+        ("upload-metadata", metadata.as_str()),
+    ];
     let created = target.send("POST", "/v1/uploads", &headers, &[][..])?;
     if created.status != 201 {
         return Err(setback(&created));
