@@ -11,7 +11,7 @@ use imageops_store::Blob;
 struct BlobStorage(Box<dyn Blob>);
 
 /// A blob for the engine: where it is a file, the file.
-pub fn open(blob: Box<dyn Blob>) -> io::Result<Arc<dyn Storage>> {
+pub(crate) fn open(blob: Box<dyn Blob>) -> io::Result<Arc<dyn Storage>> {
     match blob.file() {
         Some(file) => Ok(Arc::new(FileStorage::new(file.try_clone()?)?)),
         None => Ok(Arc::new(BlobStorage(blob))),

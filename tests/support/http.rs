@@ -1,11 +1,11 @@
 //! As much of an HTTP client as the tests need: one request, one connection, the answer whole.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest silence of the server, in seconds, before a test gives up.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest silence of the server before a test gives up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// An answer.
 #[derive(Debug)]
@@ -22,6 +22,12 @@ impl Answer {
     /// The first field of this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether as many bytes came as were announced. A chunked body that was cut off has not been parsed at all.
+    fn is_whole(&self) -> bool {
+        let announced = self.header("content-length").and_then(|length| length.parse().ok());
+        announced.is_none_or(|length: usize| length == self.body.len())
     }
 
     /// The body as text.
@@ -54,19 +60,39 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
+    try_request(server, method, path, headers, body.len() as u64, body)
+        .unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"))
+}
+
+/// Any request to a server that may go away meanwhile; the body is read as it is sent.
+pub fn try_request(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    length_bytes: u64,
+    body: impl Read,
+) -> io::Result<Answer> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    head += &format!("content-length: {}\r\n\r\n", body.len());
-    let mut stream = TcpStream::connect(server).expect("a connection");
-    stream.set_read_timeout(Some(READ_TIMEOUT)).expect("a time limit");
+    head += &format!("content-length: {length_bytes}\r\n\r\n");
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    stream.set_write_timeout(Some(SILENCE_MAX))?;
     // A server may answer and close before it has read a body that it refuses: what it said is what counts.
-    let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    let sent = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| io::copy(&mut body.take(length_bytes), &mut stream))
+        .map(drop);
     let mut bytes = Vec::new();
-    let received = stream.read_to_end(&mut bytes);
-    parse(&bytes)
-        .unwrap_or_else(|| panic!("no answer to {method} {path}: sent {sent:?}, received {received:?}"))
+    let received = stream.read_to_end(&mut bytes).map(drop);
+    // An answer that was cut off is none. One that is whole counts even if the connection broke behind it.
+    match parse(&bytes).filter(|answer| method == "HEAD" || answer.is_whole()) {
+        Some(answer) => Ok(answer),
+        None => Err(sent.and(received).err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
+    }
 }
 
 fn parse(bytes: &[u8]) -> Option<Answer> {

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod fault_proxy;
 pub mod http;
 pub mod images;
 pub mod jobs;
@@ -138,15 +139,22 @@ impl Service {
         &self.setup
     }
 
+    /// What the next start is made with.
+    pub fn setup_mut(&mut self) -> &mut Setup {
+        &mut self.setup
+    }
+
     /// What the server has printed since its last start.
     pub fn output(&self) -> String {
         self.server().output()
     }
 
-    /// Kills the server with SIGKILL. Its files stay.
-    pub fn kill(&mut self) {
+    /// Kills the server with SIGKILL. Its files stay; what it had printed is returned.
+    pub fn kill(&mut self) -> String {
         self.keep_ports();
-        self.server.take().expect("a running server").kill();
+        let mut server = self.server.take().expect("a running server");
+        server.kill();
+        server.output()
     }
 
     /// Asks the server to stop (SIGTERM), without waiting for it.

@@ -51,6 +51,24 @@ impl SmallDisk {
         room.f_bavail * room.f_frsize
     }
 
+    /// Makes a file that leaves so many bytes free, if so many are.
+    pub fn fill_but(&self, name: &str, left_bytes: u64) -> PathBuf {
+        let path = self.path.join(name);
+        let file = std::fs::File::create(&path).expect("a name for the filler");
+        let flags = rustix::fs::FallocateFlags::empty();
+        // What the server takes meanwhile may be missing then.
+        while let length_bytes @ 1.. = self.free_bytes().saturating_sub(left_bytes) {
+            match rustix::fs::fallocate(&file, flags, 0, length_bytes) {
+                Err(rustix::io::Errno::NOSPC) => {}
+                result => {
+                    result.expect("a filler");
+                    break;
+                }
+            }
+        }
+        path
+    }
+
     /// Writes a file until nothing more fits.
     pub fn fill(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);

@@ -28,6 +28,8 @@ pub struct Setup {
     pub http_listen: SocketAddr,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -41,6 +43,7 @@ impl Setup {
             grpc_listen: any_port,
             http_listen: any_port,
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -55,6 +58,7 @@ impl Setup {
         }
         command
             .stdin(Stdio::null())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("--data-dir")
             .arg(&self.data_dir)
             .arg("--image-path")
@@ -74,6 +78,7 @@ pub struct Server {
     /// Where REST is served.
     pub http: SocketAddr,
     output: Arc<Mutex<String>>,
+    readers: Vec<thread::JoinHandle<()>>,
 }
 
 impl Server {
@@ -89,15 +94,12 @@ impl Server {
             .map_err(|error| format!("cannot start {}: {error}", setup.binary.display()))?;
         let output = Arc::new(Mutex::new(String::new()));
         let (sender, lines) = mpsc::channel();
-        if let Some(pipe) = child.stdout.take() {
-            collect(pipe, output.clone(), Some(sender));
-        }
-        if let Some(pipe) = child.stderr.take() {
-            collect(pipe, output.clone(), None);
-        }
+        let mut readers = Vec::new();
+        readers.extend(child.stdout.take().map(|pipe| collect(pipe, output.clone(), Some(sender))));
+        readers.extend(child.stderr.take().map(|pipe| collect(pipe, output.clone(), None)));
         // From here on a failed start kills the child through `drop`.
         let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut server = Self { child, grpc: unbound, http: unbound, output };
+        let mut server = Self { child, grpc: unbound, http: unbound, output, readers };
         let deadline = Instant::now() + START_TIMEOUT;
         let (mut grpc, mut http) = (None, None);
         while grpc.is_none() || http.is_none() {
@@ -130,11 +132,14 @@ impl Server {
         self.output.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// Kills it (SIGKILL): no drain, no flush.
+    /// Kills it (SIGKILL): no drain, no flush. Afterwards its output is complete.
     pub fn kill(&mut self) {
         // It fails only for a child that is gone already, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 
     /// Waits for its end.
@@ -166,7 +171,7 @@ fn collect(
     pipe: impl Read + Send + 'static,
     output: Arc<Mutex<String>>,
     lines: Option<mpsc::Sender<String>>,
-) {
+) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut bytes = Vec::new();
@@ -185,5 +190,5 @@ fn collect(
             }
             bytes.clear();
         }
-    });
+    })
 }

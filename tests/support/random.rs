@@ -1,13 +1,18 @@
 //! Chance that can be repeated: the seed is printed, and `IMAGEOPS_TEST_SEED` sets it.
 
+/// The seed in the environment, or a new one.
+pub fn seed() -> u64 {
+    let given = std::env::var("IMAGEOPS_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 16)
+}
+
 /// A generator of numbers (xorshift64*).
 pub struct Random(u64);
 
 impl Random {
     /// Starts from the seed in the environment, or from a new one; says which.
     pub fn new(test: &str) -> Self {
-        let given = std::env::var("IMAGEOPS_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 16);
+        let seed = seed();
         eprintln!("{test}: IMAGEOPS_TEST_SEED={seed}");
         Self::from_seed(seed)
     }

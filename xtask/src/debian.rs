@@ -28,6 +28,7 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("mkswap", "util-linux"),
     ("unshare", "util-linux"),
     ("mount", "mount"),
+    ("strace", "strace"),
     ("xorriso", "xorriso"),
     ("pg_createcluster", "postgresql"),
     ("setpriv", "util-linux"),

@@ -3,6 +3,7 @@
 //! - `test`: everything that can fail, on a machine with nothing but Debian and Rust; installs what it needs;
 //! - `check`: what is read before a push: format, lints, documents, dependencies, contract, generated code;
 //! - `generate`: writes the checked-in Go code and, when asked, the baseline of the contract;
+//! - `torture`: the server is killed, starved and lied to, for as long as it takes;
 //! - `bench`: our compress and check beside the tools people use today.
 //!
 //! One file per task or step; nothing here is part of the product.
@@ -17,6 +18,7 @@ mod suites;
 mod tally;
 mod test;
 mod tools;
+mod torture;
 mod workspace;
 
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Task {
     Check(checks::Options),
     /// Writes the generated Go code anew.
     Generate(generate::Options),
+    /// Runs the crash and fault tests of docs/reliability.md, in full unless told otherwise.
+    Torture(torture::Options),
     /// Measures compress and check beside their peers and writes docs/benchmarks.md.
     Bench(bench::Options),
 }
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Check(options) => checks::run(&workspace, &options),
         Task::Generate(options) => generate::run(&workspace, &options),
+        Task::Torture(options) => torture::run(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),
     });
     match outcome {

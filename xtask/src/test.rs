@@ -17,7 +17,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ci: bool,
     /// Runs only these suites.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Suite::Rust, Suite::Fuzz, Suite::Edgegallery, Suite::Go])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Suite::Rust, Suite::Fuzz, Suite::Edgegallery, Suite::Go, Suite::Torture])]
     suite: Vec<Suite>,
     /// Runs only Rust tests whose names contain one of these, and no other suite.
     filters: Vec<String>,
@@ -34,6 +34,8 @@ pub(crate) enum Suite {
     Edgegallery,
     /// The Go module, against a server that its test starts.
     Go,
+    /// The crash and fault tests, at one per cent of a full run.
+    Torture,
 }
 
 impl Suite {
@@ -43,6 +45,7 @@ impl Suite {
             Self::Fuzz => "fuzz",
             Self::Edgegallery => "edgegallery",
             Self::Go => "go",
+            Self::Torture => "torture",
         }
     }
 
@@ -52,6 +55,7 @@ impl Suite {
             Self::Fuzz => suites::fuzz::run(workspace),
             Self::Edgegallery => suites::edgegallery::run(workspace),
             Self::Go => suites::go::run(workspace),
+            Self::Torture => suites::torture::run(workspace, &suites::torture::SMALL),
         }
     }
 }
@@ -95,7 +99,7 @@ pub(crate) fn time(tally: &mut Tally, name: &str, run: impl FnOnce() -> Result<C
 }
 
 /// Builds the programs and the tests in one go: both then share every dependency, built once with the same features.
-fn build(workspace: &Workspace) -> Result<bool> {
+pub(crate) fn build(workspace: &Workspace) -> Result<bool> {
     process::command("cargo")
         .args(["build", "--workspace", "--locked", "--lib", "--bins", "--tests"])
         .current_dir(&workspace.root)

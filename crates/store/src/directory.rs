@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use crate::blob::FileBlob;
 use crate::calls::{Calls, SystemCalls};
+use crate::fail_point;
 use crate::file_id::FileId;
 use crate::{Blob, Entry, Error, Kind, Result, Space, Store, check_key};
 
@@ -201,11 +202,14 @@ impl Store for DirectoryStore {
             self.give_up(staged, None);
             return Err(failure(error));
         }
+        fail_point::reach("before-link");
         self.link(&file, staged, blob)?;
+        fail_point::reach("after-link");
         if let Err(error) = self.calls.flush_directory(&self.blobs) {
             self.give_up(staged, Some(blob));
             return Err(failure(error));
         }
+        fail_point::reach("after-directory-flush");
         // Once more: what is told to be stored must be found at the place by who opens it after us.
         self.place.check()
     }

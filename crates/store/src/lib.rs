@@ -13,6 +13,7 @@ mod blob;
 mod calls;
 pub mod directory;
 mod error;
+pub mod fail_point;
 #[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 mod file_id;

@@ -200,15 +200,17 @@ impl ImageOps for Service {
 
     async fn compose_image(
         &self,
-        _request: Request<v1::ComposeImageRequest>,
+        request: Request<v1::ComposeImageRequest>,
     ) -> Result<Response<v1::ComposeImageResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        Ok(Response::new(uploads::compose_image(&self.app, caller, request).await?))
     }
 
     async fn abort_session(
         &self,
-        _request: Request<v1::AbortSessionRequest>,
+        request: Request<v1::AbortSessionRequest>,
     ) -> Result<Response<v1::AbortSessionResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        Ok(Response::new(uploads::abort_session(&self.app, &caller, &request).await?))
     }
 }

@@ -1,12 +1,13 @@
 //! UploadImage, and what is done with uploads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
-use imageops_catalogue::{Cursor, ImageRow, UploadRow};
-use imageops_image::inspect::{PrefixVerdict, inspect_prefix};
+use imageops_catalogue::{Committed, Cursor, UploadRow};
+use imageops_model::{UploadId, UploadState};
 
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -16,7 +17,10 @@ use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
-use crate::upload::{CommitError, Ingest, Promise, Session, admission, commit, refusal, store_of};
+use crate::upload::{
+    CommitError, Composed, Grant, Ingest, Promise, Session, admission, commit, commit_part, compose,
+    judge_prefix, refuse, store_of,
+};
 use crate::{reason, wire};
 
 /// A stream from which nothing comes for so long is ended; what came is made durable.
@@ -49,8 +53,11 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
         .await?
         .ok_or_else(|| sequence("begin with `metadata` or `resume`"))?;
     let (upload, resume_at) = begin(app, caller, first).await?;
-    if upload.state.is_final() {
+    if upload.state != UploadState::Open {
         return ended(app, caller, upload).await;
+    }
+    if upload.composes.is_some() {
+        return Err(sequence("the upload joins the parts of a session; it takes no bytes of its own"));
     }
     let session = app.uploads.session(upload.id);
     let mut hold = session.take_over().await;
@@ -58,7 +65,7 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
 
     // Read again: the stream that held it before may have ended it.
     let upload = app.catalogue.get_upload(&caller.tenant, upload.id).await?;
-    if upload.state.is_final() {
+    if upload.state != UploadState::Open {
         return ended(app, caller, upload).await;
     }
     let mut ingest = match hold.ingest.take() {
@@ -78,10 +85,13 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
         return Err(failure);
     }
     let stream = Stream { app, upload: &upload, session: &session, number };
-    let result = stream.receive(&mut messages, &mut ingest).await;
+    let mut grant = Grant::of(&upload);
+    let result = stream.receive(&mut messages, &mut ingest, &mut grant).await;
     let end = stream.end(result, &mut ingest).await;
     let done = match &end {
-        Ok(response) => response.image.is_some(),
+        Ok(response) => {
+            response.upload.as_ref().is_some_and(|upload| upload.state() != v1::UploadState::Open)
+        }
         Err(End::Broken(_)) => false,
         Err(End::Refused(_) | End::Lost(_)) => true,
     };
@@ -112,12 +122,12 @@ enum End {
 enum Received {
     /// The stream was closed without a commit.
     Closed,
-    /// The client wants the image.
-    Commit(Promise),
+    /// The client wants the image: what it promises of the whole, and labels that it learned of behind the bytes.
+    Commit(Promise, BTreeMap<String, String>),
 }
 
 struct Stream<'a> {
-    app: &'a App,
+    app: &'a Arc<App>,
     upload: &'a UploadRow,
     session: &'a Session,
     number: u64,
@@ -125,15 +135,18 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     /// Takes chunks until a commit, the end, or a failure.
-    async fn receive(&self, messages: &mut Messages, ingest: &mut Ingest) -> Result<Received> {
+    async fn receive(
+        &self,
+        messages: &mut Messages,
+        ingest: &mut Ingest,
+        grant: &mut Grant,
+    ) -> Result<Received> {
         while let Some(message) = next(self.app, messages, self.session.lost(self.number)).await? {
             match message {
-                Message::Chunk(chunk) => self.take_chunk(chunk, ingest).await?,
+                Message::Chunk(chunk) => self.take_chunk(chunk, ingest, grant).await?,
                 Message::Commit(commit) => {
-                    return Ok(Received::Commit(wire::read_promise(
-                        commit.size_bytes,
-                        commit.expected_digests,
-                    )?));
+                    let promise = wire::read_promise(commit.size_bytes, commit.expected_digests)?;
+                    return Ok(Received::Commit(promise, commit.labels.into_iter().collect()));
                 }
                 Message::Metadata(_) | Message::Resume(_) => {
                     return Err(sequence("after the first message only chunks and `commit` may come"));
@@ -143,7 +156,7 @@ impl Stream<'_> {
         Ok(Received::Closed)
     }
 
-    async fn take_chunk(&self, chunk: v1::Chunk, ingest: &mut Ingest) -> Result<()> {
+    async fn take_chunk(&self, chunk: v1::Chunk, ingest: &mut Ingest, grant: &mut Grant) -> Result<()> {
         if chunk.offset_bytes != ingest.received_bytes() {
             return Err(wrong_offset(chunk.offset_bytes, ingest.received_bytes()));
         }
@@ -154,9 +167,13 @@ impl Stream<'_> {
             let message = "the chunk was changed on its way; send it again from the durable offset";
             return Err(Failure::new(Code::Aborted, reason::CHUNK_CHECKSUM, message));
         }
-        self.check_length(chunk.offset_bytes + chunk.data.len() as u64)?;
-        if let Some(prefix) = ingest.push(chunk.data).await? {
-            self.judge_prefix(&prefix)?;
+        let length = chunk.offset_bytes + chunk.data.len() as u64;
+        self.check_length(length)?;
+        grant.cover(self.app, self.upload, length).await?;
+        let prefix = ingest.push(chunk.data).await?;
+        // The first bytes of an archive, and of most parts, are not those of an image.
+        if let Some(prefix) = prefix.filter(|_| self.upload.archive.is_none() && self.upload.part.is_none()) {
+            judge_prefix(self.upload, &prefix)?;
         }
         if let Some(durable_bytes) = ingest.flush_some().await? {
             self.extend(durable_bytes).await?;
@@ -175,15 +192,6 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Refuses what the first bytes prove to be unsafe, before the rest comes.
-    fn judge_prefix(&self, prefix: &[u8]) -> Result<()> {
-        let declared = self.upload.declared_format.as_deref().and_then(|format| format.parse().ok());
-        match inspect_prefix(prefix, self.upload.size_bytes, declared) {
-            PrefixVerdict::Undecided => Ok(()),
-            PrefixVerdict::Refused { verdict, reasons } => Err(refusal(verdict, &reasons)),
-        }
-    }
-
     async fn extend(&self, durable_bytes: u64) -> Result<()> {
         let time = now();
         self.app
@@ -200,7 +208,7 @@ impl Stream<'_> {
         ingest: &mut Ingest,
     ) -> Result<v1::UploadImageResponse, End> {
         match received {
-            Ok(Received::Commit(promise)) => self.commit(promise, ingest).await,
+            Ok(Received::Commit(promise, labels)) => self.commit(promise, labels, ingest).await,
             Ok(Received::Closed) => {
                 let upload = self.make_durable(ingest).await.map_err(End::Lost)?;
                 Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), ..Default::default() })
@@ -220,18 +228,25 @@ impl Stream<'_> {
         Ok(self.app.catalogue.get_upload(&self.upload.tenant, self.upload.id).await?)
     }
 
-    async fn commit(&self, promise: Promise, ingest: &mut Ingest) -> Result<v1::UploadImageResponse, End> {
-        let promises = [
-            Promise {
-                size_bytes: self.upload.size_bytes,
-                md5: self.upload.expected_md5.clone(),
-                sha256: self.upload.expected_sha256.clone(),
-                ..Promise::default()
-            },
-            promise,
-        ];
-        match commit(self.app, self.upload, ingest, &promises).await {
-            Ok((upload, image)) => Ok(response(&upload, &image)),
+    async fn commit(
+        &self,
+        promise: Promise,
+        labels: BTreeMap<String, String>,
+        ingest: &mut Ingest,
+    ) -> Result<v1::UploadImageResponse, End> {
+        let promises = [Promise::of(self.upload), promise];
+        let made = if self.upload.part.is_some() {
+            let stored = commit_part(self.app, self.upload, ingest, &promises).await;
+            stored.map(|upload| v1::UploadImageResponse {
+                upload: Some(wire::upload(&upload)),
+                ..Default::default()
+            })
+        } else {
+            let committed = commit(self.app, self.upload, ingest, &promises, labels).await;
+            committed.map(|committed| response(&committed))
+        };
+        match made {
+            Ok(response) => Ok(response),
             Err(CommitError::Refused(failure)) => Err(self.refuse(failure).await),
             Err(CommitError::Other(failure)) => match self.make_durable(ingest).await {
                 Ok(_) => Err(End::Broken(failure)),
@@ -242,22 +257,19 @@ impl Stream<'_> {
 
     /// Ends the upload for good, and drops its bytes.
     async fn refuse(&self, failure: Failure) -> End {
-        tracing::info!(upload = %self.upload.id, reason = failure.reason, "upload refused");
-        metrics::counter!("imageops_rejected_total", "reason" => failure.reason.clone()).increment(1);
-        if let Err(error) =
-            self.app.catalogue.fail_upload(self.upload.id, failure.clone().into_job_failure(), now()).await
-        {
-            return End::Broken(error.into());
+        match refuse(self.app, self.upload, &failure).await {
+            Ok(()) => End::Refused(failure),
+            Err(error) => End::Broken(error),
         }
-        self.app.discard_staged(self.upload.id).await;
-        End::Refused(failure)
     }
 }
 
 /// Whether a failure says that these bytes can never become an image.
 fn is_refusal(failure: &Failure) -> bool {
     let about_the_stream = [reason::INVALID_ARGUMENT, reason::UPLOAD_SEQUENCE];
-    failure.code == Code::InvalidArgument && !about_the_stream.contains(&failure.reason.as_str())
+    let about_the_bytes =
+        failure.code == Code::InvalidArgument && !about_the_stream.contains(&failure.reason.as_str());
+    about_the_bytes || failure.reason == reason::QUOTA_EXCEEDED
 }
 
 /// The next message; an error when nothing comes, the connection breaks, another stream wants the upload (`lost`), or the
@@ -313,11 +325,19 @@ async fn open_ingest(app: &App, upload: &UploadRow) -> Result<Ingest> {
     Ingest::open(file, upload.durable_bytes, upload.wishes.sha512).await
 }
 
-/// The answer for an upload that has ended before: its image again, or why there is none.
+/// The answer for an upload that has ended before: its image again, its part, or why there is none.
 async fn ended(app: &App, caller: &Caller, upload: UploadRow) -> Result<v1::UploadImageResponse> {
     if let Some(id) = upload.image {
         let image = app.catalogue.get_image(&caller.tenant, id).await?;
-        return Ok(response(&upload, &image));
+        let check_job = image.check.as_ref().map(|check| check.job.to_string()).unwrap_or_default();
+        return Ok(v1::UploadImageResponse {
+            upload: Some(wire::upload(&upload)),
+            image: Some(wire::image(&image)),
+            check_job,
+        });
+    }
+    if upload.state == UploadState::Stored {
+        return Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), ..Default::default() });
     }
     let message = match &upload.failure {
         Some(failure) => format!("the upload has failed before: {}", failure.message),
@@ -326,12 +346,53 @@ async fn ended(app: &App, caller: &Caller, upload: UploadRow) -> Result<v1::Uplo
     Err(Failure::new(Code::FailedPrecondition, reason::UPLOAD_ENDED, message))
 }
 
-fn response(upload: &UploadRow, image: &ImageRow) -> v1::UploadImageResponse {
+fn response(committed: &Committed) -> v1::UploadImageResponse {
     v1::UploadImageResponse {
-        upload: Some(wire::upload(upload)),
-        image: Some(wire::image(image)),
-        check_job: String::new(),
+        upload: Some(wire::upload(&committed.upload)),
+        image: Some(wire::image(&committed.image)),
+        check_job: committed.check_job.as_ref().map(|job| job.id.to_string()).unwrap_or_default(),
     }
+}
+
+/// ComposeImage. A task of its own does the work: a client that goes away stops nothing halfway.
+pub(super) async fn compose_image(
+    app: &Arc<App>,
+    caller: Caller,
+    request: v1::ComposeImageRequest,
+) -> Result<v1::ComposeImageResponse> {
+    let metadata = request.metadata.ok_or_else(|| Failure::invalid("metadata", "is missing"))?;
+    let owner = Arc::clone(app);
+    let work = app.tasks.spawn(async move {
+        let made = match compose(&owner, &caller.tenant, metadata).await? {
+            Composed::Now(committed) => response(&committed),
+            Composed::Before(upload) => ended(&owner, &caller, *upload).await?,
+        };
+        Ok(v1::ComposeImageResponse { upload: made.upload, image: made.image, check_job: made.check_job })
+    });
+    work.await.map_err(Failure::internal)?
+}
+
+/// AbortSession.
+pub(super) async fn abort_session(
+    app: &App,
+    caller: &Caller,
+    request: &v1::AbortSessionRequest,
+) -> Result<v1::AbortSessionResponse> {
+    admission::check_session("session", &request.session)?;
+    let aborted = app.catalogue.abort_session(&caller.tenant, &request.session, now()).await?;
+    for id in &aborted {
+        drop_bytes(app, *id).await;
+    }
+    Ok(v1::AbortSessionResponse { parts: u32::try_from(aborted.len()).unwrap_or(u32::MAX) })
+}
+
+/// Drops what came of an upload whose row has ended: a stream that holds it lets go first.
+async fn drop_bytes(app: &App, id: UploadId) {
+    let session = app.uploads.session(id);
+    let mut hold = session.take_over().await;
+    *hold.ingest = None;
+    app.discard_staged(id).await;
+    app.uploads.forget(id);
 }
 
 fn sequence(message: &str) -> Failure {
@@ -355,6 +416,9 @@ pub(super) async fn list(
     caller: &Caller,
     request: v1::ListUploadsRequest,
 ) -> Result<v1::ListUploadsResponse> {
+    if !request.session.is_empty() {
+        return list_parts(app, caller, &request).await;
+    }
     let filter = format!("{:?}", request.states);
     let states = wire::read_upload_states(&request.states)?;
     let page = pages::page(request.page_size, &request.page_token, &filter)?;
@@ -367,6 +431,20 @@ pub(super) async fn list(
     Ok(v1::ListUploadsResponse { uploads: pages::messages(rows), next_page_token })
 }
 
+/// The parts of a session, as many as an answer takes: by their number, the later ones left out.
+async fn list_parts(
+    app: &App,
+    caller: &Caller,
+    request: &v1::ListUploadsRequest,
+) -> Result<v1::ListUploadsResponse> {
+    if !request.states.is_empty() || !request.page_token.is_empty() {
+        return Err(Failure::invalid("states", "with a session, states and page_token must be empty"));
+    }
+    let rows = app.catalogue.list_parts(&caller.tenant, &request.session).await?;
+    let rows = pages::shown(rows, wire::upload);
+    Ok(v1::ListUploadsResponse { uploads: pages::messages(rows), next_page_token: String::new() })
+}
+
 /// AbortUpload.
 pub(super) async fn abort(
     app: &App,
@@ -376,10 +454,6 @@ pub(super) async fn abort(
     let id = parse_name("name", &request.name)?;
     // First the row: a stream that holds the upload can then no longer commit it.
     let row = app.catalogue.abort_upload(&caller.tenant, id, now()).await?;
-    let session = app.uploads.session(id);
-    let mut hold = session.take_over().await;
-    *hold.ingest = None;
-    app.discard_staged(id).await;
-    app.uploads.forget(id);
+    drop_bytes(app, id).await;
     Ok(wire::upload(&row))
 }

@@ -1,22 +1,23 @@
-//! Makes the bytes of an upload an image. The only place that does so.
+//! Makes the bytes of an upload an image, or a part of one. The only place that does so.
 //!
 //! Order (reliability R-1): flush, compare the digests, inspect, link into the store, flush its directory, write the row,
 //! answer. A crash anywhere before the row leaves an open upload that can be committed again.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use imageops_catalogue::{ImageRow, UploadRow};
-use imageops_image::Control;
-use imageops_image::check::{CheckOptions, check};
-use imageops_image::format::Format;
-use imageops_image::inspect::{InspectOptions, Inspection, Reason, Verdict};
-use imageops_image::storage::Storage;
-use imageops_model::{ImageId, StoreId};
+use imageops_catalogue::{Committed, Error, ImageRow, NewJob, UploadRow};
+use imageops_image::digest::Digests;
+use imageops_model::{
+    CheckSpec, ImageDetails, ImageId, JobFailure, JobId, JobSpec, Label, Micros, Source, StoreId, UploadState,
+};
+use imageops_store::fail_point;
 use tonic::Code;
 use uuid::Uuid;
 
 use super::ingest::Ingest;
-use crate::app::{App, blocking};
+use super::unpack::unpack;
+use super::verdict::judge;
+use crate::app::App;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -37,6 +38,18 @@ pub struct Promise {
     pub crc32: Option<u32>,
 }
 
+impl Promise {
+    /// What the metadata of an upload promised.
+    pub fn of(upload: &UploadRow) -> Self {
+        Self {
+            size_bytes: upload.size_bytes,
+            md5: upload.expected_md5.clone(),
+            sha256: upload.expected_sha256.clone(),
+            ..Self::default()
+        }
+    }
+}
+
 /// Why a commit did not make an image.
 pub enum CommitError {
     /// The bytes can never become one: the upload has failed.
@@ -51,13 +64,53 @@ impl<E: Into<Failure>> From<E> for CommitError {
     }
 }
 
-/// Makes the image.
+/// Makes the image; `labels` are those that the client learned of behind the bytes.
 pub async fn commit(
     app: &App,
     upload: &UploadRow,
     ingest: &mut Ingest,
     promises: &[Promise],
-) -> Result<(UploadRow, ImageRow), CommitError> {
+    labels: BTreeMap<String, String>,
+) -> Result<Committed, CommitError> {
+    let details = described(upload, labels)?;
+    let digests = seal(ingest, promises).await?;
+    let staged = upload.id.0.to_string();
+    if upload.archive.is_none() {
+        return store(app, upload, ingest, digests, &staged, upload.label.clone(), details).await;
+    }
+    let mut unpacked = unpack(app, upload, ingest.file()?).await?;
+    let digests = seal(&mut unpacked.ingest, &[]).await;
+    let stored = match digests {
+        Ok(digests) => {
+            let (ingest, label) = (&unpacked.ingest, unpacked.label);
+            store(app, upload, ingest, digests, &unpacked.staged, label, details).await
+        }
+        Err(error) => Err(error),
+    };
+    stored::discard(app, store_of(app, upload), unpacked.staged).await;
+    stored
+}
+
+/// Makes the bytes a part of its session.
+pub async fn commit_part(
+    app: &App,
+    upload: &UploadRow,
+    ingest: &mut Ingest,
+    promises: &[Promise],
+) -> Result<UploadRow, CommitError> {
+    seal(ingest, promises).await?;
+    let time = now();
+    let expiry = super::admission::expiry(app, time);
+    app.catalogue.extend_upload(upload.id, ingest.durable_bytes(), time, expiry).await?;
+    for replaced in app.catalogue.store_part(upload.id, time).await? {
+        app.uploads.forget(replaced);
+        app.discard_staged(replaced).await;
+    }
+    Ok(app.catalogue.get_upload(&upload.tenant, upload.id).await?)
+}
+
+/// Makes all that came durable, and compares it with what was promised.
+async fn seal(ingest: &mut Ingest, promises: &[Promise]) -> Result<Digests, CommitError> {
     let size_bytes = ingest.received_bytes();
     for promise in promises {
         if let Some(promised) = promise.size_bytes.filter(|promised| *promised != size_bytes) {
@@ -67,54 +120,26 @@ pub async fn commit(
             return Err(CommitError::Other(failure.with("received_bytes", size_bytes)));
         }
     }
+    fail_point::reach("before-data-flush");
     ingest.flush_all().await?;
+    fail_point::reach("after-data-flush");
     let digests = ingest.digests().await?;
     for promise in promises {
         compare("md5", promise.md5.as_deref(), digests.md5.as_deref())?;
         compare("sha256", promise.sha256.as_deref(), digests.sha256.as_deref())?;
+        if let Some(crc32) = promise.crc32 {
+            let found = digests.crc32.map(|sum| format!("{sum:08x}"));
+            compare("crc32", Some(&format!("{crc32:08x}")), found.as_deref())?;
+        }
+        if let Some(sha512) = &promise.sha512 {
+            if digests.sha512.is_none() {
+                let message = "is compared only where `sha512` of the metadata asked for it";
+                return Err(CommitError::Other(Failure::invalid("expected_digests.sha512", message)));
+            }
+            compare("sha512", Some(sha512), digests.sha512.as_deref())?;
+        }
     }
-    let inspection = inspect(app, upload, ingest).await?;
-    refuse_unless_valid(&inspection)?;
-    if inspection.format == Format::Qcow2 {
-        refuse_unless_valid(&check_tables(app, ingest).await?)?;
-    }
-
-    let (id, staged, store) = (ImageId(Uuid::new_v4()), upload.id.0.to_string(), store_of(app, upload));
-    let blob = id.0.to_string();
-    stored::publish(app, store, &staged, &blob).await?;
-    let time = now();
-    let image = ImageOf {
-        id,
-        tenant: upload.tenant.clone(),
-        label: upload.label.clone(),
-        details: upload.details.clone(),
-        derived_from: None,
-        companion: None,
-        quarantine: None,
-    };
-    let bytes = StoredBytes {
-        store,
-        blob: blob.clone(),
-        size_bytes,
-        digests,
-        format: inspection.format.as_str().to_owned(),
-        virtual_size_bytes: inspection.virtual_size_bytes,
-    };
-    let row = stored::image(image, bytes, time);
-    let committed = app.catalogue.commit_upload(upload.id, row, None, time).await;
-    if committed.is_err() {
-        app.remove_unless_referenced(store, &blob).await;
-    }
-    let committed = committed?;
-    // Only now: until the row was there, the staged name was what a resume would go on with.
-    stored::discard(app, store, staged).await;
-    metrics::counter!("imageops_uploads_acknowledged_total").increment(1);
-    Ok((committed.upload, committed.image))
-}
-
-/// The store that an upload goes to.
-pub fn store_of(app: &App, upload: &UploadRow) -> StoreId {
-    upload.store.unwrap_or_else(|| app.stores.default_id())
+    Ok(digests)
 }
 
 fn compare(algorithm: &str, promised: Option<&str>, found: Option<&str>) -> Result<(), CommitError> {
@@ -129,48 +154,144 @@ fn compare(algorithm: &str, promised: Option<&str>, found: Option<&str>) -> Resu
     }
 }
 
-async fn inspect(app: &App, upload: &UploadRow, ingest: &Ingest) -> Result<Inspection> {
-    let storage: Arc<dyn Storage> = Arc::new(ingest.storage()?);
-    let options = InspectOptions {
-        declared_format: upload.declared_format.as_deref().and_then(|format| format.parse().ok()),
-        virtual_size_max_bytes: app.config.virtual_size_max_bytes,
-        // What is inside the guest plays no part in the verdict.
-        layout: false,
-    };
-    Ok(blocking(move || imageops_image::inspect::inspect(&storage, &options)).await??)
-}
-
-/// Walks all tables: those of an image that contradict each other are refused (security.md 1, SEC-12). Reads no data.
-async fn check_tables(app: &App, ingest: &Ingest) -> Result<Inspection> {
-    let storage: Arc<dyn Storage> = Arc::new(ingest.storage()?);
-    let options = CheckOptions {
-        md5: false,
-        sha256: false,
-        threads: app.config.job_threads as usize,
-        format: Some(Format::Qcow2),
-    };
-    Ok(blocking(move || check(storage, &options, &Control::default())).await??.inspection)
-}
-
-/// Turns every verdict but `valid` into the refusal that it stands for (security.md 1).
-fn refuse_unless_valid(inspection: &Inspection) -> Result<(), CommitError> {
-    match inspection.verdict {
-        Verdict::Valid => Ok(()),
-        verdict => Err(CommitError::Refused(refusal(verdict, &inspection.reasons))),
+/// What is said of the image, with what was said last.
+fn described(upload: &UploadRow, labels: BTreeMap<String, String>) -> Result<ImageDetails, CommitError> {
+    let mut details = upload.details.clone();
+    if labels.is_empty() {
+        return Ok(details);
+    }
+    if upload.record.is_some() {
+        let message = "the record keeps what was said of it; change it afterwards";
+        return Err(CommitError::Other(Failure::invalid("commit.labels", message)));
+    }
+    details.labels.extend(labels);
+    match details.check() {
+        Ok(()) => Ok(details),
+        Err(error) => Err(CommitError::Other(Failure::invalid("commit.labels", error.problem))),
     }
 }
 
-/// What a client is told of an image that is not taken.
-pub fn refusal(verdict: Verdict, reasons: &[Reason]) -> Failure {
-    let code = if verdict == Verdict::Corrupt { Code::FailedPrecondition } else { Code::InvalidArgument };
-    match reasons.first() {
-        Some(first) => {
-            let failure = Failure::new(code, first.code.clone(), first.message.clone());
-            match first.offset_bytes {
-                Some(offset) => failure.with("offset_bytes", offset),
-                None => failure,
+/// Judges, publishes, and writes the row.
+async fn store(
+    app: &App,
+    upload: &UploadRow,
+    ingest: &Ingest,
+    digests: Digests,
+    staged: &str,
+    label: Label,
+    details: ImageDetails,
+) -> Result<Committed, CommitError> {
+    let judged = judge(app, upload, ingest).await?.map_err(CommitError::Refused)?;
+    // Bytes and record are one id; a record that waits keeps its own.
+    let (id, store) = (upload.record.unwrap_or(ImageId(Uuid::new_v4())), store_of(app, upload));
+    let blob = Uuid::new_v4().to_string();
+    stored::publish(app, store, staged, &blob).await?;
+    let time = now();
+    let image = ImageOf {
+        id,
+        tenant: upload.tenant.clone(),
+        label,
+        details,
+        derived_from: None,
+        companion: None,
+        quarantine: judged.quarantine,
+    };
+    let bytes = StoredBytes {
+        store,
+        blob: blob.clone(),
+        size_bytes: ingest.received_bytes(),
+        digests,
+        format: judged.format.as_str().to_owned(),
+        virtual_size_bytes: judged.virtual_size_bytes,
+    };
+    let check_job = is_check_wanted(app, upload).then(|| check_of(&upload.tenant, id, time));
+    fail_point::reach("before-row-commit");
+    let row = stored::image(image, bytes, time);
+    let committed = write_row(app, upload, row, check_job, (store, &blob), time).await?;
+    fail_point::reach("after-row-commit");
+    // Only now: until the row was there, the staged name was what a resume would go on with.
+    app.discard_staged(upload.id).await;
+    for part in &committed.discard {
+        app.uploads.forget(*part);
+        app.discard_staged(*part).await;
+    }
+    if committed.check_job.is_some() {
+        app.job_queued.notify_one();
+    }
+    fail_point::reach("before-answer");
+    metrics::counter!("imageops_uploads_acknowledged_total").increment(1);
+    Ok(committed)
+}
+
+async fn write_row(
+    app: &App,
+    upload: &UploadRow,
+    row: ImageRow,
+    check_job: Option<NewJob>,
+    (store, blob): (StoreId, &str),
+    time: Micros,
+) -> Result<Committed, CommitError> {
+    match app.catalogue.commit_upload(upload.id, row, check_job, time).await {
+        Ok(committed) => {
+            let shares = committed.image.replicas.iter().all(|replica| replica.blob != blob);
+            // The tenant had these bytes already: those that came go. What cannot go now goes with a sweep.
+            if shares && let Err(failure) = app.remove_doomed().await {
+                tracing::warn!(
+                    reason = failure.reason,
+                    "bytes that a tenant had already were not removed yet"
+                );
+            }
+            Ok(committed)
+        }
+        Err(error) => {
+            if is_settled(app, upload, &error).await {
+                app.remove_unless_referenced(store, blob).await;
+            }
+            fail_point::reach("after-failed-row-commit");
+            match error {
+                // What came does not fit; it never will but for what the tenant deletes, and that it may send again.
+                error @ Error::QuotaExceeded { .. } => Err(CommitError::Refused(error.into())),
+                error => Err(error.into()),
             }
         }
-        None => Failure::new(code, reason::IMAGE_REFUSED, "the image was refused"),
     }
+}
+
+/// Whether a row that could not be written stays unwritten. A catalogue that is not available may have failed behind the
+/// write, in its flush or its answer: then a crash would bring the row to light, until a later write to the same upload has
+/// been made. While none can be, the bytes stay; the next start decides.
+async fn is_settled(app: &App, upload: &UploadRow, error: &Error) -> bool {
+    if !matches!(error, Error::Unavailable(_)) {
+        return true;
+    }
+    let time = now();
+    let expiry = super::admission::expiry(app, time);
+    let later = app.catalogue.extend_upload(upload.id, upload.durable_bytes, time, expiry).await;
+    matches!(later, Ok(()) | Err(Error::State { .. } | Error::NotFound { .. }))
+}
+
+fn is_check_wanted(app: &App, upload: &UploadRow) -> bool {
+    upload.wishes.check.unwrap_or(app.config.check_uploads)
+}
+
+/// The check of an image whose digests were taken as it came: its tables alone are left to look at.
+fn check_of(tenant: &imageops_model::Tenant, image: ImageId, time: Micros) -> NewJob {
+    let spec = JobSpec::Check(CheckSpec { source: Source::Image(image), md5: false, sha256: false });
+    NewJob::new(JobId(Uuid::new_v4()), tenant.clone(), spec, time)
+}
+
+/// The store that an upload goes to.
+pub fn store_of(app: &App, upload: &UploadRow) -> StoreId {
+    upload.store.unwrap_or_else(|| app.stores.default_id())
+}
+
+/// Ends an upload for good: its bytes can never become an image. Its staged bytes go.
+pub async fn refuse(app: &App, upload: &UploadRow, failure: &Failure) -> Result<()> {
+    tracing::info!(upload = %upload.id, reason = failure.reason, "upload refused");
+    metrics::counter!("imageops_rejected_total", "reason" => failure.reason.clone()).increment(1);
+    let why: JobFailure = failure.clone().into_job_failure();
+    let ended = app.catalogue.fail_upload(upload.id, why, now()).await?;
+    debug_assert_eq!(ended.state, UploadState::Failed);
+    app.discard_staged(upload.id).await;
+    Ok(())
 }

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use imageops_image::digest::{Digester, Digests, Selection};
-use imageops_image::storage::FileStorage;
+use imageops_image::storage::{FileStorage, Storage};
 use tokio::task::JoinHandle;
 use tonic::Code;
 
+use super::copy::copy_sparse;
 use crate::app::blocking;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -132,6 +133,38 @@ impl Ingest {
         Ok(self.extend_prefix(&data))
     }
 
+    /// Takes the first `length` bytes of a file next: copied by the kernel, hashed beside, and there when the call returns.
+    pub async fn append(&mut self, part: File, length: u64) -> Result<()> {
+        self.finish_write().await?;
+        let offset = self.received_bytes;
+        let mut digesters = Vec::new();
+        for lane in &mut self.digesting {
+            digesters.push(join(lane).await?);
+        }
+        let file = Arc::clone(&self.file);
+        let appended = blocking(move || {
+            std::thread::scope(|scope| {
+                let part = &part;
+                let threads: Vec<_> = digesters
+                    .into_iter()
+                    .map(|digester| scope.spawn(move || digest(part, length, digester)))
+                    .collect();
+                let copied = copy_sparse(part, &file, offset, length);
+                let failed = |_| Err(std::io::Error::other("hashing a part panicked"));
+                let digesters =
+                    threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect();
+                copied.and(digesters)
+            })
+        });
+        let appended: std::io::Result<Vec<Digester>> = appended.await?;
+        let digesters = self.unless_broken(appended.map_err(failed))?;
+        self.digesting = digesters.into_iter().map(|digester| Some(ready(digester))).collect();
+        self.received_bytes += length;
+        // Whoever joins whole files has the whole judged.
+        self.prefix = None;
+        Ok(())
+    }
+
     fn extend_prefix(&mut self, data: &[u8]) -> Option<Bytes> {
         let prefix = self.prefix.as_mut()?;
         let wanted = PREFIX_BYTES - prefix.len();
@@ -230,8 +263,14 @@ impl Ingest {
     }
 
     /// The staged bytes, for the inspector.
-    pub fn storage(&self) -> Result<FileStorage> {
-        self.file.try_clone().and_then(FileStorage::new).map_err(failed)
+    pub fn storage(&self) -> Result<Arc<dyn Storage>> {
+        let storage = self.file.try_clone().and_then(FileStorage::new).map_err(failed)?;
+        Ok(Arc::new(storage))
+    }
+
+    /// Another handle of the staged file.
+    pub fn file(&self) -> Result<File> {
+        self.file.try_clone().map_err(failed)
     }
 }
 
@@ -266,7 +305,11 @@ fn failed(error: std::io::Error) -> Failure {
 }
 
 fn rehash(file: &File, length: u64, selection: Selection) -> std::io::Result<Digester> {
-    let mut digester = Digester::new(selection);
+    digest(file, length, Digester::new(selection))
+}
+
+/// Goes on with the first bytes of a file.
+fn digest(file: &File, length: u64, mut digester: Digester) -> std::io::Result<Digester> {
     let mut buffer = vec![0; REHASH_BYTES];
     let mut offset = 0;
     while offset < length {

@@ -5,8 +5,13 @@
 
 pub mod admission;
 mod commit;
+mod compose;
+mod copy;
+mod grant;
 mod ingest;
 mod session;
+mod unpack;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,9 +20,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use imageops_model::UploadId;
 use tonic::Code;
 
-pub use commit::{CommitError, Promise, commit, refusal, store_of};
+pub use commit::{CommitError, Promise, commit, commit_part, refuse, store_of};
+pub use compose::{Composed, compose};
+pub use grant::Grant;
 pub use ingest::Ingest;
 pub use session::Session;
+pub use verdict::judge_prefix;
 
 use crate::failure::{Failure, Result};
 use crate::reason;

@@ -9,3 +9,4 @@ pub(crate) mod rust;
 #[path = "../../../tests/support/process.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the end-to-end tests, which use all of it")]
 mod server;
+pub(crate) mod torture;

@@ -1,0 +1,133 @@
+//! The image in an uploaded archive: read out of the staged file into another one, on the way hashed and judged like
+//! any upload (security.md 4).
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+
+use bytes::{Bytes, BytesMut};
+use imageops_archive::{ErrorKind, Limits, Member, reason as archive_reason};
+use imageops_catalogue::UploadRow;
+use imageops_model::Label;
+use tokio::sync::mpsc;
+use tonic::Code;
+use uuid::Uuid;
+
+use super::commit::{CommitError, store_of};
+use super::grant::Grant;
+use super::ingest::Ingest;
+use super::verdict::judge_prefix;
+use crate::app::{App, blocking};
+use crate::failure::{Failure, Result};
+
+/// Bytes that go from the archive's reader to the writer at a time.
+const PIECE_BYTES: usize = 512 << 10;
+/// Pieces that wait for the writer.
+const PIECES_WAITING: usize = 2;
+
+/// An image that was read out of an archive.
+pub(super) struct Unpacked {
+    /// Its bytes.
+    pub(super) ingest: Ingest,
+    /// Key of its staged file; whoever is done with it discards it.
+    pub(super) staged: String,
+    /// The name that it has in the archive.
+    pub(super) label: Label,
+}
+
+/// Reads the image out of the archive that came.
+pub(super) async fn unpack(app: &App, upload: &UploadRow, archive: File) -> Result<Unpacked, CommitError> {
+    let store = store_of(app, upload);
+    // No upload's id: what a crash leaves of it is removed at the next start.
+    let staged = format!("unpacked-{}", Uuid::new_v4());
+    let (opened, key) = (app.stores.writable(store)?, staged.clone());
+    let file = blocking(move || opened.stage(&key)).await?.map_err(Failure::from)?;
+    let ingest = Ingest::open(file, 0, upload.wishes.sha512).await?;
+    match fill(app, upload, archive, ingest).await {
+        Ok((ingest, label)) => Ok(Unpacked { ingest, staged, label }),
+        Err(error) => {
+            crate::stored::discard(app, store, staged).await;
+            Err(error)
+        }
+    }
+}
+
+async fn fill(
+    app: &App,
+    upload: &UploadRow,
+    archive: File,
+    mut ingest: Ingest,
+) -> Result<(Ingest, Label), CommitError> {
+    let limits = Limits { max_bytes: app.config.upload_max_bytes, take_first: true, ..Limits::default() };
+    let (pieces, mut waiting) = mpsc::channel(PIECES_WAITING);
+    let reading = tokio::task::spawn_blocking(move || read(archive, &limits, &pieces));
+    let mut grant = Grant::of(upload);
+    let mut written = Ok(());
+    while let Some(piece) = waiting.recv().await {
+        written = write(app, upload, &mut ingest, &mut grant, piece).await;
+        if written.is_err() {
+            // The reader sees that nobody takes its pieces, and ends.
+            waiting.close();
+            break;
+        }
+    }
+    let name = reading.await.map_err(Failure::internal)?;
+    written?;
+    let label =
+        Label::new(name?).map_err(|error| refused(archive_reason::ARCHIVE_UNSAFE, error.to_string()))?;
+    Ok((ingest, label))
+}
+
+async fn write(
+    app: &App,
+    upload: &UploadRow,
+    ingest: &mut Ingest,
+    grant: &mut Grant,
+    piece: Bytes,
+) -> Result<(), CommitError> {
+    let length = ingest.received_bytes() + piece.len() as u64;
+    grant.cover(app, upload, length).await.map_err(CommitError::Refused)?;
+    if let Some(prefix) = ingest.push(piece).await? {
+        judge_prefix(upload, &prefix).map_err(CommitError::Refused)?;
+    }
+    // The pages that wait to be written stay few; nothing is told to be durable yet.
+    ingest.flush_some().await?;
+    Ok(())
+}
+
+/// Reads the image, piece by piece; the name that it has in the archive. Blocks.
+fn read(archive: File, limits: &Limits, pieces: &mpsc::Sender<Bytes>) -> Result<String, CommitError> {
+    let mut member = imageops_archive::open(BufReader::new(archive), limits).map_err(of_archive)?;
+    while let Some(piece) = next_piece(&mut member)? {
+        if pieces.blocking_send(piece).is_err() {
+            break;
+        }
+    }
+    Ok(member.base_name().to_owned())
+}
+
+fn next_piece<R: Read + std::io::Seek>(member: &mut Member<R>) -> Result<Option<Bytes>, CommitError> {
+    let mut piece = BytesMut::zeroed(PIECE_BYTES);
+    let mut filled = 0;
+    while filled < PIECE_BYTES {
+        match member.read(&mut piece[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(of_archive(imageops_archive::Error::from_read(error))),
+        }
+    }
+    piece.truncate(filled);
+    Ok((filled > 0).then(|| piece.freeze()))
+}
+
+/// Whatever is wrong with an archive stays wrong, but for the medium that it lies on.
+fn of_archive(error: imageops_archive::Error) -> CommitError {
+    if error.kind == ErrorKind::Io {
+        return CommitError::Other(Failure::internal(error));
+    }
+    refused(error.reason, error.message.clone())
+}
+
+fn refused(reason: &'static str, message: impl Into<String>) -> CommitError {
+    CommitError::Refused(Failure::new(Code::InvalidArgument, reason, message))
+}

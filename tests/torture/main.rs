@@ -1,0 +1,29 @@
+//! The crash and fault tests of docs/reliability.md: the real server is killed, starved and lied to, and then audited.
+//!
+//! One file for each `rel_` test; what they share stands beside them: [`run`] (scale, seed, figures), [`content`] (the
+//! bytes of an image to be), [`roads`] (every way in), [`work`] (every job), [`ledger`] and [`audit`] (what was
+//! acknowledged, and whether it is there). All of it is black box: processes, sockets and the files they leave.
+//!
+//! A binary of its own and not part of `cargo test`: its tests are hungry, run one after another, and take a scale.
+//! `cargo xtask torture` runs it in full, `cargo xtask test` at one per cent.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod audit;
+mod content;
+mod ledger;
+mod rel_01;
+mod rel_02;
+mod rel_04;
+mod rel_06;
+mod rel_10;
+mod rel_12;
+mod rel_15;
+mod rel_28;
+mod roads;
+mod run;
+mod strace;
+mod work;

@@ -1,0 +1,141 @@
+//! rel_04: the process stops between two steps of a commit, once at each step, on each road.
+//!
+//! Needs a server that was built with the feature `fail-points`; `cargo xtask torture` makes one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imageops::v1::UploadState;
+use tokio::task::block_in_place;
+use tonic::Code;
+
+use crate::audit;
+use crate::content::Content;
+use crate::ledger::{Entry, Ledger};
+use crate::rel_01::target;
+use crate::roads::{self, Road, Setback, Target};
+use crate::run::Run;
+use crate::support::images::skip;
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Where the process stops, and what a client must find after the next start.
+struct Point {
+    name: &'static str,
+    /// The image is there, although its client was never told.
+    image: bool,
+}
+
+/// What must be found: nothing before the row, everything after it.
+const POINTS: [Point; 8] = [
+    Point { name: "before-data-flush", image: false },
+    Point { name: "after-data-flush", image: false },
+    Point { name: "before-link", image: false },
+    Point { name: "after-link", image: false },
+    Point { name: "after-directory-flush", image: false },
+    Point { name: "before-row-commit", image: false },
+    Point { name: "after-row-commit", image: true },
+    Point { name: "before-answer", image: true },
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_04_a_stop_at_each_step_of_a_commit() {
+    let Some(server) = server() else { return };
+    let mut run = Run::new("rel_04");
+    let roads = roads::present(run.service(|_| {}).http());
+    // In full each point on each road; else each point on one.
+    let roads_of_a_point = run.part_of(roads.len() as u64, 1);
+    let first = run.random.below(roads.len() as u64);
+    for (turn, point) in (first..).zip(&POINTS) {
+        for number in 0..roads_of_a_point {
+            let road = roads[((turn + number) % roads.len() as u64) as usize];
+            stop_and_audit(&mut run, &server, point, road).await;
+        }
+    }
+    let stops = POINTS.len() as u64 * roads_of_a_point;
+    run.finish(&format!(
+        "{stops} stops at {} points on {}; each as the table says",
+        POINTS.len(),
+        roads::counted(&roads)
+    ));
+}
+
+/// A server without fail points does not know the variable.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_04_other_builds_have_no_fail_points() {
+    let mut run = Run::new("rel_04");
+    let variable = ("IMAGEOPS_FAIL_POINT".to_owned(), POINTS[0].name.to_owned());
+    let service = run.service(|setup| setup.environment.push(variable));
+    let ledger = Ledger::default();
+    let index = ledger.begin(Entry::new(uuid::Uuid::new_v4(), Content::new(run.random.next(), MIB)));
+    let roads = roads::present(service.http());
+    roads[0].attempt(target(&service), &ledger, index).await.expect("an image");
+    run.finish("a build without the feature stops nowhere");
+}
+
+async fn stop_and_audit(run: &mut Run, server: &PathBuf, point: &Point, road: &'static Road) {
+    let case = format!("{} at {}", road.name, point.name);
+    eprintln!("{case}");
+    let variable = ("IMAGEOPS_FAIL_POINT".to_owned(), point.name.to_owned());
+    let mut service = run.service(|setup| {
+        setup.binary.clone_from(server);
+        setup.environment.push(variable);
+    });
+    let ledger = Ledger::default();
+    let size_bytes = run.spread(MIB, 3 * MIB);
+    let index = ledger.begin(Entry::new(uuid::Uuid::new_v4(), Content::new(run.random.next(), size_bytes)));
+    let result = road.attempt(target(&service), &ledger, index).await;
+    assert!(matches!(result, Err(Setback::Cut(_))), "{case}: expected no answer: {result:?}");
+    let status = block_in_place(|| service.wait());
+    assert!(!status.success(), "{case}: expected the process to stop: {status}");
+
+    service.setup_mut().environment.clear();
+    block_in_place(|| service.restart());
+    let client = service.client();
+    let images = audit::images(&client).await;
+    assert_eq!(images.len(), usize::from(point.image), "{case}: expected images after the start");
+    assert_eq!(service.blobs().len(), images.len(), "{case}: expected bytes for each image, and no others");
+    let entry = ledger.entry(index, |entry| entry.clone());
+    if let Some(image) = images.first() {
+        audit::compare(&client, &image.name, &entry).await;
+    }
+    check_upload(target(&service), &entry, point, &case).await;
+    if !road.remembers && point.image {
+        // Its client cannot know of the image, and makes another.
+        ledger.entry(index, |entry| entry.images_max += 1);
+    }
+    road.deliver(target(&service), &ledger, index, LIMIT).await;
+    audit::check(&service.client(), &ledger).await;
+    audit::check_store(&service).await;
+    let images = audit::images(&service.client()).await.len();
+    assert_eq!(
+        images,
+        if road.remembers || !point.image { 1 } else { 2 },
+        "{case}: expected images in the end"
+    );
+}
+
+/// An upload that the client has named is open before the row, and committed after it.
+async fn check_upload(target: Target, entry: &Entry, point: &Point, case: &str) {
+    let expected = if point.image { UploadState::Committed } else { UploadState::Open };
+    match target.client().get_upload(&format!("uploads/{}", entry.id)).await {
+        Ok(upload) => {
+            assert_eq!(upload.state(), expected, "{case}: state of the upload");
+            entry.check_offset(upload.durable_bytes);
+        }
+        // The legacy roads name theirs otherwise.
+        Err(error) => {
+            assert!(error.code() == Code::NotFound && case.starts_with("EdgeGallery"), "{case}: {error}")
+        }
+    }
+}
+
+/// The server with fail points.
+pub fn server() -> Option<PathBuf> {
+    let path = std::env::var_os("IMAGEOPS_FAIL_POINT_SERVER").map(PathBuf::from);
+    if path.is_none() {
+        skip("IMAGEOPS_FAIL_POINT_SERVER is not set; cargo xtask torture builds the server and sets it");
+    }
+    path
+}
