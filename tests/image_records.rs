@@ -174,7 +174,7 @@ async fn what_is_said_of_an_image_survives_a_restart() {
 }
 
 fn delete(image: &Image) -> imageops::v1::DeleteImageRequest {
-    imageops::v1::DeleteImageRequest { name: image.name.clone(), etag: String::new() }
+    imageops::v1::DeleteImageRequest { name: image.name.clone(), etag: String::new(), purge: false }
 }
 
 #[tokio::test]
