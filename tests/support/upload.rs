@@ -120,6 +120,7 @@ pub fn digests(data: &[u8]) -> Digests {
     Digests {
         md5: hex::encode(md5::Md5::digest(data)),
         sha256: hex::encode(Sha256::digest(data)),
+        crc32: Some(crc32fast::hash(data)),
         ..Digests::default()
     }
 }

@@ -182,9 +182,11 @@ async fn store(
     details: ImageDetails,
 ) -> Result<Committed, CommitError> {
     let judged = judge(app, upload, ingest).await?.map_err(CommitError::Refused)?;
-    // Bytes and record are one id; a record that waits keeps its own.
-    let (id, store) = (upload.record.unwrap_or(ImageId(Uuid::new_v4())), store_of(app, upload));
-    let blob = Uuid::new_v4().to_string();
+    let store = store_of(app, upload);
+    let fresh = Uuid::new_v4();
+    let id = upload.record.unwrap_or(ImageId(fresh));
+    // Not the id: a record keeps that over tries that fail, and no key is ever used twice.
+    let blob = fresh.to_string();
     stored::publish(app, store, staged, &blob).await?;
     let time = now();
     let image = ImageOf {
