@@ -12,11 +12,22 @@ use uuid::Uuid;
 use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, Replica, RequestKey, UploadRow};
 
 pub(crate) mod against_model;
+pub(crate) mod companions;
 pub(crate) mod images;
 pub(crate) mod jobs;
 pub(crate) mod keys;
+pub(crate) mod last_jobs;
 pub(crate) mod leases;
+pub(crate) mod migration;
+pub(crate) mod random;
+pub(crate) mod records;
+pub(crate) mod removal;
+pub(crate) mod replicas;
+pub(crate) mod sessions;
+pub(crate) mod sharing;
+pub(crate) mod stores;
 pub(crate) mod uploads;
+pub(crate) mod usage;
 
 /// A database to be filled: each value is another one, empty at first.
 pub(crate) trait Database: Send + Sync + 'static {
@@ -33,6 +44,51 @@ pub(crate) trait Database: Send + Sync + 'static {
 
     /// Another handle on this database.
     fn open(&self) -> impl Future<Output = Self::Catalogue> + Send;
+
+    /// Gives the database the schema of the first three migrations, and runs statements on it.
+    fn fill_old(&self, statements: &'static [&'static str]) -> impl Future<Output = ()> + Send;
+
+    /// Those of some queries that find something.
+    fn finding(
+        catalogue: &Self::Catalogue,
+        queries: &'static [&'static str],
+    ) -> impl Future<Output = Vec<&'static str>> + Send;
+}
+
+/// Each finds rows that contradict others.
+const CONTRADICTIONS: &[&str] = &[
+    "SELECT tenant FROM (SELECT tenant, CASE WHEN companion_of IS NULL THEN 1 ELSE 0 END AS images, \
+     charged_bytes AS bytes, 0 AS reserved_images, 0 AS reserved_bytes FROM images \
+     UNION ALL SELECT tenant, 0, 0, reserved_images, reserved_bytes FROM uploads \
+     UNION ALL SELECT tenant, 0, 0, reserved_images, reserved_bytes FROM jobs \
+     UNION ALL SELECT tenant, -images, -bytes, -reserved_images, -reserved_bytes FROM usage) AS counted \
+     GROUP BY tenant HAVING SUM(images) <> 0 OR SUM(bytes) <> 0 OR SUM(reserved_images) <> 0 OR SUM(reserved_bytes) <> 0",
+    "SELECT id FROM images WHERE charged_bytes <> CASE WHEN companion_kind = 'conversion' THEN 0 ELSE size_bytes END",
+    "SELECT id FROM uploads WHERE state NOT IN ('open', 'stored') AND (reserved_images <> 0 OR reserved_bytes <> 0)",
+    "SELECT id FROM uploads WHERE state = 'open' \
+     AND reserved_images <> CASE WHEN part IS NULL AND record IS NULL THEN 1 ELSE 0 END",
+    "SELECT id FROM jobs WHERE state NOT IN ('queued', 'running') AND (reserved_images <> 0 OR reserved_bytes <> 0)",
+    "SELECT id FROM images WHERE state = 'uploading' AND NOT EXISTS \
+     (SELECT 1 FROM uploads WHERE uploads.id = images.upload AND uploads.state = 'open' AND record = images.id)",
+    "SELECT id FROM images WHERE state <> 'uploading' AND upload IS NOT NULL",
+    "SELECT id FROM images WHERE state = 'active' AND NOT EXISTS \
+     (SELECT 1 FROM image_replicas WHERE image = images.id AND image_replicas.state = 'ready')",
+    "SELECT id FROM images WHERE state = 'quarantined' AND quarantine IS NULL",
+    "SELECT id FROM images WHERE companion_of IS NOT NULL AND companion_of NOT IN (SELECT id FROM images)",
+    "SELECT id FROM images WHERE slim_image IS NOT NULL AND slim_image NOT IN (SELECT id FROM images)",
+    "SELECT blob FROM doomed_blobs WHERE EXISTS (SELECT 1 FROM image_replicas \
+     WHERE image_replicas.store = doomed_blobs.store AND image_replicas.blob = doomed_blobs.blob)",
+    "SELECT session FROM upload_sessions WHERE composing IS NOT NULL AND composing NOT IN \
+     (SELECT id FROM uploads WHERE state = 'open')",
+    "SELECT id FROM uploads WHERE state = 'open' AND session IS NOT NULL AND part IS NULL AND id NOT IN \
+     (SELECT composing FROM upload_sessions WHERE composing IS NOT NULL)",
+    "SELECT id FROM uploads WHERE state IN ('open', 'stored') AND session IS NOT NULL AND session NOT IN \
+     (SELECT session FROM upload_sessions WHERE upload_sessions.tenant = uploads.tenant)",
+];
+
+/// Asserts that no row contradicts another one: above all, that what tenants have is the sum of their rows.
+pub(crate) async fn assert_sound<D: Database>(catalogue: &D::Catalogue) {
+    assert_eq!(D::finding(catalogue, CONTRADICTIONS).await, [""; 0]);
 }
 
 /// Makes a test of each function of the suite for a [`Database`].
@@ -84,6 +140,52 @@ macro_rules! catalogue_suite {
             images::image_lists_are_ordered_and_paged,
             images::image_lists_are_filtered,
             images::other_tenants_see_no_image,
+            usage::a_quota_of_its_own_replaces_the_default,
+            usage::sec_14_a_quota_fits_ten_of_many_uploads,
+            usage::what_an_upload_holds_becomes_what_the_image_costs,
+            usage::what_was_promised_is_kept_when_the_quota_shrinks,
+            usage::a_job_holds_what_its_output_may_need,
+            usage::sec_14_an_image_that_is_deleted_during_its_upload_costs_nothing,
+            usage::the_trash_counts_until_it_is_emptied,
+            sessions::parts_are_joined_in_order,
+            sessions::a_part_takes_the_place_of_the_one_before,
+            sessions::rel_28_one_of_many_compositions_wins,
+            sessions::rel_28_nothing_changes_a_session_that_is_composed,
+            sessions::rel_28_a_session_can_be_given_up_while_it_is_composed,
+            sessions::parts_need_the_quota_once,
+            sessions::sessions_expire_with_their_parts,
+            sessions::sec_29_sessions_of_two_tenants_are_two,
+            records::an_upload_fills_a_record,
+            records::a_record_is_queued_again_when_its_upload_ends,
+            records::one_of_many_uploads_fills_a_record,
+            records::an_id_is_retaken_by_its_owner_alone,
+            records::what_came_corrupt_goes_into_quarantine,
+            sharing::equal_bytes_are_stored_once,
+            sharing::sec_29_bytes_are_never_shared_across_tenants,
+            sharing::bytes_that_are_not_trusted_are_not_shared,
+            sharing::doomed_bytes_are_never_named_again,
+            removal::an_image_takes_its_companions_and_jobs_along,
+            removal::what_goes_at_once_and_what_does_not,
+            removal::quarantine_outlives_the_trash,
+            companions::a_slim_companion_takes_the_place_of_the_one_before,
+            companions::companions_are_hidden_and_move_with_their_image,
+            companions::conversions_are_found_used_and_evicted,
+            companions::a_companion_of_an_image_that_is_gone_is_refused,
+            last_jobs::a_result_stays_until_the_next_check_ends,
+            last_jobs::every_end_of_a_check_is_told,
+            last_jobs::a_check_is_queued_with_the_image,
+            last_jobs::a_living_job_is_the_same_job,
+            last_jobs::an_alias_is_unique_for_its_tenant,
+            replicas::copies_come_and_go,
+            replicas::a_job_brings_a_copy,
+            replicas::copies_are_listed_by_store,
+            replicas::bytes_are_verified_in_turn,
+            replicas::damaged_bytes_put_images_into_quarantine,
+            stores::a_store_reads_back_and_changes,
+            stores::names_and_ids_of_stores_are_unique,
+            stores::a_store_in_use_is_not_removed,
+            migration::a_database_of_before_is_carried_over,
+            random::random_operations_leave_no_contradiction,
             keys::a_key_is_found_by_its_digest,
             keys::ids_and_digests_are_unique,
             keys::keys_are_listed_newest_first,
@@ -227,6 +329,18 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
         update_time: create_time,
         expire_time: create_time.plus_ms(60_000),
     }
+}
+
+/// Adds an image as an upload does.
+pub(crate) async fn added(catalogue: &impl Catalogue, image: ImageRow) -> ImageRow {
+    let upload =
+        UploadRow { tenant: image.tenant.clone(), size_bytes: Some(image.size_bytes), ..upload_row(at(0)) };
+    let upload = new_row(catalogue.create_upload(upload).await.unwrap());
+    catalogue.commit_upload(upload.id, image, None, at(1)).await.unwrap().image
+}
+
+pub(crate) fn missing_image() -> ImageId {
+    ImageId(Uuid::new_v4())
 }
 
 pub(crate) fn worker() -> Uuid {

@@ -158,7 +158,7 @@ UPDATE jobs SET image = (
 CREATE UNIQUE INDEX jobs_to_coalesce ON jobs (tenant, coalesce_key)
     WHERE coalesce_key IS NOT NULL AND state IN ('queued', 'running');
 CREATE UNIQUE INDEX jobs_by_alias ON jobs (tenant, alias) WHERE alias IS NOT NULL;
-CREATE INDEX jobs_by_image ON jobs (image, create_time) WHERE image IS NOT NULL;
+CREATE INDEX jobs_by_image ON jobs (tenant, image, create_time, id) WHERE image IS NOT NULL;
 
 -- What a tenant may have; the tenant without a name stands for all that have no row. NULL: no limit.
 CREATE TABLE quotas (

@@ -24,6 +24,17 @@ impl Schema {
     fn url(&self) -> String {
         format!("{}&options[search_path]={}", url().unwrap(), self.name)
     }
+
+    async fn make(&self) {
+        self.made
+            .get_or_init(async || {
+                let pool = PgPool::connect(&url().unwrap()).await.unwrap();
+                let statement = format!("CREATE SCHEMA {}", self.name);
+                sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+                pool.close().await;
+            })
+            .await;
+    }
 }
 
 impl Database for Schema {
@@ -40,15 +51,29 @@ impl Database for Schema {
     }
 
     async fn open(&self) -> PostgresCatalogue {
-        self.made
-            .get_or_init(async || {
-                let pool = PgPool::connect(&url().unwrap()).await.unwrap();
-                let statement = format!("CREATE SCHEMA {}", self.name);
-                sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&pool).await.unwrap();
-                pool.close().await;
-            })
-            .await;
+        self.make().await;
         PostgresCatalogue::connect(&self.url()).await.unwrap()
+    }
+
+    async fn fill_old(&self, statements: &'static [&'static str]) {
+        self.make().await;
+        let pool = PgPool::connect(&self.url()).await.unwrap();
+        let migrations = MIGRATIONS.iter().take(3).cloned().collect();
+        Migrator::with_migrations(migrations).run(&pool).await.unwrap();
+        for statement in statements {
+            sqlx::query(*statement).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+    }
+
+    async fn finding(catalogue: &PostgresCatalogue, queries: &'static [&'static str]) -> Vec<&'static str> {
+        let mut finding = Vec::new();
+        for query in queries {
+            if !sqlx::query(*query).fetch_all(&catalogue.pool).await.unwrap().is_empty() {
+                finding.push(*query);
+            }
+        }
+        finding
     }
 }
 

@@ -8,7 +8,7 @@ use crate::rows::{write_number, write_uuid};
 use crate::{Committed, Created, Error, ImageRow, NewJob, Replica, Result};
 
 // Never across tenants, and never bytes that are not to be trusted (SEC-29).
-const SELECT_SAME: &str = "SELECT image_replicas.blob FROM images JOIN image_replicas ON image = images.id \
+pub(super) const SELECT_SAME: &str = "SELECT image_replicas.blob FROM images JOIN image_replicas ON image = images.id \
      WHERE tenant = $1 AND sha256 = $2 AND size_bytes = $3 AND quarantine IS NULL AND store = $4 \
      AND image_replicas.state = 'ready' ORDER BY image_replicas.create_time, images.id LIMIT 1";
 

@@ -12,11 +12,11 @@ use crate::{Companion, Conversions, Error, ImageRow, Result};
 /// How often a use is recorded at most.
 const TOUCH_MS_MIN: i64 = 60_000;
 
-const SELECT_OF: &str = select_images!("WHERE companion_of = $1 ORDER BY id");
+pub(super) const SELECT_OF: &str = select_images!("WHERE companion_of = $1 ORDER BY id");
 
-const SELECT_KEY: &str = select_images!("WHERE tenant = $1 AND companion_key = $2");
+pub(super) const SELECT_KEY: &str = select_images!("WHERE tenant = $1 AND companion_key = $2");
 
-const SELECT_BY_USE: &str = select_images!(
+pub(super) const SELECT_BY_USE: &str = select_images!(
     "WHERE companion_kind = 'conversion' ORDER BY COALESCE(use_time, create_time), id LIMIT $1"
 );
 

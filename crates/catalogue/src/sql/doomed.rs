@@ -9,7 +9,8 @@ use crate::rows::{read_uuid, write_uuid};
 const DOOM: &str = "INSERT INTO doomed_blobs (store, blob, doom_time) SELECT $1, $2, $3 WHERE NOT EXISTS \
      (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = $2) ON CONFLICT (store, blob) DO NOTHING";
 
-const SELECT: &str = "SELECT store, blob FROM doomed_blobs ORDER BY doom_time, store, blob LIMIT $1";
+pub(super) const SELECT: &str =
+    "SELECT store, blob FROM doomed_blobs ORDER BY doom_time, store, blob LIMIT $1";
 
 const FORGET: &str = "DELETE FROM doomed_blobs WHERE store = $1 AND blob = $2";
 

@@ -34,12 +34,12 @@ const SELECT_PAGE: &str = select_jobs!(
      AND (create_time, id) < ($14, $15) ORDER BY create_time DESC, id DESC LIMIT $16"
 );
 
-const SELECT_ALIAS: &str = select_jobs!("WHERE tenant = $1 AND alias = $2");
+pub(super) const SELECT_ALIAS: &str = select_jobs!("WHERE tenant = $1 AND alias = $2");
 
-const SELECT_COALESCED: &str =
+pub(super) const SELECT_COALESCED: &str =
     select_jobs!("WHERE tenant = $1 AND coalesce_key = $2 AND state IN ('queued', 'running')");
 
-const SELECT_OF_IMAGE: &str = select_jobs!(
+pub(super) const SELECT_OF_IMAGE: &str = select_jobs!(
     "WHERE tenant = $1 AND image = $2 AND state IN ('queued', 'running') ORDER BY create_time, id"
 );
 

@@ -18,15 +18,15 @@ const IS_DOOMED: &str = "SELECT CAST(1 AS BIGINT) FROM doomed_blobs WHERE store 
 
 const DELETE: &str = "DELETE FROM image_replicas WHERE image = $1 AND store = $2";
 
-const SELECT_IN_STORE: &str = select_images!(
+pub(super) const SELECT_IN_STORE: &str = select_images!(
     "WHERE id IN (SELECT image FROM image_replicas WHERE store = $1 AND image > $2 ORDER BY image LIMIT $3) ORDER BY id"
 );
 
-const SELECT_OF_BLOB: &str = select_images!(
+pub(super) const SELECT_OF_BLOB: &str = select_images!(
     "WHERE id IN (SELECT image FROM image_replicas WHERE store = $1 AND blob = $2) ORDER BY id"
 );
 
-const SELECT_TO_VERIFY: &str = "SELECT blob, image, tenant, size_bytes, sha256, \
+pub(super) const SELECT_TO_VERIFY: &str = "SELECT blob, image, tenant, size_bytes, sha256, \
      COALESCE(verify_time, image_replicas.create_time) AS verify_time \
      FROM image_replicas JOIN images ON images.id = image WHERE store = $1 AND image_replicas.state = 'ready' \
      AND COALESCE(verify_time, image_replicas.create_time) < $2 \

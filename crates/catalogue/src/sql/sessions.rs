@@ -31,14 +31,14 @@ const FREE: &str = "UPDATE upload_sessions SET composing = NULL, update_time = $
 
 const DELETE: &str = "DELETE FROM upload_sessions WHERE tenant = $1 AND session = $2";
 
-const SELECT_EXPIRED: &str = "SELECT tenant, session FROM upload_sessions \
+pub(super) const SELECT_EXPIRED: &str = "SELECT tenant, session FROM upload_sessions \
      WHERE composing IS NULL AND expire_time < $1 ORDER BY expire_time LIMIT $2";
 
-const SELECT_PARTS: &str = select_uploads!(
+pub(super) const SELECT_PARTS: &str = select_uploads!(
     "WHERE tenant = $1 AND session = $2 AND state = 'stored' AND part IS NOT NULL ORDER BY part"
 );
 
-const SELECT_LIVE: &str =
+pub(super) const SELECT_LIVE: &str =
     select_uploads!("WHERE tenant = $1 AND session = $2 AND state IN ('open', 'stored') ORDER BY part, id");
 
 const SELECT_STORED: &str =

@@ -6,13 +6,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use sqlx::Row;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 
 use imageops_model::{JobId, Tenant};
 
 use super::*;
-use crate::suite::{Database, assert_error, at, catalogue_suite, new_job};
-use crate::{Catalogue as _, Error, ImageOrder};
+use crate::suite::{Database, added, assert_error, at, catalogue_suite, image_row, new_job};
+use crate::{Catalogue as _, Error, ImageChange, ImageOrder};
 
 struct SqliteFile(TempDir);
 
@@ -25,6 +27,28 @@ impl Database for SqliteFile {
 
     async fn open(&self) -> SqliteCatalogue {
         SqliteCatalogue::open(&self.0.path().join("catalogue.db")).await.unwrap()
+    }
+
+    async fn fill_old(&self, statements: &'static [&'static str]) {
+        let options =
+            SqliteConnectOptions::new().filename(self.0.path().join("catalogue.db")).create_if_missing(true);
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        let migrations = sqlx::migrate!("migrations/sqlite").iter().take(3).cloned().collect();
+        Migrator::with_migrations(migrations).run(&pool).await.unwrap();
+        for statement in statements {
+            sqlx::query(*statement).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+    }
+
+    async fn finding(catalogue: &SqliteCatalogue, queries: &'static [&'static str]) -> Vec<&'static str> {
+        let mut finding = Vec::new();
+        for query in queries {
+            if !sqlx::query(*query).fetch_all(&catalogue.readers).await.unwrap().is_empty() {
+                finding.push(*query);
+            }
+        }
+        finding
     }
 }
 
@@ -258,6 +282,58 @@ async fn statements_use_the_indexes() {
         assert!(plan.iter().any(|step| step.contains(index)), "{index}: {plan:?}");
         assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{index} sorts: {plan:?}");
     }
+}
+
+#[tokio::test]
+async fn statements_on_copies_and_parts_use_the_indexes() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    for (statement, index) in [
+        (commit::SELECT_SAME, "images_by_content"),
+        (replicas::SELECT_TO_VERIFY, "replicas_to_verify"),
+        (replicas::SELECT_IN_STORE, "replicas_by_store"),
+        (replicas::SELECT_OF_BLOB, "replicas_by_blob"),
+        (companions::SELECT_BY_USE, "conversions_by_use"),
+        (companions::SELECT_OF, "companions_by_image"),
+        (companions::SELECT_KEY, "companions_by_key"),
+        (sessions::SELECT_PARTS, "parts_by_number"),
+        (sessions::SELECT_LIVE, "uploads_by_session"),
+        (sessions::SELECT_EXPIRED, "sessions_to_expire"),
+        (doomed::SELECT, "doomed_by_time"),
+        (jobs::SELECT_OF_IMAGE, "jobs_by_image"),
+        (jobs::SELECT_COALESCED, "jobs_to_coalesce"),
+        (jobs::SELECT_ALIAS, "jobs_by_alias"),
+    ] {
+        let explained = format!("EXPLAIN QUERY PLAN {statement}");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(&catalogue.readers).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(plan.iter().any(|step| step.contains(index)), "{index}: {plan:?}");
+        let scans = |step: &String| step.starts_with("SCAN images") && !step.contains(index);
+        assert!(!plan.iter().any(scans), "{index}: {plan:?}");
+    }
+}
+
+/// Views that show tags as things of their own know them by their ids.
+#[tokio::test]
+async fn a_tag_that_stays_keeps_its_id() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    let tags = |words: &[&str]| ImageChange {
+        tags: Some(words.iter().map(|word| (*word).to_owned()).collect()),
+        ..ImageChange::default()
+    };
+    let image = added(&catalogue, image_row(Tenant::built_in())).await.id;
+    let update = async |words: &[&str]| {
+        catalogue.update_image(&Tenant::built_in(), image, tags(words), None, at(2)).await.unwrap()
+    };
+    update(&["a", "b"]).await;
+    sqlx::query("UPDATE image_texts SET id = 'of ' || name").execute(&catalogue.writer).await.unwrap();
+    update(&["b", "c"]).await;
+    let ids: Vec<(String, Option<String>)> = sqlx::query_as("SELECT name, id FROM image_texts ORDER BY name")
+        .fetch_all(&catalogue.readers)
+        .await
+        .unwrap();
+    assert_eq!(ids, [("b".to_owned(), Some("of b".to_owned())), ("c".to_owned(), None)]);
 }
 
 #[tokio::test]

@@ -122,6 +122,7 @@ async fn run<D: Database>(operations: Vec<Operation>) {
             step(&catalogue, &mut model, operation).await;
         }
         compare(&catalogue, &mut model).await;
+        assert_sound::<D>(&catalogue).await;
     }
 }
 
@@ -131,7 +132,7 @@ async fn step(catalogue: &impl Catalogue, model: &mut Model, operation: Operatio
     let lease_until = now.plus_ms(LEASE_MS);
     match operation {
         Operation::Create => {
-            let made = catalogue.create_job(new_job(now), QUEUE_LIMIT).await;
+            let made = catalogue.create_job(NewJob { reserve_bytes: 10, ..new_job(now) }, QUEUE_LIMIT).await;
             if model.active() >= QUEUE_LIMIT {
                 assert_error!(made, Error::QueueFull);
                 return;
@@ -232,6 +233,8 @@ async fn compare(catalogue: &impl Catalogue, model: &mut Model) {
     let count = |state: JobState| model.jobs.iter().filter(|job| job.state == state).count() as u64;
     let expected = (count(JobState::Queued), count(JobState::Running));
     assert_eq!(catalogue.count_jobs().await.unwrap(), expected);
+    let usage = catalogue.get_usage(&tenant()).await.unwrap();
+    assert_eq!(usage.reserved_bytes, 10 * model.active());
     for job in &mut model.jobs {
         let row = catalogue.get_job(&tenant(), job.id).await.unwrap();
         assert_eq!((row.state, row.attempt), (job.state, job.attempt));

@@ -9,14 +9,6 @@ use crate::{FactsChange, ImageChange, ImageFilter, ImageOrder, ImagePage};
 
 const WHAT: &str = "image";
 
-/// Adds an image as an upload does.
-async fn added(catalogue: &impl Catalogue, image: ImageRow) -> ImageRow {
-    let upload = UploadRow { tenant: image.tenant.clone(), ..upload_row(at(0)) };
-    let upload = new_row(catalogue.create_upload(upload).await.unwrap());
-    catalogue.commit_upload(upload.id, image.clone(), None, at(1)).await.unwrap();
-    image
-}
-
 fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -84,6 +76,12 @@ pub(crate) async fn what_is_said_of_an_image_reads_back<D: Database>() {
     assert_eq!(fewer.details.labels, texts(&[("team", "b")]));
     assert_eq!(fewer.details.tags, expected.details.tags);
     assert_eq!(catalogue.get_image(&tenant(), image.id).await.unwrap(), fewer);
+    let facts = FactsChange { media_type: Some(None), virtio: Some(None), ..FactsChange::default() };
+    let unsaid = ImageChange { facts, ..ImageChange::default() };
+    let unsaid = catalogue.update_image(&tenant(), image.id, unsaid, None, at(8)).await.unwrap();
+    assert_eq!((unsaid.details.facts.media_type, unsaid.details.facts.virtio), (None, None));
+    assert_eq!(unsaid.details.facts.min_disk_gib, 20);
+    assert_eq!(catalogue.get_image(&tenant(), image.id).await.unwrap(), unsaid);
     // What is said when the image is made is kept as well.
     let described = ImageRow { id: ImageId(Uuid::new_v4()), ..expected };
     added(&catalogue, described.clone()).await;
@@ -246,6 +244,8 @@ pub(crate) async fn image_lists_are_filtered<D: Database>() {
         (ImageFilter { labels: texts(&[("os_distro", "debian\n")]), ..all() }, vec![]),
         (ImageFilter { tags: words(&["golden", "Ä"]), ..all() }, vec![described.id]),
         (ImageFilter { tags: words(&["golden", "silver"]), ..all() }, vec![]),
+        (ImageFilter { hidden: Some(true), ..all() }, vec![described.id]),
+        (ImageFilter { hidden: Some(false), ..all() }, vec![plain.id, raw.id]),
     ];
     for (filter, expected) in cases {
         let page = ImagePage { limit: 100, ..ImagePage::default() };

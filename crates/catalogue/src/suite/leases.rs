@@ -238,6 +238,8 @@ pub(crate) async fn freed_leases_are_claimable_at_once<D: Database>() {
     let first = claimed(&catalogue, at(0)).await;
     let second = claimed(&catalogue, at(1)).await;
     catalogue.create_job(new_job(at(2)), 10).await.unwrap();
+    // Another server's lease is its own.
+    assert_eq!(catalogue.free_leases(Uuid::from_u128(78), at(3)).await.unwrap(), 0);
     assert_eq!(catalogue.free_leases(worker(), at(3)).await.unwrap(), 2);
     assert_eq!(catalogue.free_leases(worker(), at(3)).await.unwrap(), 0);
     for expected in [first, second] {
