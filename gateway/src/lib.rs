@@ -6,9 +6,11 @@
 
 mod call;
 mod config;
+mod download;
 mod edgegallery;
 mod events;
 mod health;
+mod intake;
 mod json;
 mod metrics;
 mod multipart;

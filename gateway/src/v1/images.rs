@@ -12,9 +12,9 @@ use imageops::v1::upload_image_request::Message;
 use imageops::v1::{Digests, ImageFormat, UploadCommit, UploadImageResponse, UploadMetadata};
 use uuid::Uuid;
 
-use super::intake::Intake;
 use super::{answer, broken_body, content, content_type, present, unsupported};
 use crate::call;
+use crate::intake::Intake;
 use crate::multipart::{FormError, Multipart};
 use crate::problem::Problem;
 use crate::query::{self, Query};

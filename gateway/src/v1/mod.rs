@@ -1,11 +1,8 @@
 //! The native API: canonical JSON of the messages of `imageops.v1`.
 
 mod content;
-mod disposition;
 mod images;
-mod intake;
 mod jobs;
-mod range;
 mod records;
 mod starts;
 mod tus;
@@ -55,7 +52,7 @@ pub(crate) fn resource(collection: &str, id: &str) -> Result<String, Problem> {
 }
 
 /// The id in a resource name.
-fn id_of(name: &str) -> &str {
+pub(crate) fn id_of(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 

@@ -1,4 +1,4 @@
-//! Hands a request body over to `UploadImage`, piece by piece. Both faces of uploads, plain and tus, go through here.
+//! Hands a request body over to `UploadImage`, piece by piece. All faces of uploads go through here.
 
 use bytes::{Bytes, BytesMut};
 use imageops::v1::upload_image_request::Message;
@@ -17,7 +17,7 @@ const CHUNKS_WAITING: usize = 2;
 /// An upload that is taking bytes.
 ///
 /// Dropping it closes the stream without a commit: what the server has received becomes durable and can be resumed.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     messages: mpsc::Sender<UploadImageRequest>,
     call: JoinHandle<Result<Response<UploadImageResponse>, Status>>,
     pending: BytesMut,
@@ -27,7 +27,7 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Begins with `first`, which is metadata or a resume whose offset is `offset_bytes`.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         connection: &Connection,
         template: Request<()>,
         first: Message,
@@ -44,12 +44,12 @@ impl Intake {
     }
 
     /// Offset behind all bytes that were written.
-    pub(super) fn end_bytes(&self) -> u64 {
+    pub(crate) fn end_bytes(&self) -> u64 {
         self.offset_bytes + self.pending.len() as u64
     }
 
     /// Takes bytes; waits while the server is behind.
-    pub(super) async fn write(&mut self, mut bytes: Bytes) -> Result<(), Status> {
+    pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), Status> {
         while !bytes.is_empty() {
             let room = CHUNK_BYTES - self.pending.len();
             self.pending.reserve(room.min(bytes.len()));
@@ -62,14 +62,14 @@ impl Intake {
     }
 
     /// Makes the image.
-    pub(super) async fn commit(mut self, commit: UploadCommit) -> Result<UploadImageResponse, Status> {
+    pub(crate) async fn commit(mut self, commit: UploadCommit) -> Result<UploadImageResponse, Status> {
         self.send_pending().await?;
         self.send(Message::Commit(commit)).await?;
         self.end().await
     }
 
     /// Ends without an image; the answer tells how much is durable.
-    pub(super) async fn close(mut self) -> Result<UploadImageResponse, Status> {
+    pub(crate) async fn close(mut self) -> Result<UploadImageResponse, Status> {
         self.send_pending().await?;
         self.end().await
     }
