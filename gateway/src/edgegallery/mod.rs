@@ -1,5 +1,7 @@
 //! The faces of the two EdgeGallery services, byte-compatible with what their clients know.
 
+mod check;
+mod compress;
 mod literals;
 pub(crate) mod ops;
 mod ops_answers;
