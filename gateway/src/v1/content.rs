@@ -9,7 +9,7 @@ use axum::routing::{get, head};
 use imageops::v1::Image;
 
 use super::{id_of, resource};
-use crate::download;
+use crate::download::{self, Asked};
 use crate::route::{Content, Route};
 use crate::router::Gateway;
 
@@ -51,5 +51,6 @@ async fn content(
     Path(id): Path<String>,
 ) -> Result<Response, Response> {
     let name = resource("images", &id).map_err(IntoResponse::into_response)?;
-    download::answer(&gateway, &method, &headers, &name).await.map_err(IntoResponse::into_response)
+    let asked = Asked { image: &name, ..Asked::default() };
+    download::answer(&gateway, &method, &headers, &asked).await.map_err(IntoResponse::into_response)
 }
