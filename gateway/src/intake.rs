@@ -2,12 +2,16 @@
 
 use bytes::{Bytes, BytesMut};
 use imageops::v1::upload_image_request::Message;
-use imageops::v1::{Chunk, UploadCommit, UploadImageRequest, UploadImageResponse};
+use imageops::v1::{
+    AbortUploadRequest, Chunk, UploadCommit, UploadImageRequest, UploadImageResponse, UploadMetadata,
+};
 use imageops_client::Connection;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Extensions, Request, Response, Status};
+use uuid::Uuid;
 
 /// Length of the chunks that go to the server, in bytes.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -74,6 +78,13 @@ impl Intake {
         self.end().await
     }
 
+    /// Ends without what was written last.
+    async fn hang_up(self) {
+        drop(self.messages);
+        // What it answers is of no use to anyone.
+        let _ = self.call.await;
+    }
+
     async fn send_pending(&mut self) -> Result<(), Status> {
         if self.pending.is_empty() {
             return Ok(());
@@ -98,6 +109,80 @@ impl Intake {
     async fn end(self) -> Result<UploadImageResponse, Status> {
         drop(self.messages);
         outcome(self.call.await)
+    }
+}
+
+/// An upload of clients that know no second request: unless it is committed, it is given up and leaves nothing.
+pub(crate) struct OneShot {
+    intake: Option<Intake>,
+    connection: Connection,
+    caller: MetadataMap,
+    name: String,
+}
+
+impl OneShot {
+    /// Begins an upload of its own; `metadata` needs no id.
+    pub(crate) fn begin(
+        connection: &Connection,
+        template: Request<()>,
+        mut metadata: UploadMetadata,
+    ) -> Self {
+        let id = Uuid::new_v4().to_string();
+        let name = format!("uploads/{id}");
+        metadata.request_id = id;
+        let caller = template.metadata().clone();
+        let intake = Intake::begin(connection, template, Message::Metadata(metadata), 0);
+        Self { intake: Some(intake), connection: connection.clone(), caller, name }
+    }
+
+    /// Bytes that were written.
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.intake.as_ref().map_or(0, Intake::end_bytes)
+    }
+
+    /// Takes bytes; waits while the server is behind.
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), Status> {
+        match &mut self.intake {
+            Some(intake) => intake.write(bytes).await,
+            None => Err(Status::internal("bytes behind the end of an upload")),
+        }
+    }
+
+    /// Makes the image, or the part.
+    pub(crate) async fn commit(mut self, mut commit: UploadCommit) -> Result<UploadImageResponse, Status> {
+        let Some(intake) = self.intake.take() else {
+            return Err(Status::internal("a second commit of an upload"));
+        };
+        commit.size_bytes = Some(intake.end_bytes());
+        let answered = intake.commit(commit).await;
+        if answered.is_err() {
+            // Most refusals have dropped the bytes already; then there is nothing more to do.
+            tokio::spawn(abort(self.connection.clone(), self.caller.clone(), self.name.clone()));
+        }
+        answered
+    }
+}
+
+impl Drop for OneShot {
+    fn drop(&mut self) {
+        let Some(intake) = self.intake.take() else { return };
+        let (connection, caller, name) =
+            (self.connection.clone(), std::mem::take(&mut self.caller), std::mem::take(&mut self.name));
+        tokio::spawn(async move {
+            // In this order: the server might not know of the upload yet.
+            intake.hang_up().await;
+            abort(connection, caller, name).await;
+        });
+    }
+}
+
+async fn abort(connection: Connection, caller: MetadataMap, name: String) {
+    let request = Request::from_parts(caller, Extensions::default(), AbortUploadRequest { name });
+    match connection.stub().abort_upload(request).await {
+        Ok(_) => {}
+        Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => {}
+        // It expires by itself in the end.
+        Err(status) => tracing::warn!(code = ?status.code(), "an upload could not be given up"),
     }
 }
 

@@ -17,6 +17,13 @@ pub(crate) enum Content {
     Json(&'static str),
     /// Bytes or text under this content type.
     Raw(&'static str),
+    /// A `multipart/form-data` form.
+    Form {
+        /// Its text fields.
+        texts: &'static [&'static str],
+        /// Its file, which must be there. Empty: it has none.
+        file: &'static str,
+    },
 }
 
 /// Where a parameter stands.
@@ -72,6 +79,8 @@ pub(crate) struct Route {
     pub(crate) request: Vec<Content>,
     /// The answers, without the errors that every operation of its group can give.
     pub(crate) answers: Vec<Answer>,
+    /// Whether a slash at the end of the path changes nothing.
+    pub(crate) slash_allowed: bool,
     /// What does it.
     pub(crate) handler: MethodRouter<Arc<Gateway>>,
 }
@@ -95,6 +104,7 @@ impl Route {
             parameters,
             request: vec![],
             answers: vec![],
+            slash_allowed: false,
             handler,
         }
     }
@@ -126,6 +136,12 @@ impl Route {
     /// Adds an answer.
     pub(crate) fn answers(mut self, status: u16, description: &'static str, content: Content) -> Self {
         self.answers.push(Answer { status, description, content });
+        self
+    }
+
+    /// Serves the path with a slash at its end too.
+    pub(crate) fn slash_allowed(mut self) -> Self {
+        self.slash_allowed = true;
         self
     }
 

@@ -44,7 +44,7 @@ pub(super) fn file_name(label: &str) -> String {
 }
 
 /// Whether a character cannot be seen where it stands: control characters, and those that turn the text's direction.
-fn is_hidden(character: char) -> bool {
+pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -18,6 +18,7 @@ use imageops::v1::{Chunk, DownloadHeader, DownloadImageRequest, DownloadImageRes
 use tonic::{Status, Streaming};
 
 use self::content::{Content, set};
+pub(crate) use self::disposition::is_hidden;
 use self::range::{Validators, Wanted};
 use crate::call;
 use crate::problem::Problem;

@@ -2,6 +2,7 @@
 
 mod check;
 mod compress;
+pub(crate) mod file_system;
 mod literals;
 pub(crate) mod ops;
 mod ops_answers;

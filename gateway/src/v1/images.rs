@@ -12,17 +12,14 @@ use imageops::v1::upload_image_request::Message;
 use imageops::v1::{Digests, ImageFormat, UploadCommit, UploadImageResponse, UploadMetadata};
 use uuid::Uuid;
 
-use super::{answer, broken_body, content, content_type, present, unsupported};
+use super::{answer, broken_body, content, content_length, content_type, present, unsupported};
 use crate::call;
 use crate::intake::Intake;
-use crate::multipart::{FormError, Multipart};
+use crate::multipart::{FormError, Multipart, TEXT_BYTES_MAX};
 use crate::problem::Problem;
 use crate::query::{self, Query};
 use crate::route::{Content, Route};
 use crate::router::Gateway;
-
-/// Longest text field of a form, in bytes: a property with its name.
-const TEXT_BYTES_MAX: usize = 68 << 10;
 
 /// What a caller may say about the image, in the query or in fields of a form.
 const FIELDS: [&str; 9] =
@@ -47,7 +44,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "UUID that names the upload, so that a broken one can be resumed at `/v1/uploads`.",
             )
             .takes(Content::Raw("application/octet-stream"))
-            .takes(Content::Raw("multipart/form-data"))
+            .takes(Content::Form { texts: &FIELDS, file: "file" })
             .answers(201, "The image.", Content::Message("Image"))
             .answers(422, "The bytes are unsafe, or not those that were promised.", Content::Json("Problem")),
     ]
@@ -119,11 +116,6 @@ fn begin(gateway: &Gateway, headers: &HeaderMap, mut metadata: UploadMetadata) -
         metadata.request_id = Uuid::new_v4().to_string();
     }
     Intake::begin(&gateway.connection, call::request(headers, ()), Message::Metadata(metadata), 0)
-}
-
-/// The length that the client announces. Without one the body is chunked, and its end is the commit.
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 async fn take_bytes(

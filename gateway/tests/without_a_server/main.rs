@@ -1,6 +1,8 @@
 //! What the gateway answers by itself, over a real socket, while no server is there behind it.
 #![allow(clippy::unwrap_used)]
 
+mod file_system;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
