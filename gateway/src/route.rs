@@ -160,7 +160,13 @@ fn path_parameters(path: &'static str) -> Vec<Parameter> {
         .map(|name| Parameter {
             place: Place::Path,
             name,
-            description: "UUID of the thing meant.",
+            description: match name {
+                "session" => "Name of the session.",
+                "part" => "Number of the part, from 1.",
+                "store" => "UUID or display name of the store.",
+                "tenant" => "The tenant.",
+                _ => "UUID of the thing meant.",
+            },
             required: true,
         })
         .collect()

@@ -3,15 +3,23 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head};
-use imageops::v1::Image;
+use imageops::v1::{Image, ImageFormat};
 
 use super::{id_of, resource};
 use crate::download::{self, Asked};
+use crate::problem::Problem;
+use crate::query::Query;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
+
+/// What the parameter `format` means.
+const FORMAT: &str =
+    "`raw` or `qcow2`: the image in this format, which the first one who asks for it waits for.";
+/// What the parameter `archive` means.
+const ARCHIVE: &str = "`zip`: the image as the one entry of a zip.";
 
 /// Where the bytes of an image are.
 pub(super) fn location(image: &Image) -> String {
@@ -29,6 +37,8 @@ pub(super) fn routes() -> Vec<Route> {
             "Hands out the bytes of an image, or a range of them.",
             get(content),
         )
+        .query("format", FORMAT)
+        .query("archive", ARCHIVE)
         .header("Range", "One range of bytes, or a suffix.", false)
         .header("If-Range", "Takes the range only while the entity tag or date is still right.", false)
         .header("If-None-Match", "Entity tags that the caller has.", false)
@@ -37,6 +47,8 @@ pub(super) fn routes() -> Vec<Route> {
         .answers(304, "The caller has it.", Content::Empty)
         .answers(416, "The image has no such bytes.", Content::Json("Problem")),
         Route::new("head", path, "headImage", "Tells size, digest and name of an image.", head(content))
+            .query("format", FORMAT)
+            .query("archive", ARCHIVE)
             .answers(200, "In the headers.", Content::Empty),
     ]
     .into_iter()
@@ -47,10 +59,27 @@ pub(super) fn routes() -> Vec<Route> {
 async fn content(
     State(gateway): State<Arc<Gateway>>,
     method: Method,
+    uri: Uri,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response, Response> {
     let name = resource("images", &id).map_err(IntoResponse::into_response)?;
-    let asked = Asked { image: &name, ..Asked::default() };
+    let asked = asked(&uri, &name).map_err(IntoResponse::into_response)?;
     download::answer(&gateway, &method, &headers, &asked).await.map_err(IntoResponse::into_response)
+}
+
+fn asked<'a>(uri: &Uri, image: &'a str) -> Result<Asked<'a>, Problem> {
+    let query = Query::parse(uri, &["format", "archive"])?;
+    let format = match query.one("format")? {
+        None => ImageFormat::Unspecified,
+        Some("raw") => ImageFormat::Raw,
+        Some("qcow2") => ImageFormat::Qcow2,
+        Some(_) => return Err(Problem::invalid("format", "is `raw` or `qcow2`")),
+    };
+    let zipped = match query.one("archive")? {
+        None => false,
+        Some("zip") => true,
+        Some(_) => return Err(Problem::invalid("archive", "is `zip`")),
+    };
+    Ok(Asked { image, format, file_name: None, zipped })
 }

@@ -1,10 +1,15 @@
 //! The native API: canonical JSON of the messages of `imageops.v1`.
 
+mod changes;
 mod content;
 mod images;
 mod jobs;
+mod promise;
+mod quotas;
 mod records;
+mod sessions;
 mod starts;
+mod stores;
 mod tus;
 mod uploads;
 
@@ -18,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+pub(crate) use self::sessions::COMPOSE_TIMEOUT;
 use crate::json;
 use crate::problem::Problem;
 use crate::route::Route;
@@ -35,6 +41,9 @@ pub(crate) fn routes() -> Vec<Route> {
         records::routes(),
         content::routes(),
         uploads::routes(),
+        sessions::routes(),
+        stores::routes(),
+        quotas::routes(),
     ]
     .into_iter()
     .flatten()

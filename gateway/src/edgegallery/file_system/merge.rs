@@ -1,7 +1,6 @@
 //! POST `images/merge`: makes one image of the chunks of a session.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -19,9 +18,7 @@ use crate::call;
 use crate::edgegallery::literals;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
-
-/// How long joining may take: 500 GiB on a slow volume.
-const COMPOSE_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
+use crate::v1::COMPOSE_TIMEOUT;
 
 pub(super) fn routes() -> Vec<Route> {
     let path = "/image-management/v1/images/merge";
