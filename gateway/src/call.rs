@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, header};
+use imageops::v1::images_client::ImagesClient;
 use imageops_client::Connection;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status};
@@ -14,7 +15,7 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Headers that go on to the server as metadata. Everything else ends here.
 const PASSED_ON: [&str; 4] = ["authorization", "x-request-id", "traceparent", "tracestate"];
 
-/// Largest answer that is taken where an answer holds many records: 1,000 jobs with their results.
+/// Largest answer that is taken where an answer holds many records: 1,000 jobs, or images, with their results.
 const LIST_BYTES_MAX: usize = 64 << 20;
 
 /// The generated stub.
@@ -23,6 +24,11 @@ pub(crate) type Stub = imageops::v1::image_ops_client::ImageOpsClient<Connection
 /// The stub for answers that hold many records.
 pub(crate) fn list_stub(connection: &Connection) -> Stub {
     connection.stub().max_decoding_message_size(LIST_BYTES_MAX)
+}
+
+/// The stub of the records of images for answers that hold many of them.
+pub(crate) fn images_list_stub(connection: &Connection) -> ImagesClient<Connection> {
+    connection.images().max_decoding_message_size(LIST_BYTES_MAX)
 }
 
 /// `message` with those headers of the HTTP request that the server must see.

@@ -1,5 +1,6 @@
 //! What whoever mounts the gateway decides.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -12,6 +13,16 @@ pub enum FilenameForm {
     Full,
     /// The last component of the name alone, as late builds of the legacy service wrote it.
     BaseName,
+}
+
+/// Which members the answers of the EdgeGallery file-system service have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileSystemView {
+    /// Those of v1.3. Strict clients fail on any other; lists, and whoever asks with `view=full`, get all.
+    #[default]
+    Seed,
+    /// Those of late builds, which told of sizes and of the compression too.
+    Full,
 }
 
 /// Which web pages may call the EdgeGallery paths. The native paths allow none.
@@ -64,6 +75,11 @@ pub struct GatewayConfig {
     pub image_path_label: String,
     /// How that text and a name are joined.
     pub filename_form: FilenameForm,
+    /// Which members queries of the file-system service show.
+    pub file_system_view: FileSystemView,
+    /// Where bytes wait that must be there whole before they go on to the server, in files without names. Absent: where
+    /// the system keeps such files.
+    pub spool_dir: Option<PathBuf>,
     /// Who may call the EdgeGallery paths from a browser.
     pub cors_origins: Origins,
     /// Bounds.

@@ -6,10 +6,13 @@
 
 mod call;
 mod config;
+mod download;
 mod edgegallery;
 mod events;
 mod health;
+mod intake;
 mod json;
+mod leftover;
 mod metrics;
 mod multipart;
 mod openapi;
@@ -19,10 +22,11 @@ mod route;
 mod router;
 mod schema;
 mod serve;
+mod spool;
 mod v1;
 pub mod zip;
 
-pub use config::{FilenameForm, GatewayConfig, Limits, Origins};
+pub use config::{FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
 pub use metrics::{describe as describe_metrics, recorder as metrics_recorder};
 pub use router::router;
 pub use serve::{Drained, serve};

@@ -1,13 +1,14 @@
 //! REST gateway of imageops for a remote server. See `--help`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use imageops_client::{ConnectOptions, Connection};
-use imageops_gateway::{Drained, FilenameForm, GatewayConfig, Limits, Origins};
+use imageops_gateway::{Drained, FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,15 @@ enum LegacyFilename {
     Base,
 }
 
+/// Members of a query of the EdgeGallery file-system service.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LegacyView {
+    /// Those of v1.3.
+    Seed,
+    /// Those of late builds.
+    Full,
+}
+
 /// REST faces of imageops over the RPCs of a server elsewhere.
 #[derive(Debug, Parser)]
 #[command(name = "imageops-gateway", version)]
@@ -58,6 +68,15 @@ struct Options {
     /// Form of `imageInfo.filename` in EdgeGallery answers.
     #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_enum, default_value_t = LegacyFilename::Path)]
     legacy_filename: LegacyFilename,
+
+    /// Members of a query of the EdgeGallery file-system service; strict clients of v1.3 fail on any others.
+    #[arg(long, env = "IMAGEOPS_LEGACY_VIEW", value_enum, default_value_t = LegacyView::Seed)]
+    legacy_view: LegacyView,
+
+    /// Where bytes wait that must be there whole before they go on, in files without names [default: the system's
+    /// directory for such files].
+    #[arg(long, env = "IMAGEOPS_SPOOL_DIR", value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
 
     /// Origins that browsers may call the EdgeGallery paths from, separated by commas. `*` allows all.
     #[arg(
@@ -159,6 +178,11 @@ fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
             LegacyFilename::Path => FilenameForm::Full,
             LegacyFilename::Base => FilenameForm::BaseName,
         },
+        file_system_view: match options.legacy_view {
+            LegacyView::Seed => FileSystemView::Seed,
+            LegacyView::Full => FileSystemView::Full,
+        },
+        spool_dir: options.spool_dir.clone(),
         cors_origins,
         limits,
         metrics: Some(metrics),

@@ -5,11 +5,16 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use memchr::memmem;
+use percent_encoding::percent_decode_str;
 
 /// Most parts of a form.
 const PARTS_MAX: usize = 32;
 /// Longest head of a part, and longest text before the first part, in bytes.
 const HEAD_BYTES_MAX: usize = 8 << 10;
+/// Longest text of a field in bytes: a property of an image with its name.
+pub(crate) const TEXT_BYTES_MAX: usize = 68 << 10;
+/// Most that a form has beside its file, in bytes.
+pub(crate) const FORM_BYTES_MAX: u64 = (PARTS_MAX * (HEAD_BYTES_MAX + TEXT_BYTES_MAX)) as u64;
 /// Longest boundary that RFC 2046 allows, in bytes.
 const BOUNDARY_BYTES_MAX: usize = 70;
 
@@ -121,6 +126,11 @@ impl Multipart {
         }
     }
 
+    /// What is left of the body, for who wants no more parts of it.
+    pub(crate) fn into_body(self) -> Body {
+        self.body
+    }
+
     /// The current part as a text of at most `bytes_max` bytes.
     pub(crate) async fn text(&mut self, bytes_max: usize) -> Result<String, FormError> {
         let mut text = Vec::new();
@@ -201,7 +211,18 @@ fn parse_head(head: &[u8]) -> Result<Part, FormError> {
         return Err(FormError::Malformed("a part is no form field"));
     }
     let name = parameter(parameters, "name").ok_or(FormError::Malformed("a field has no name"))?;
-    Ok(Part { name, file_name: parameter(parameters, "filename") })
+    // RFC 7578 does without the encoded form; some clients send it all the same for names that are not ASCII.
+    let file_name = parameter(parameters, "filename")
+        .or_else(|| parameter(parameters, "filename*").as_deref().and_then(decode_extended));
+    Ok(Part { name, file_name })
+}
+
+/// A text in the form of RFC 8187, `UTF-8''na%C3%AFve`; other character sets are not read.
+fn decode_extended(value: &str) -> Option<String> {
+    let (charset, rest) = value.split_once('\'')?;
+    let (_language, encoded) = rest.split_once('\'')?;
+    let decoded = percent_decode_str(encoded).decode_utf8().ok()?;
+    charset.eq_ignore_ascii_case("utf-8").then(|| decoded.into_owned())
 }
 
 /// A parameter of a header: `key=value` or `key="value"`, where a backslash takes a quote or a backslash literally and is
@@ -312,6 +333,20 @@ mod tests {
         let mut wide = form(FORM, 9);
         wide.next_part().await.unwrap();
         assert!(matches!(wide.text(3).await, Err(FormError::TooLarge(_))));
+    }
+
+    #[test]
+    fn names_of_files_may_be_encoded() {
+        let name = |parameters: &str| {
+            let head = format!("Content-Disposition: form-data; name=\"file\"; {parameters}");
+            parse_head(head.as_bytes()).unwrap().file_name
+        };
+        assert_eq!(name("filename*=UTF-8'en'%e6%98%a0.img").as_deref(), Some("\u{6620}.img"));
+        assert_eq!(name("filename=a.img; filename*=utf-8''b.img").as_deref(), Some("a.img"));
+        assert_eq!(name("filename=\"\u{6620}.img\"").as_deref(), Some("\u{6620}.img"));
+        for unreadable in ["filename*=latin1''a", "filename*=utf-8''%ff", "filename*=plain"] {
+            assert_eq!(name(unreadable), None, "{unreadable}");
+        }
     }
 
     #[test]

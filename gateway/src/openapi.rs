@@ -73,23 +73,25 @@ fn media(content: Content, schemas: &mut Schemas) -> Option<(String, Value)> {
         Content::Message(name) => ("application/json", schemas.message(name)),
         Content::Json("Problem") => ("application/problem+json", schemas.other("Problem")),
         Content::Json(name) => ("application/json", schemas.other(name)),
-        Content::Raw("multipart/form-data") => ("multipart/form-data", form_schema()),
+        Content::Form { texts, file } => ("multipart/form-data", form_schema(texts, file)),
         Content::Raw(media_type) => (media_type, json!({})),
     };
     Some((media_type.to_owned(), json!({"schema": schema})))
 }
 
-/// The form of an upload: the fields that the query has too, and the file behind them.
-fn form_schema() -> Value {
-    let text = json!({"type": "string"});
-    json!({
-        "type": "object",
-        "required": ["file"],
-        "properties": {
-            "display_name": text, "format": text, "md5": text, "sha256": text, "request_id": text,
-            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
-        },
-    })
+fn form_schema(texts: &[&str], file: &str) -> Value {
+    let text = |name: &&str| ((*name).to_owned(), json!({"type": "string"}));
+    let mut properties: Map<String, Value> = texts.iter().map(text).collect();
+    let mut schema = json!({"type": "object"});
+    if !file.is_empty() {
+        properties.insert(
+            file.to_owned(),
+            json!({"type": "string", "contentMediaType": "application/octet-stream"}),
+        );
+        schema["required"] = json!([file]);
+    }
+    schema["properties"] = properties.into();
+    schema
 }
 
 fn parameter(parameter: &Parameter) -> Value {

@@ -46,6 +46,11 @@ impl Query {
         }
     }
 
+    /// The value of a parameter that is `true` or `false`.
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
+        self.one(name)?.map(|text| flag(name, text)).transpose()
+    }
+
     /// The values of an enum parameter: `RUNNING` or `JOB_STATE_RUNNING`, in any case, repeated or separated by commas.
     pub(crate) fn choices<E: Into<i32>>(
         &self,
@@ -61,6 +66,11 @@ impl Query {
             })
             .collect()
     }
+}
+
+/// `true` or `false`.
+pub(crate) fn flag(name: &str, text: &str) -> Result<bool, Problem> {
+    text.parse().map_err(|_| Problem::invalid(name, "is `true` or `false`"))
 }
 
 /// One value of an enum by its name, with or without the enum's prefix. UNSPECIFIED is no choice.
@@ -93,9 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_choices_are_checked() {
-        let uri: Uri = "/x?a=-1&b=unspecified&c=%20".parse().unwrap();
-        let query = Query::parse(&uri, &["a", "b", "c"]).unwrap();
+    fn numbers_flags_and_choices_are_checked() {
+        let uri: Uri = "/x?a=-1&b=unspecified&c=%20&t=true&f=false&u=1".parse().unwrap();
+        let query = Query::parse(&uri, &["a", "b", "c", "t", "f", "u"]).unwrap();
+        assert_eq!((query.flag("t").unwrap(), query.flag("f").unwrap()), (Some(true), Some(false)));
+        assert!(query.flag("u").is_err() && query.flag("none").unwrap().is_none());
         assert!(query.number::<u32>("a").is_err());
         assert!(query.choices("b", "JOB_STATE_", JobState::from_str_name).is_err());
         assert!(query.choices("c", "JOB_STATE_", JobState::from_str_name).is_err());

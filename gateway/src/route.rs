@@ -17,6 +17,13 @@ pub(crate) enum Content {
     Json(&'static str),
     /// Bytes or text under this content type.
     Raw(&'static str),
+    /// A `multipart/form-data` form.
+    Form {
+        /// Its text fields.
+        texts: &'static [&'static str],
+        /// Its file, which must be there. Empty: it has none.
+        file: &'static str,
+    },
 }
 
 /// Where a parameter stands.
@@ -72,6 +79,8 @@ pub(crate) struct Route {
     pub(crate) request: Vec<Content>,
     /// The answers, without the errors that every operation of its group can give.
     pub(crate) answers: Vec<Answer>,
+    /// Whether a slash at the end of the path changes nothing.
+    pub(crate) slash_allowed: bool,
     /// What does it.
     pub(crate) handler: MethodRouter<Arc<Gateway>>,
 }
@@ -95,6 +104,7 @@ impl Route {
             parameters,
             request: vec![],
             answers: vec![],
+            slash_allowed: false,
             handler,
         }
     }
@@ -129,6 +139,12 @@ impl Route {
         self
     }
 
+    /// Serves the path with a slash at its end too.
+    pub(crate) fn slash_allowed(mut self) -> Self {
+        self.slash_allowed = true;
+        self
+    }
+
     /// The path as the router matches it: the router knows no text behind a parameter, the handler looks at it.
     pub(crate) fn matched_path(&self) -> &'static str {
         match self.path.rfind("}:") {
@@ -144,7 +160,13 @@ fn path_parameters(path: &'static str) -> Vec<Parameter> {
         .map(|name| Parameter {
             place: Place::Path,
             name,
-            description: "UUID of the thing meant.",
+            description: match name {
+                "session" => "Name of the session.",
+                "part" => "Number of the part, from 1.",
+                "store" => "UUID or display name of the store.",
+                "tenant" => "The tenant.",
+                _ => "UUID of the thing meant.",
+            },
             required: true,
         })
         .collect()

@@ -17,10 +17,11 @@ use uuid::Uuid;
 
 use crate::call::REQUEST_ID;
 use crate::config::{GatewayConfig, Origins};
-use crate::edgegallery::ops;
+use crate::edgegallery::{file_system, ops};
 use crate::metrics::{self, InFlight};
 use crate::problem::Problem;
 use crate::route::Route;
+use crate::spool::Spools;
 use crate::{health, openapi, v1};
 
 /// What all handlers share.
@@ -31,6 +32,8 @@ pub(crate) struct Gateway {
     pub(crate) config: GatewayConfig,
     /// The OpenAPI document, as it is sent.
     pub(crate) openapi: Bytes,
+    /// Where bytes wait that must be there whole.
+    pub(crate) spools: Spools,
     /// Requests answered so far.
     answered: AtomicU64,
 }
@@ -39,9 +42,13 @@ pub(crate) struct Gateway {
 pub fn router(connection: Connection, config: GatewayConfig) -> Router {
     let idle = config.limits.body_idle_timeout;
     let openapi = Bytes::from(openapi::document(&all_routes()).to_string());
-    let gateway = Arc::new(Gateway { connection, config, openapi, answered: AtomicU64::new(0) });
+    let spools = Spools::new(config.spool_dir.clone());
+    let gateway = Arc::new(Gateway { connection, config, openapi, spools, answered: AtomicU64::new(0) });
     let mut router = Router::new();
     for route in all_routes() {
+        if route.slash_allowed {
+            router = router.route(&format!("{}/", route.path), route.handler.clone());
+        }
         router = router.route(route.matched_path(), route.handler);
     }
     router
@@ -67,13 +74,55 @@ impl Gateway {
 /// The table.
 pub(crate) fn all_routes() -> Vec<Route> {
     let mut routes = ops::routes();
+    routes.extend(file_system::routes());
     routes.extend(v1::routes());
     routes.extend(health::routes());
     routes
 }
 
-fn is_legacy(uri: &Uri) -> bool {
-    uri.path().strip_prefix(ops::BASE_PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Whose paths a request is for: each face has errors of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Face {
+    Ops,
+    FileSystem,
+    Native,
+}
+
+impl Face {
+    fn of(uri: &Uri) -> Self {
+        let is_below =
+            |base| uri.path().strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if is_below(ops::BASE_PATH) {
+            Self::Ops
+        } else if is_below(file_system::BASE_PATH) {
+            Self::FileSystem
+        } else {
+            Self::Native
+        }
+    }
+
+    /// A refusal by the router, as this face tells it.
+    fn refuse(self, problem: Problem) -> Response {
+        match (self, problem.status()) {
+            (Self::Native, _) => problem.into_response(),
+            (Self::FileSystem, StatusCode::METHOD_NOT_ALLOWED) => file_system::Refusal::wrong_method(),
+            // Pages for people, in both legacy services.
+            (_, status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)) => {
+                ops::Refusal::plain(status).into_response()
+            }
+            (Self::Ops, status) => ops::Refusal::plain(status).into_response(),
+            (Self::FileSystem, status) => file_system::Refusal::plain(status).into_response(),
+        }
+    }
+
+    /// Methods that pages of other origins may use, where any may be used.
+    fn shared_methods(self) -> Option<&'static str> {
+        match self {
+            Self::Ops => Some("GET,HEAD,POST,OPTIONS"),
+            Self::FileSystem => Some("PUT,PATCH,POST,GET,HEAD,DELETE,OPTIONS"),
+            Self::Native => None,
+        }
+    }
 }
 
 /// What every request passes: its id, the bounds of its line, the headers of its answer, the measurements.
@@ -81,25 +130,25 @@ async fn pass(State(gateway): State<Arc<Gateway>>, mut request: Request, next: N
     let begun = Instant::now();
     let _in_flight = InFlight::begin();
     let method = request.method().clone();
-    let legacy = is_legacy(request.uri());
+    let face = Face::of(request.uri());
     let template = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let id = request_id(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
 
     let mut response = match refuse_line(&gateway, request.uri()) {
-        Some(refusal) if legacy => ops::Refusal::plain(refusal.status()).into_response(),
-        Some(refusal) => refusal.into_response(),
+        Some(refusal) => face.refuse(refusal),
         None => next.run(request).await,
     };
 
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id.clone());
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if legacy {
-        allow_origin(headers, &gateway.config.cors_origins, origin.as_ref(), method == Method::OPTIONS);
+    if let Some(methods) = face.shared_methods() {
+        let methods = (method == Method::OPTIONS).then_some(methods);
+        allow_origin(headers, &gateway.config.cors_origins, origin.as_ref(), methods);
     }
-    let route = template.as_deref().unwrap_or("unmatched");
+    let route = template.as_deref().map_or("unmatched", |path| path.trim_end_matches('/'));
     metrics::request_ended(route, &method, response.status(), begun.elapsed());
     gateway.count_answer();
     tracing::debug!(
@@ -131,8 +180,13 @@ fn refuse_line(gateway: &Gateway, uri: &Uri) -> Option<Problem> {
     })
 }
 
-/// The legacy service let every page in; credentials are never allowed along.
-fn allow_origin(headers: &mut HeaderMap, origins: &Origins, origin: Option<&HeaderValue>, preflight: bool) {
+/// The legacy services let every page in; credentials are never allowed along. A pre-flight is told the methods too.
+fn allow_origin(
+    headers: &mut HeaderMap,
+    origins: &Origins,
+    origin: Option<&HeaderValue>,
+    methods: Option<&'static str>,
+) {
     let allowed = match origins {
         Origins::Any => Some(HeaderValue::from_static("*")),
         Origins::List(list) => {
@@ -142,10 +196,13 @@ fn allow_origin(headers: &mut HeaderMap, origins: &Origins, origin: Option<&Head
     };
     let Some(allowed) = allowed else { return };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("X-Request-Id"));
-    if preflight {
+    headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("Content-Length,Content-Disposition,X-Request-Id"),
+    );
+    if let Some(methods) = methods {
         let fixed: [(HeaderName, &str); 3] = [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET,HEAD,POST,OPTIONS"),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
             (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization,Content-Type,X-Request-Id"),
             (header::ACCESS_CONTROL_MAX_AGE, "600"),
         ];
@@ -156,16 +213,15 @@ fn allow_origin(headers: &mut HeaderMap, origins: &Origins, origin: Option<&Head
 }
 
 async fn unknown_path(uri: Uri) -> Response {
-    if is_legacy(&uri) {
-        return ops::Refusal::plain(StatusCode::NOT_FOUND).into_response();
-    }
-    Problem::not_found().into_response()
+    Face::of(&uri).refuse(Problem::not_found())
 }
 
 async fn wrong_method(uri: Uri, request: Request<Body>) -> Response {
-    if is_legacy(&uri) {
-        return ops::Refusal::plain(StatusCode::METHOD_NOT_ALLOWED).into_response();
+    let face = Face::of(&uri);
+    if face == Face::FileSystem && request.method() == Method::OPTIONS {
+        // A pre-flight, or a question for the methods: the router adds them.
+        return StatusCode::OK.into_response();
     }
     let detail = format!("{} is not possible here", request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()
+    face.refuse(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail))
 }

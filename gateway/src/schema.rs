@@ -196,6 +196,63 @@ fn other(name: &str) -> Option<Value> {
                 "status": {"type": "integer", "minimum": 0, "maximum": 4},
             },
         }),
+        name => return file_system(name),
+    })
+}
+
+/// The schemas of the EdgeGallery file-system service.
+fn file_system(name: &str) -> Option<Value> {
+    let text = json!({"type": "string"});
+    let common = json!({
+        "imageId": {"type": "string", "format": "uuid"},
+        "fileName": text,
+        "userId": text,
+        "storageMedium": text,
+        "uploadTime": {"type": "string", "pattern": "^\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d$"},
+        "slimStatus": {"type": "integer", "minimum": 0, "maximum": 3},
+    });
+    let object = |more: Value| {
+        let mut properties = common.clone();
+        for (name, schema) in more.as_object().into_iter().flatten() {
+            properties[name] = schema.clone();
+        }
+        let required: Vec<_> =
+            properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        json!({"type": "object", "required": required, "properties": properties})
+    };
+    let image = || {
+        let info = json!({
+            "type": "object",
+            "required": ["image-end-offset", "check-errors", "format", "filename"],
+            "properties": {
+                "image-end-offset": text, "check-errors": text, "format": text, "filename": text,
+                "disk_size": text, "virtual_size": {"type": "number"},
+            },
+        });
+        let check = json!({
+            "type": "object",
+            "required": ["checksum", "checkResult", "imageInfo"],
+            "properties": {"checksum": text, "checkResult": {"type": "integer"}, "imageInfo": info},
+        });
+        let mut image = object(json!({"checkStatusResponse": {
+            "type": "object",
+            "required": ["status", "msg", "checkInfo"],
+            "properties": {
+                "status": {"type": "integer", "minimum": 0, "maximum": 6}, "msg": text, "checkInfo": check,
+            },
+        }}));
+        image["properties"]["compressInfo"] = json!({
+            "type": "object",
+            "properties": {
+                "compressStatus": {"type": "integer"}, "compressMsg": text, "compressRate": {"type": "number"},
+            },
+        });
+        image
+    };
+    Some(match name {
+        "FsUploaded" => object(json!({"checkStatus": {"type": "integer", "enum": [0, 1]}, "msg": text})),
+        "FsImage" => image(),
+        "FsList" => json!({"type": "array", "items": image()}),
         _ => return None,
     })
 }

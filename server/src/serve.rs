@@ -255,8 +255,10 @@ fn gateway(config: &Config, routes: Routes, metrics: PrometheusHandle) -> axum::
         } else {
             Origins::List(config.cors_origins.clone())
         },
+        spool_dir: Some(config.data_dir.clone()),
         limits: limits(config),
         metrics: Some(metrics),
+        ..GatewayConfig::default()
     };
     imageops_gateway::router(Connection::from_service(routes), config)
 }

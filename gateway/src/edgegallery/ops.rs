@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{BadRequest, StatusExt as _};
 use uuid::Uuid;
 
-use super::{literals, ops_answers, python_json};
+use super::{compress, literals, ops_answers, python_json};
 use crate::call;
 use crate::json as strict_json;
 use crate::route::{Content, Route};
@@ -135,7 +135,7 @@ async fn start_compress(
     let id = job.as_ref().and_then(job_id).unwrap_or_else(fresh_id);
     Ok(match job {
         Some(job) if job.state() != JobState::Failed => start_answer(0, literals::COMPRESS_STARTED, &id),
-        Some(job) if ops_answers::failed_for(&job, ops_answers::NO_SPACE) => {
+        Some(job) if ops_answers::failed_for(&job, compress::NO_SPACE) => {
             start_answer(1, literals::COMPRESS_NO_SPACE, &id)
         }
         _ => start_answer(1, literals::COMPRESS_FAILED, &id),

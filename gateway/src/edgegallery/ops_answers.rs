@@ -2,47 +2,24 @@
 
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::source::Source as SourceKind;
-use imageops::v1::{CheckFigures, CheckOutcome, CheckResult, ImageFormat, Inspection, Job, JobState};
-use serde_json::{Map, Value, json};
+use imageops::v1::{CheckFigures, CheckOutcome, CheckResult, Job, JobState};
+use serde_json::{Value, json};
 
-use super::literals;
+use super::check::{self, sizes};
+use super::{compress, literals};
 use crate::config::{FilenameForm, GatewayConfig};
-
-/// `checkResult`, in the numbers of the legacy service: `qemu-img check`'s exit status and some of its own.
-mod check_result {
-    pub(super) const CONSISTENT: u32 = 0;
-    pub(super) const NOT_COMPLETED: u32 = 1;
-    pub(super) const CORRUPT: u32 = 2;
-    pub(super) const LEAKS: u32 = 3;
-    pub(super) const RUNNING: u32 = 4;
-    pub(super) const NOT_SUPPORTED: u32 = 63;
-    pub(super) const NOT_READABLE: u32 = 99;
-    pub(super) const TIMEOUT: u32 = 100;
-}
 
 /// What stands for a digest that could not be computed.
 const NO_CHECKSUM: &str = "error";
 
-/// Reason of a job that did not fit on the volume.
-pub(super) const NO_SPACE: &str = "NO_SPACE";
-const TIMEOUT: &str = "TIMEOUT";
-
 /// The body of GET `check/{requestId}`.
 pub(super) fn check(job: &Job, config: &GatewayConfig) -> Value {
-    match job.state() {
-        JobState::Unspecified | JobState::Queued | JobState::Running => {
-            check_answer(4, literals::CHECK_RUNNING, check_result::RUNNING, Value::Null, Value::Null)
+    match (job.state(), &job.result) {
+        (JobState::Unspecified | JobState::Queued | JobState::Running, _) => {
+            check::Verdict::RUNNING.answer(Value::Null, Value::Null)
         }
-        JobState::Failed if failed_for(job, TIMEOUT) => {
-            check_failure(6, literals::CHECK_TIMEOUT, check_result::TIMEOUT)
-        }
-        JobState::Failed | JobState::Cancelled => {
-            check_failure(3, literals::CHECK_FAILED, check_result::NOT_READABLE)
-        }
-        JobState::Succeeded => match &job.result {
-            Some(JobResult::Check(result)) => check_end(job, result, config),
-            _ => check_failure(3, literals::CHECK_FAILED, check_result::NOT_READABLE),
-        },
+        (JobState::Succeeded, Some(JobResult::Check(result))) => check_end(job, result, config),
+        _ => check::Verdict::of_failure(failure(job)).answer(NO_CHECKSUM.into(), json!({})),
     }
 }
 
@@ -51,35 +28,15 @@ fn check_end(job: &Job, result: &CheckResult, config: &GatewayConfig) -> Value {
         Some("") | None => NO_CHECKSUM.into(),
         Some(md5) => md5.into(),
     };
-    let qcow2 = || qcow2_info(job, result, config);
-    match result.outcome() {
-        CheckOutcome::Consistent => {
-            check_answer(0, literals::CHECK_CONSISTENT, check_result::CONSISTENT, checksum, qcow2())
+    let image = match result.outcome() {
+        CheckOutcome::NotSupported => Value::Object(sizes(result.inspection.as_ref())),
+        CheckOutcome::Consistent | CheckOutcome::Corrupt | CheckOutcome::Leaks => {
+            qcow2_info(job, result, config)
         }
-        CheckOutcome::Corrupt => {
-            check_answer(1, literals::CHECK_CORRUPT, check_result::CORRUPT, checksum, qcow2())
-        }
-        CheckOutcome::Leaks => check_answer(2, literals::CHECK_LEAKS, check_result::LEAKS, checksum, qcow2()),
-        CheckOutcome::NotSupported => {
-            let info = Value::Object(sizes(result.inspection.as_ref()));
-            check_answer(5, literals::CHECK_NOT_SUPPORTED, check_result::NOT_SUPPORTED, checksum, info)
-        }
-        CheckOutcome::Failed if result.figures.is_some() => {
-            check_answer(3, literals::CHECK_FAILED, check_result::NOT_COMPLETED, checksum, qcow2())
-        }
-        CheckOutcome::Failed | CheckOutcome::Unspecified => {
-            check_answer(3, literals::CHECK_FAILED, check_result::NOT_READABLE, checksum, json!({}))
-        }
-    }
-}
-
-fn check_failure(status: u32, message: &str, result: u32) -> Value {
-    check_answer(status, message, result, NO_CHECKSUM.into(), json!({}))
-}
-
-fn check_answer(status: u32, message: &str, result: u32, checksum: Value, image: Value) -> Value {
-    let info = json!({"checkResult": result, "checksum": checksum, "imageInfo": image});
-    json!({"checkInfo": info, "msg": message, "status": status})
+        CheckOutcome::Failed if result.figures.is_some() => qcow2_info(job, result, config),
+        CheckOutcome::Failed | CheckOutcome::Unspecified => json!({}),
+    };
+    check::Verdict::of(result).answer(checksum, image)
 }
 
 /// `imageInfo` of a qcow2 image: three counts always, the others where they are not zero, all of them strings.
@@ -110,34 +67,6 @@ fn qcow2_info(job: &Job, result: &CheckResult, config: &GatewayConfig) -> Value 
     Value::Object(info)
 }
 
-/// The members that every readable image has.
-fn sizes(inspection: Option<&Inspection>) -> Map<String, Value> {
-    let mut info = Map::new();
-    let Some(inspection) = inspection else { return info };
-    // Of formats that are only recognised the guest's size is not known; the member must be there all the same.
-    let virtual_size = inspection.virtual_size_bytes.unwrap_or(inspection.file_size_bytes);
-    info.insert("disk_size".to_owned(), inspection.allocated_bytes.to_string().into());
-    info.insert("format".to_owned(), format_name(inspection.format()).into());
-    info.insert("virtual_size".to_owned(), gibibytes(virtual_size).into());
-    info
-}
-
-/// The format's name in `qemu-img info`.
-fn format_name(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Raw | ImageFormat::Iso | ImageFormat::Other | ImageFormat::Unspecified => "raw",
-        ImageFormat::Qcow2 => "qcow2",
-        ImageFormat::Qcow => "qcow",
-        ImageFormat::Qed => "qed",
-        ImageFormat::Vmdk => "vmdk",
-        ImageFormat::Vhd => "vpc",
-        ImageFormat::Vhdx => "vhdx",
-        ImageFormat::Vdi => "vdi",
-        ImageFormat::Parallels => "parallels",
-        ImageFormat::Luks => "luks",
-    }
-}
-
 fn filename(job: &Job, config: &GatewayConfig) -> String {
     let name = match job.source.as_ref().and_then(|source| source.source.as_ref()) {
         Some(SourceKind::File(name) | SourceKind::Image(name)) => name.as_str(),
@@ -149,33 +78,16 @@ fn filename(job: &Job, config: &GatewayConfig) -> String {
     }
 }
 
-/// GiB with three decimals, ties to even, computed exactly: in binary fractions 192 MiB would depend on luck.
-fn gibibytes(bytes: u64) -> f64 {
-    const GIBIBYTE_BITS: u32 = 30;
-    const HALF: u128 = 1 << (GIBIBYTE_BITS - 1);
-    let scaled = u128::from(bytes) * 1000;
-    let (whole, rest) = (scaled >> GIBIBYTE_BITS, scaled & ((1 << GIBIBYTE_BITS) - 1));
-    let up = rest > HALF || (rest == HALF && whole & 1 == 1);
-    // Below 2^45, hence exact as a float; the division then rounds to the float that prints with three decimals.
-    (whole + u128::from(up)) as f64 / 1000.0
-}
-
 /// The body of GET `compress/{requestId}`.
 pub(super) fn compress(job: &Job) -> Value {
-    match job.state() {
+    let verdict = match job.state() {
         JobState::Unspecified | JobState::Queued | JobState::Running => {
-            let percent = job.progress.as_ref().map_or(0.0, |progress| progress.percent);
-            compress_answer(1, literals::COMPRESS_RUNNING, rate(percent).into())
+            compress::Verdict::running(job.progress.as_ref().map_or(0.0, |progress| progress.percent))
         }
-        JobState::Succeeded => compress_answer(0, literals::COMPRESS_COMPLETED, 1.into()),
-        JobState::Failed if failed_for(job, NO_SPACE) => {
-            compress_answer(3, literals::COMPRESS_NO_SPACE, 0.into())
-        }
-        JobState::Failed if failed_for(job, TIMEOUT) => {
-            compress_answer(4, literals::COMPRESS_TIMEOUT, 0.into())
-        }
-        JobState::Failed | JobState::Cancelled => compress_answer(2, literals::COMPRESS_FAILED, 0.into()),
-    }
+        JobState::Succeeded => compress::Verdict::completed(),
+        JobState::Failed | JobState::Cancelled => compress::Verdict::of_failure(failure(job)),
+    };
+    compress_answer(verdict.status, verdict.message, verdict.rate)
 }
 
 /// The body of GET `compress/{requestId}` for an id that is no compression.
@@ -187,10 +99,9 @@ fn compress_answer(status: u32, message: &str, rate: Value) -> Value {
     json!({"msg": message, "rate": rate, "status": status})
 }
 
-/// The share done with three decimals, rounded down: below 1 until the job has ended, and never falling.
-fn rate(percent: f64) -> f64 {
-    let thousandths = if percent.is_finite() { (percent * 10.0).floor().clamp(0.0, 999.0) } else { 0.0 };
-    thousandths / 1000.0
+/// Why the job failed; empty where it did not.
+fn failure(job: &Job) -> &str {
+    job.error.as_ref().map_or("", |error| &error.reason)
 }
 
 /// Whether the job failed for this reason.
@@ -201,7 +112,7 @@ pub(super) fn failed_for(job: &Job, reason: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use imageops::v1::{Digests, JobError, Progress, Source};
+    use imageops::v1::{Digests, ImageFormat, Inspection, JobError, Progress, Source};
 
     use super::super::python_json::to_line;
     use super::*;
@@ -255,38 +166,6 @@ mod tests {
         compressed_clusters: 0,
         image_end_offset_bytes: 1_376_256,
     };
-
-    #[test]
-    fn sizes_in_gibibytes_round_ties_to_even() {
-        for (bytes, want) in [
-            (0, "0.0"),
-            (64 << 20, "0.062"),
-            (192 << 20, "0.188"),
-            (320 << 20, "0.312"),
-            ((64 << 20) + 1, "0.063"),
-            ((64 << 20) - 1, "0.062"),
-            (65_536, "0.0"),
-            (1 << 30, "1.0"),
-            (2_361_393_152, "2.199"),
-            (u64::MAX, "17179869184.0"),
-        ] {
-            assert_eq!(json!(gibibytes(bytes)).to_string(), want, "{bytes}");
-        }
-    }
-
-    #[test]
-    fn rates_have_three_decimals_and_stay_below_one() {
-        for (percent, want) in [
-            (0.0, "0.0"),
-            (12.34, "0.123"),
-            (50.0, "0.5"),
-            (99.999, "0.999"),
-            (100.0, "0.999"),
-            (f64::NAN, "0.0"),
-        ] {
-            assert_eq!(json!(rate(percent)).to_string(), want, "{percent}");
-        }
-    }
 
     #[test]
     fn a_consistent_image_shows_counts_as_strings_and_no_zeros() {

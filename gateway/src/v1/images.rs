@@ -1,67 +1,193 @@
-//! Images that come in one request: the bytes alone, or a form.
+//! Images that come in one request, the bytes alone or a form; and records that bytes come to later.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{post, put};
 use http_body_util::BodyExt as _;
 use imageops::v1::upload_image_request::Message;
-use imageops::v1::{Digests, ImageFormat, UploadCommit, UploadImageResponse, UploadMetadata};
+use imageops::v1::{
+    Archive, CreateImageRequest, Digests, Image, ImageFormat, UploadCommit, UploadImageResponse,
+    UploadMetadata,
+};
 use uuid::Uuid;
 
-use super::intake::Intake;
-use super::{answer, broken_body, content, content_type, present, unsupported};
-use crate::call;
-use crate::multipart::{FormError, Multipart};
+use super::records::show;
+use super::stores::store_name;
+use super::{
+    broken_body, content, content_length, content_type, id_of, present, promise, read_message, resource,
+    unsupported,
+};
+use crate::intake::Intake;
+use crate::json::is_json;
+use crate::multipart::{FormError, Multipart, TEXT_BYTES_MAX};
 use crate::problem::Problem;
 use crate::query::{self, Query};
 use crate::route::{Content, Route};
 use crate::router::Gateway;
-
-/// Longest text field of a form, in bytes: a property with its name.
-const TEXT_BYTES_MAX: usize = 68 << 10;
+use crate::{call, leftover};
 
 /// What a caller may say about the image, in the query or in fields of a form.
-const FIELDS: [&str; 9] =
-    ["display_name", "description", "label", "property", "tag", "format", "md5", "sha256", "request_id"];
+const FIELDS: [&str; 14] = [
+    "display_name",
+    "description",
+    "label",
+    "property",
+    "tag",
+    "format",
+    "md5",
+    "sha256",
+    "sha512",
+    "archive",
+    "store",
+    "check",
+    "accept_corrupt",
+    "request_id",
+];
+/// Those of them that are about the bytes, not about the image.
+const OF_BYTES: [&str; 9] =
+    ["format", "md5", "sha256", "sha512", "archive", "store", "check", "accept_corrupt", "request_id"];
+/// What those mean.
+const ABOUT_BYTES: [(&str, &str); 9] = [
+    ("format", "Format that the bytes must turn out to have: `raw`, `qcow2`, …"),
+    ("md5", "MD5 that the bytes must have, hexadecimal."),
+    ("sha256", "SHA-256 that the bytes must have, hexadecimal."),
+    ("sha512", "SHA-512 that the bytes must have, hexadecimal; or `true` to have it computed."),
+    ("archive", "`zip`: the bytes are a zip whose first image is meant."),
+    ("store", "Store that the bytes go to, by its name or UUID."),
+    ("check", "Whether a check begins with the image: `true` or `false`."),
+    ("accept_corrupt", "With `true` a corrupt image is taken into quarantine instead of refused."),
+    ("request_id", "UUID that names the upload, so that a broken one can be resumed at `/v1/uploads`."),
+];
 /// Those of them that may repeat.
 const REPEATED: [&str; 3] = ["label", "property", "tag"];
 
+/// Content type of bytes that are nothing else; it may be left out.
+const BYTES: &str = "application/octet-stream";
+const CONTENT: &str = "/v1/images/{id}/content";
+
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        Route::new("post", "/v1/images", "uploadImage", "Takes in an image in one request.", post(upload))
-            .tag("Images")
-            .query("display_name", "Label of the image; by default the name of the form's file.")
-            .query("description", "Text for people.")
-            .query("label", "Label of the image, `key=value`; may repeat.")
-            .query("property", "Property of the image, `name=value`; may repeat.")
-            .query("tag", "Tag of the image; may repeat.")
-            .query("format", "Format that the bytes must turn out to have: `raw`, `qcow2`, …")
-            .query("md5", "MD5 that the bytes must have, hexadecimal.")
-            .query("sha256", "SHA-256 that the bytes must have, hexadecimal.")
-            .query(
-                "request_id",
-                "UUID that names the upload, so that a broken one can be resumed at `/v1/uploads`.",
-            )
-            .takes(Content::Raw("application/octet-stream"))
-            .takes(Content::Raw("multipart/form-data"))
-            .answers(201, "The image.", Content::Message("Image"))
-            .answers(422, "The bytes are unsafe, or not those that were promised.", Content::Json("Problem")),
+    let bytes = Content::Raw(BYTES);
+    let image = Content::Message("Image");
+    let refused = "The bytes are unsafe, or not those that were promised.";
+    let upload = Route::new(
+        "post",
+        "/v1/images",
+        "uploadImage",
+        "Takes in an image in one request, or makes a record without bytes.",
+        post(create),
+    )
+    .query("display_name", "Label of the image; by default the name of the form's file.")
+    .query("description", "Text for people.")
+    .query("label", "Label of the image, `key=value`; may repeat.")
+    .query("property", "Property of the image, `name=value`; may repeat.")
+    .query("tag", "Tag of the image; may repeat.");
+    let fill_record = Route::new("put", CONTENT, "fillImage", "Fills a record that has no bytes.", put(fill));
+    [
+        about_bytes(upload, &OF_BYTES)
+            .takes(bytes)
+            .takes(Content::Form { texts: &FIELDS, file: "file" })
+            .takes(image)
+            .answers(201, "The image; `QUEUED` when JSON was sent.", image)
+            .answers(422, refused, Content::Json("Problem")),
+        about_bytes(fill_record, &OF_BYTES)
+            .takes(bytes)
+            .answers(200, "The image.", image)
+            .answers(409, "The record has bytes, or is being filled.", Content::Json("Problem"))
+            .answers(422, refused, Content::Json("Problem")),
     ]
+    .into_iter()
+    .map(|route| route.tag("Images"))
+    .collect()
 }
 
-async fn upload(
+/// Adds what can be said of bytes that come in one request: these fields, and headers.
+pub(super) fn about_bytes(mut route: Route, fields: &[&str]) -> Route {
+    for (name, description) in ABOUT_BYTES {
+        if fields.contains(&name) {
+            route = route.query(name, description);
+        }
+    }
+    let digest = "A digest that the bytes must have; not with a form.";
+    let headers = ["Content-MD5", "Repr-Digest", "X-Checksum-Md5", "X-Checksum-Sha256", "X-Checksum-Sha512"];
+    headers.into_iter().fold(route, |route, name| route.header(name, digest, false))
+}
+
+async fn create(
     State(gateway): State<Arc<Gateway>>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let query = Query::parse(&uri, &FIELDS)?;
+    if is_json(content_type(&headers)) {
+        return create_record(&gateway, &uri, &headers, body).await;
+    }
+    let metadata = read_query(&uri, &FIELDS)?;
+    let answered = match &*essence(&headers) {
+        BYTES | "" => take_bytes(&gateway, &headers, metadata, body).await?,
+        "multipart/form-data" => take_form(&gateway, &headers, metadata, body).await?,
+        _ => return Err(unsupported("application/octet-stream, multipart/form-data or application/json")),
+    };
+    let image = present(answered.image)?;
+    let location = content::location(&image);
+    made(StatusCode::CREATED, image, &answered.check_job, Some(location))
+}
+
+/// A record without bytes.
+async fn create_record(
+    gateway: &Gateway,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Query::parse(uri, &[])?;
+    let message = CreateImageRequest { image: Some(read_message(gateway, headers, body).await?) };
+    let mut stub = gateway.connection.images();
+    let call = stub.create_image(call::request(headers, message));
+    let image = present(call::within(gateway.config.limits.call_timeout, call).await?.image)?;
+    let location = format!("/v1/images/{}", id_of(&image.name));
+    made(StatusCode::CREATED, image, "", Some(location))
+}
+
+/// PUT `/v1/images/{id}/content`.
+async fn fill(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let metadata = UploadMetadata { image: resource("images", &id)?, ..read_query(&uri, &OF_BYTES)? };
+    let answered = take_bytes(&gateway, &headers, metadata, body).await?;
+    made(StatusCode::OK, present(answered.image)?, &answered.check_job, None)
+}
+
+/// An image that was made, with the check that began with it.
+pub(super) fn made(
+    status: StatusCode,
+    image: Image,
+    check_job: &str,
+    location: Option<String>,
+) -> Result<Response, Problem> {
+    let mut response = show(status, Some(image))?;
+    let check_job = (!check_job.is_empty()).then(|| check_job.to_owned());
+    let headers = [(header::LOCATION, location), (HeaderName::from_static("imageops-check-job"), check_job)];
+    for (name, value) in headers {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+/// What the query says, which may be of these fields.
+pub(super) fn read_query(uri: &Uri, fields: &[&'static str]) -> Result<UploadMetadata, Problem> {
+    let query = Query::parse(uri, fields)?;
     let mut metadata = UploadMetadata::default();
-    for name in FIELDS {
+    for &name in fields {
         let values: Vec<_> = if REPEATED.contains(&name) {
             query.all(name).collect()
         } else {
@@ -71,18 +197,7 @@ async fn upload(
             describe(&mut metadata, name, value)?;
         }
     }
-    let essence = content_type(&headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let answered = match essence.as_str() {
-        "" | "application/octet-stream" => take_bytes(&gateway, &headers, metadata, body).await?,
-        "multipart/form-data" => take_form(&gateway, &headers, metadata, body).await?,
-        _ => return Err(unsupported("application/octet-stream or multipart/form-data")),
-    };
-    let image = present(answered.image)?;
-    let mut response = answer(StatusCode::CREATED, &image)?;
-    if let Ok(location) = HeaderValue::try_from(content::location(&image)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(metadata)
 }
 
 /// Puts one thing that the caller says where it belongs.
@@ -97,6 +212,19 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
         "request_id" => value.clone_into(&mut metadata.request_id),
         "md5" => digests.md5 = value.to_ascii_lowercase(),
         "sha256" => digests.sha256 = value.to_ascii_lowercase(),
+        "sha512" => {
+            metadata.sha512 = true;
+            if value != "true" {
+                digests.sha512 = value.to_ascii_lowercase();
+            }
+        }
+        "store" => metadata.store = store_name(value),
+        "check" => metadata.check = Some(query::flag("check", value)?),
+        "accept_corrupt" => metadata.accept_corrupt = query::flag("accept_corrupt", value)?,
+        "archive" => {
+            let archive = query::choice(value, "ARCHIVE_", Archive::from_str_name);
+            metadata.archive = archive.ok_or_else(|| Problem::invalid("archive", "is `zip`"))?;
+        }
         "format" => {
             let format = query::choice(value, "IMAGE_FORMAT_", ImageFormat::from_str_name);
             metadata.declared_format =
@@ -121,20 +249,30 @@ fn begin(gateway: &Gateway, headers: &HeaderMap, mut metadata: UploadMetadata) -
     Intake::begin(&gateway.connection, call::request(headers, ()), Message::Metadata(metadata), 0)
 }
 
-/// The length that the client announces. Without one the body is chunked, and its end is the commit.
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// The content type of a body without its parameters, in lower case.
+fn essence(headers: &HeaderMap) -> String {
+    content_type(headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-async fn take_bytes(
+/// Takes in a body that is nothing but the bytes.
+pub(super) async fn take_bytes(
     gateway: &Gateway,
     headers: &HeaderMap,
     mut metadata: UploadMetadata,
     mut body: Body,
 ) -> Result<UploadImageResponse, Problem> {
+    if !matches!(&*essence(headers), BYTES | "") {
+        return Err(unsupported(BYTES));
+    }
     metadata.size_bytes = content_length(headers);
+    let digests = metadata.expected_digests.get_or_insert_default();
+    promise::add_headers(headers, digests)?;
+    metadata.sha512 |= !digests.sha512.is_empty();
     let mut intake = begin(gateway, headers, metadata);
-    pour(&mut body, &mut intake).await?;
+    if let Err(refused) = pour(&mut body, &mut intake).await {
+        leftover::dismiss(body);
+        return Err(refused);
+    }
     let size_bytes = Some(intake.end_bytes());
     Ok(intake.commit(UploadCommit { size_bytes, ..UploadCommit::default() }).await?)
 }
@@ -171,7 +309,7 @@ async fn take_form(
                     begun.write(data).await?;
                 }
             }
-            (name @ ("md5" | "sha256"), Some(_)) => {
+            (name @ ("md5" | "sha256" | "sha512"), Some(_)) => {
                 describe(&mut late, name, &form.text(TEXT_BYTES_MAX).await?)?
             }
             (name, Some(_)) => {
@@ -234,6 +372,25 @@ mod tests {
             (metadata.properties["d"].as_str(), metadata.tags.as_slice()),
             ("e=f", &["g".to_owned()][..])
         );
+        for (name, value) in [
+            ("archive", "zip"),
+            ("check", "false"),
+            ("accept_corrupt", "true"),
+            ("store", "fast"),
+            ("sha512", "CD"),
+        ] {
+            describe(&mut metadata, name, value).unwrap();
+        }
+        assert_eq!(
+            (metadata.archive(), metadata.check, metadata.accept_corrupt),
+            (Archive::Zip, Some(false), true)
+        );
+        assert_eq!((metadata.store.as_str(), metadata.sha512), ("fast", true));
+        assert_eq!(metadata.expected_digests.as_ref().unwrap().sha512, "cd");
+        describe(&mut metadata, "sha512", "true").unwrap();
+        for (name, value) in [("archive", "tar"), ("check", "yes"), ("archive", "unspecified")] {
+            assert!(describe(&mut metadata, name, value).is_err(), "{name}={value}");
+        }
         assert!(describe(&mut metadata, "label", "a").is_err());
         assert!(describe(&mut metadata, "format", "floppy").is_err());
         assert!(describe(&mut metadata, "colour", "red").is_err());

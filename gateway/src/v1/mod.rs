@@ -1,13 +1,15 @@
 //! The native API: canonical JSON of the messages of `imageops.v1`.
 
+mod changes;
 mod content;
-mod disposition;
 mod images;
-mod intake;
 mod jobs;
-mod range;
+mod promise;
+mod quotas;
 mod records;
+mod sessions;
 mod starts;
+mod stores;
 mod tus;
 mod uploads;
 
@@ -21,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+pub(crate) use self::sessions::COMPOSE_TIMEOUT;
 use crate::json;
 use crate::problem::Problem;
 use crate::route::Route;
@@ -38,6 +41,9 @@ pub(crate) fn routes() -> Vec<Route> {
         records::routes(),
         content::routes(),
         uploads::routes(),
+        sessions::routes(),
+        stores::routes(),
+        quotas::routes(),
     ]
     .into_iter()
     .flatten()
@@ -55,12 +61,17 @@ pub(crate) fn resource(collection: &str, id: &str) -> Result<String, Problem> {
 }
 
 /// The id in a resource name.
-fn id_of(name: &str) -> &str {
+pub(crate) fn id_of(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
+/// The length that the client announces. Without one the body is chunked, and its end is the commit.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// The content type of a request, empty where there is none.
-fn content_type(headers: &HeaderMap) -> &str {
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
     headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 

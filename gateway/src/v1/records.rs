@@ -7,15 +7,17 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
-use imageops::FieldMask;
 use imageops::v1::{
-    DeleteImageRequest, GetImageRequest, Image, ImageFormat, ImageOrder, ImageState, ListImagesRequest,
-    PurgeImageRequest, RestoreImageRequest, UpdateImageRequest,
+    CopyImageRequest, DeleteImageRequest, GetImageRequest, GetImageResponse, Image, ImageFormat, ImageOrder,
+    ImageState, ListImagesRequest, PurgeImageRequest, RemoveReplicaRequest, RestoreImageRequest,
+    UpdateImageRequest,
 };
-use serde_json::{Map, Value};
 
+use super::changes::{Change, expected_etag};
 use super::images::pair;
-use super::{answer, header_text, malformed, present, read_json, resource};
+use super::starts::{IDEMPOTENCY_KEY, IDEMPOTENCY_TEXT, started, take_key};
+use super::stores::store_name;
+use super::{answer, present, read_message, resource};
 use crate::call;
 use crate::problem::Problem;
 use crate::query::{self, Query};
@@ -23,8 +25,19 @@ use crate::route::{Content, Route};
 use crate::router::Gateway;
 
 /// Parameters of a list.
-const LIST: [&str; 8] =
-    ["page_size", "page_token", "order", "state", "format", "display_name", "label", "tag"];
+const LIST: [&str; 11] = [
+    "page_size",
+    "page_token",
+    "order",
+    "state",
+    "format",
+    "display_name",
+    "label",
+    "tag",
+    "hidden",
+    "slim_companions",
+    "with_work",
+];
 
 pub(super) fn routes() -> Vec<Route> {
     let path = "/v1/images/{id}";
@@ -43,12 +56,26 @@ pub(super) fn routes() -> Vec<Route> {
             .query("display_name", "Only images with exactly this name.")
             .query("label", "Only images with this label, `key=value`; may repeat, all must be there.")
             .query("tag", "Only images with this tag; may repeat, all must be there.")
+            .query("hidden", "Only images that are, or are not, hidden: `true` or `false`.")
+            .query(
+                "slim_companions",
+                "With `true` only the slim companions of images, which else are not listed.",
+            )
+            .query("with_work", "With `true` what was last done with each image, in `works`.")
             .answers(200, "A page.", Content::Message("ListImagesResponse")),
         Route::new("get", path, "getImage", "Tells what is known of an image.", get(find)).answers(
             200,
             "The image.",
             image,
         ),
+        Route::new(
+            "get",
+            "/v1/images/{id}/work",
+            "getImageWork",
+            "Tells what was last done with it.",
+            get(find_work),
+        )
+        .answers(200, "Its last check and its slim companion.", Content::Message("ImageWork")),
         Route::new("patch", path, "updateImage", "Changes what people say of an image.", patch(update))
             .query(
                 "update_mask",
@@ -59,8 +86,9 @@ pub(super) fn routes() -> Vec<Route> {
             .answers(200, "The image as it is now.", image)
             .answers(412, "The image has changed since.", Content::Json("Problem")),
         Route::new("delete", path, "deleteImage", "Puts an image into the trash.", delete(remove))
+            .query("purge", "With `true` it goes for good at once, whatever its state.")
             .header("If-Match", if_match, false)
-            .answers(200, "The image as it lies in the trash.", image)
+            .answers(200, "The image as it lies in the trash, or as it was before it went.", image)
             .answers(412, "The image has changed since.", Content::Json("Problem")),
         Route::new(
             "post",
@@ -75,11 +103,32 @@ pub(super) fn routes() -> Vec<Route> {
             "/v1/images/{id}:purge",
             "purgeImage",
             "Removes it from the trash for good.",
-            // The router sees both verbs as one path; `act` serves them.
+            // The router sees all verbs as one path; `act` serves them.
             MethodRouter::new(),
         )
         .header("If-Match", if_match, false)
         .answers(204, "It is gone.", Content::Empty)
+        .answers(412, "The image has changed since.", Content::Json("Problem")),
+        Route::new(
+            "post",
+            "/v1/images/{id}:copy",
+            "copyImage",
+            "Copies its bytes into another store.",
+            MethodRouter::new(),
+        )
+        .header(IDEMPOTENCY_KEY, IDEMPOTENCY_TEXT, false)
+        .takes(Content::Message("CopyImageRequest"))
+        .answers(202, "The job; `Location` leads to it.", Content::Message("Job")),
+        Route::new(
+            "delete",
+            "/v1/images/{id}/replicas/{store}",
+            "removeReplica",
+            "Removes the copy of its bytes in one store.",
+            delete(remove_replica),
+        )
+        .header("If-Match", if_match, false)
+        .answers(200, "The image as it is now.", image)
+        .answers(409, "It is the last copy.", Content::Json("Problem"))
         .answers(412, "The image has changed since.", Content::Json("Problem")),
     ]
     .into_iter()
@@ -108,9 +157,11 @@ async fn list(
         display_name: query.one("display_name")?.map(str::to_owned),
         labels: labels.collect::<Result<_, Problem>>()?,
         tags: query.all("tag").map(str::to_owned).collect(),
-        ..ListImagesRequest::default()
+        hidden: query.flag("hidden")?,
+        slim_companions: query.flag("slim_companions")?.unwrap_or(false),
+        with_work: query.flag("with_work")?.unwrap_or(false),
     };
-    let mut stub = gateway.connection.images();
+    let mut stub = call::images_list_stub(&gateway.connection);
     let call = stub.list_images(call::request(&headers, message));
     answer(StatusCode::OK, &call::within(gateway.config.limits.call_timeout, call).await?)
 }
@@ -120,10 +171,22 @@ async fn find(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let message = GetImageRequest { name: resource("images", &id)? };
+    show(StatusCode::OK, fetch(&gateway, &headers, &id).await?.image)
+}
+
+async fn find_work(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    answer(StatusCode::OK, &fetch(&gateway, &headers, &id).await?.work.unwrap_or_default())
+}
+
+async fn fetch(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<GetImageResponse, Problem> {
+    let message = GetImageRequest { name: resource("images", id)? };
     let mut stub = gateway.connection.images();
-    let call = stub.get_image(call::request(&headers, message));
-    show(call::within(gateway.config.limits.call_timeout, call).await?.image)
+    let call = stub.get_image(call::request(headers, message));
+    Ok(call::within(gateway.config.limits.call_timeout, call).await?)
 }
 
 async fn update(
@@ -134,58 +197,48 @@ async fn update(
     body: Body,
 ) -> Result<Response, Problem> {
     let name = resource("images", &id)?;
-    let query = Query::parse(&uri, &["update_mask"])?;
-    let body = read_json(&gateway, &headers, body).await?;
-    let members: Map<String, Value> = serde_json::from_slice(&body).map_err(malformed)?;
-    let mask = match query.one("update_mask")? {
-        Some(mask) => serde_json::from_value(Value::String(mask.to_owned()))
-            .map_err(|_| Problem::invalid("update_mask", "names members in lowerCamelCase"))?,
-        None => mask_of(&members)?,
-    };
-    let mut image: Image = serde_json::from_slice(&body).map_err(malformed)?;
-    if !image.name.is_empty() && image.name != name {
+    let Change { mut record, update_mask } = Change::<Image>::read(&gateway, &uri, &headers, body).await?;
+    if !record.name.is_empty() && record.name != name {
         return Err(Problem::invalid("name", "is not the image of the path"));
     }
-    image.name = name;
+    record.name = name;
     if let Some(etag) = expected_etag(&headers)? {
-        image.etag = etag;
+        record.etag = etag;
     }
     // An empty mask means something else over the RPC: what is filled. Here nothing was named, so nothing changes.
-    if mask.paths.is_empty() {
-        image = Image { name: image.name, etag: image.etag, ..Image::default() };
+    if update_mask.paths.is_empty() {
+        record = Image { name: record.name, etag: record.etag, ..Image::default() };
     }
-    let message = UpdateImageRequest { image: Some(image), update_mask: Some(mask) };
+    let message = UpdateImageRequest { image: Some(record), update_mask: Some(update_mask) };
     let mut stub = gateway.connection.images();
     let call = stub.update_image(call::request(&headers, message));
-    show(call::within(gateway.config.limits.call_timeout, call).await?.image)
-}
-
-/// The members that a body has, but for those that say which image is meant.
-fn mask_of(members: &Map<String, Value>) -> Result<FieldMask, Problem> {
-    let named = members.keys().filter(|member| !["name", "etag"].contains(&member.as_str()));
-    let mut mask = FieldMask::default();
-    for member in named {
-        // The spelling of the proto files is taken in bodies as well.
-        let path: FieldMask = if member.contains('_') {
-            FieldMask { paths: vec![member.clone()] }
-        } else {
-            serde_json::from_value(Value::String(member.clone())).map_err(malformed)?
-        };
-        mask.paths.extend(path.paths);
-    }
-    Ok(mask)
+    show(StatusCode::OK, call::within(gateway.config.limits.call_timeout, call).await?.image)
 }
 
 async fn remove(
     State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
+    let purge = Query::parse(&uri, &["purge"])?.flag("purge")?.unwrap_or(false);
     let etag = expected_etag(&headers)?.unwrap_or_default();
-    let message = DeleteImageRequest { name: resource("images", &id)?, etag, purge: false };
+    let message = DeleteImageRequest { name: resource("images", &id)?, etag, purge };
     let mut stub = gateway.connection.images();
     let call = stub.delete_image(call::request(&headers, message));
-    show(call::within(gateway.config.limits.call_timeout, call).await?.image)
+    show(StatusCode::OK, call::within(gateway.config.limits.call_timeout, call).await?.image)
+}
+
+async fn remove_replica(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    Path((id, store)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let etag = expected_etag(&headers)?.unwrap_or_default();
+    let message = RemoveReplicaRequest { name: resource("images", &id)?, store: store_name(&store), etag };
+    let mut stub = gateway.connection.images();
+    let call = stub.remove_replica(call::request(&headers, message));
+    show(StatusCode::OK, call::within(gateway.config.limits.call_timeout, call).await?.image)
 }
 
 /// POST `/v1/images/{id}:verb`; the router sees id and verb as one.
@@ -193,6 +246,7 @@ async fn act(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
     Path(target): Path<String>,
+    body: Body,
 ) -> Result<Response, Problem> {
     let limit = gateway.config.limits.call_timeout;
     let mut stub = gateway.connection.images();
@@ -200,13 +254,23 @@ async fn act(
         Some((id, "restore")) => {
             let message = RestoreImageRequest { name: resource("images", id)? };
             let call = stub.restore_image(call::request(&headers, message));
-            show(call::within(limit, call).await?.image)
+            show(StatusCode::OK, call::within(limit, call).await?.image)
         }
         Some((id, "purge")) => {
             let etag = expected_etag(&headers)?.unwrap_or_default();
             let message = PurgeImageRequest { name: resource("images", id)?, etag };
             call::within(limit, stub.purge_image(call::request(&headers, message))).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        Some((id, "copy")) => {
+            let name = resource("images", id)?;
+            let mut message: CopyImageRequest = read_message(&gateway, &headers, body).await?;
+            if !message.name.is_empty() && message.name != name {
+                return Err(Problem::invalid("name", "is not the image of the path"));
+            }
+            message.name = name;
+            take_key(&headers, &mut message.request_id)?;
+            started(call::within(limit, stub.copy_image(call::request(&headers, message))).await?.job)
         }
         Some(_) => Err(Problem::not_found()),
         None => {
@@ -219,53 +283,12 @@ async fn act(
     }
 }
 
-/// The etag of `If-Match`; `None` when any will do.
-fn expected_etag(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(text) = header_text(headers, "if-match")? else { return Ok(None) };
-    if text == "*" {
-        return Ok(None);
-    }
-    let etag = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    match etag.filter(|etag| !etag.is_empty() && !etag.contains(['"', ','])) {
-        Some(etag) => Ok(Some(etag.to_owned())),
-        None => Err(Problem::invalid("If-Match", "holds one entity tag in quotation marks, or `*`")),
-    }
-}
-
 /// An image, with its etag in the header as well.
-fn show(image: Option<Image>) -> Result<Response, Problem> {
+pub(super) fn show(status: StatusCode, image: Option<Image>) -> Result<Response, Problem> {
     let image = present(image)?;
-    let mut response = answer(StatusCode::OK, &image)?;
+    let mut response = answer(status, &image)?;
     if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", image.etag)) {
         response.headers_mut().insert(header::ETAG, etag);
     }
     Ok(response)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_members_of_a_body_are_its_mask() {
-        let members =
-            serde_json::json!({"displayName": "a", "tags": [], "name": "x", "etag": "1", "size_bytes": 1});
-        let mut mask = mask_of(members.as_object().unwrap()).unwrap();
-        mask.paths.sort();
-        assert_eq!(mask.paths, ["display_name", "size_bytes", "tags"]);
-    }
-
-    #[test]
-    fn an_entity_tag_stands_in_quotation_marks() {
-        let etag = |text: &str| {
-            let value = HeaderValue::from_str(text).unwrap();
-            expected_etag(&HeaderMap::from_iter([(header::IF_MATCH, value)]))
-        };
-        assert_eq!(etag("\"1f\"").unwrap(), Some("1f".to_owned()));
-        assert_eq!(etag("*").unwrap(), None);
-        for wrong in ["1f", "\"\"", "W/\"1f\"", "\"1\", \"2\"", ""] {
-            assert!(etag(wrong).is_err(), "{wrong}");
-        }
-    }
 }

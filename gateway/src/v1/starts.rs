@@ -1,4 +1,4 @@
-//! Work that is asked for: checks, compressions, estimates, inspections.
+//! Work that is asked for: checks, compressions, estimates, conversions, inspections.
 
 use std::sync::Arc;
 
@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::post;
-use imageops::v1::{CheckRequest, CompressRequest, EstimateCompressionRequest, InspectRequest, Job};
+use imageops::v1::{
+    CheckRequest, CompressRequest, ConvertRequest, EstimateCompressionRequest, InspectRequest, Job,
+};
 
 use super::{answer, header_text, id_of, present, read_message};
 use crate::call;
@@ -16,13 +18,15 @@ use crate::route::{Content, Route};
 use crate::router::Gateway;
 
 /// Header that carries the `request_id` of a start.
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// What it means.
+pub(super) const IDEMPOTENCY_TEXT: &str = "UUID; the same key with the same request answers the first job.";
 
 pub(super) fn routes() -> Vec<Route> {
     let start = |path, operation, summary, handler, message| {
         Route::new("post", path, operation, summary, handler)
             .tag("Jobs")
-            .header(IDEMPOTENCY_KEY, "UUID; the same key with the same request answers the first job.", false)
+            .header(IDEMPOTENCY_KEY, IDEMPOTENCY_TEXT, false)
             .takes(Content::Message(message))
             .answers(202, "The job; `Location` leads to it.", Content::Message("Job"))
             .answers(200, "With `validate_only`: what would be answered.", Content::Message("Job"))
@@ -42,6 +46,13 @@ pub(super) fn routes() -> Vec<Route> {
             "Starts an estimate of what a compression would come to.",
             post(start_estimate),
             "EstimateCompressionRequest",
+        ),
+        start(
+            "/v1/conversions",
+            "startConversion",
+            "Starts a conversion.",
+            post(start_convert),
+            "ConvertRequest",
         ),
         Route::new(
             "post",
@@ -92,6 +103,18 @@ async fn start_estimate(
     started(call::within(gateway.config.limits.call_timeout, call).await?.job)
 }
 
+async fn start_convert(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut message: ConvertRequest = read_message(&gateway, &headers, body).await?;
+    take_key(&headers, &mut message.request_id)?;
+    let mut stub = gateway.connection.stub();
+    let call = stub.convert(call::request(&headers, message));
+    started(call::within(gateway.config.limits.call_timeout, call).await?.job)
+}
+
 async fn inspect(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
@@ -105,7 +128,7 @@ async fn inspect(
 }
 
 /// Puts the key of the header where the message has it; two different keys are a mistake.
-fn take_key(headers: &HeaderMap, request_id: &mut String) -> Result<(), Problem> {
+pub(super) fn take_key(headers: &HeaderMap, request_id: &mut String) -> Result<(), Problem> {
     let Some(key) = header_text(headers, IDEMPOTENCY_KEY)? else { return Ok(()) };
     // The header's draft writes the key as a quoted string; most clients do not.
     let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
@@ -116,7 +139,8 @@ fn take_key(headers: &HeaderMap, request_id: &mut String) -> Result<(), Problem>
     Ok(())
 }
 
-fn started(job: Option<Job>) -> Result<Response, Problem> {
+/// The job that was started, and where it is found.
+pub(super) fn started(job: Option<Job>) -> Result<Response, Problem> {
     let job = present(job)?;
     if job.name.is_empty() {
         return answer(StatusCode::OK, &job);

@@ -16,10 +16,10 @@ use imageops::v1::{
 };
 use uuid::Uuid;
 
-use super::images::{content_length, pour};
-use super::intake::Intake;
-use super::{answer, header_text, id_of, present, resource, tus};
+use super::images::pour;
+use super::{answer, content_length, header_text, id_of, present, resource, tus};
 use crate::call;
+use crate::intake::Intake;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::route::{Content, Route};

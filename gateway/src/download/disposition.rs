@@ -7,9 +7,7 @@ use axum::http::HeaderValue;
 /// Says that the answer is a file with this label as its name. Whatever the label holds, the header is one line, and the
 /// name no path.
 pub(super) fn attachment(label: &str) -> HeaderValue {
-    let name: String = label.chars().map(harmless).collect();
-    let name =
-        if name.chars().all(|character| matches!(character, '.' | ' ')) { "image".to_owned() } else { name };
+    let name = file_name(label);
     let plain = name.chars().all(|character| matches!(character, ' '..='~') && !matches!(character, '%'));
     let mut value = String::from("attachment; filename=\"");
     for character in name.chars() {
@@ -37,14 +35,18 @@ pub(super) fn attachment(label: &str) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("attachment"))
 }
 
-/// Characters that could break the header, name a directory, or turn the text's direction become underscores.
-fn harmless(character: char) -> char {
-    match character {
-        '/' | '\\' => '_',
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '_',
-        _ if character.is_control() => '_',
-        _ => character,
-    }
+/// The name of a file for this label: no path, and nothing that could break a header.
+pub(super) fn file_name(label: &str) -> String {
+    let harmless =
+        |character| if matches!(character, '/' | '\\') || is_hidden(character) { '_' } else { character };
+    let name: String = label.chars().map(harmless).collect();
+    if name.chars().all(|character| matches!(character, '.' | ' ')) { "image".to_owned() } else { name }
+}
+
+/// Whether a character cannot be seen where it stands: control characters, and those that turn the text's direction.
+pub(crate) fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What the gateway answers by itself, over a real socket, while no server is there behind it.
 #![allow(clippy::unwrap_used)]
 
+mod file_system;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -189,6 +191,7 @@ async fn native_refusals_are_problems() {
     let gateway = start(GatewayConfig::default()).await;
     let long = format!("/v1/jobs?page_token={}", "a".repeat(9000));
     let id = "/v1/jobs/00000000-0000-4000-8000-000000000000";
+    let content = "/v1/images/00000000-0000-4000-8000-000000000000/content".to_owned();
     let deep = format!("{}1{}", "[".repeat(70), "]".repeat(70));
     for (method, path, body, status, reason) in [
         ("GET", "/v1/nothing", "", 404, "NOT_FOUND"),
@@ -206,7 +209,22 @@ async fn native_refusals_are_problems() {
         ("POST", "/v1/checks", r#"{"requestId":"a","requestId":"a"}"#, 400, "MALFORMED_JSON"),
         ("POST", "/v1/checks", &deep, 400, "MALFORMED_JSON"),
         ("POST", "/v1/checks", "{}", 503, "UNAVAILABLE"),
-        ("POST", "/v1/images", "{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/v1/images", "{}", 503, "UNAVAILABLE"),
+        ("POST", "/v1/images", r#"{"colour":"red"}"#, 400, "MALFORMED_JSON"),
+        ("POST", "/v1/images?tag=a", "{}", 400, "INVALID_ARGUMENT"),
+        ("POST", "/v1/images/x:copy", "{}", 404, "NOT_FOUND"),
+        ("PUT", &content, "{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("PUT", &format!("{content}?label=a=b"), "", 400, "INVALID_ARGUMENT"),
+        ("GET", &format!("{content}?format=vmdk"), "", 400, "INVALID_ARGUMENT"),
+        ("GET", &format!("{content}?archive=tar"), "", 400, "INVALID_ARGUMENT"),
+        ("GET", "/v1/images?hidden=maybe", "", 400, "INVALID_ARGUMENT"),
+        ("PUT", "/v1/sessions/s/parts/one", "", 400, "INVALID_ARGUMENT"),
+        ("POST", "/v1/sessions/s", "", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/v1/sessions/s:compose", r#"{"session":"t"}"#, 400, "INVALID_ARGUMENT"),
+        ("POST", "/v1/stores/fast", "", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/v1/stores/fast:explode", "", 404, "NOT_FOUND"),
+        ("PATCH", "/v1/stores/fast", r#"{"name":"slow"}"#, 400, "INVALID_ARGUMENT"),
+        ("PUT", "/v1/quotas/t", r#"{"tenant":"u"}"#, 400, "INVALID_ARGUMENT"),
         ("POST", "/v1/images?format=floppy", "", 400, "INVALID_ARGUMENT"),
         ("POST", "/v1/uploads", "", 412, "TUS_VERSION"),
         ("GET", "/readyz", "", 503, "UPSTREAM_UNREACHABLE"),
@@ -223,6 +241,17 @@ async fn native_refusals_are_problems() {
             "{method} {path:.60}"
         );
         assert!(!answer.body.contains("127.0.0.1"), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn promised_digests_are_read_before_the_bytes() {
+    let gateway = start(GatewayConfig::default()).await;
+    for header in ["Content-MD5: AAAA", "Repr-Digest: sha-256=AAAA", "X-Checksum-Sha512: 00"] {
+        let answer = gateway.ask("POST", "/v1/images", &format!("{header}\r\n"), "bytes").await;
+        assert_eq!(answer.status, 400, "{header}");
+        let name = header.split(':').next().unwrap();
+        assert!(answer.body.contains(&format!("\"field\":\"{name}\"")), "{}", answer.body);
     }
 }
 
