@@ -20,7 +20,12 @@ async fn fetch(
     offset_bytes: u64,
     length_bytes: Option<u64>,
 ) -> Result<(DownloadHeader, Vec<u8>), Status> {
-    let request = DownloadImageRequest { image: image.to_owned(), offset_bytes, length_bytes, ..DownloadImageRequest::default() };
+    let request = DownloadImageRequest {
+        image: image.to_owned(),
+        offset_bytes,
+        length_bytes,
+        ..DownloadImageRequest::default()
+    };
     let mut messages = client.stub().download_image(request).await?.into_inner();
     let Some(Message::Header(header)) = messages.message().await?.unwrap().message else {
         panic!("the first message is the header");

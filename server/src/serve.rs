@@ -14,7 +14,7 @@ use imageops::v1::images_server::ImagesServer;
 use imageops::v1::stores_server::StoresServer;
 use imageops_catalogue::{Catalogue, PostgresCatalogue, SqliteCatalogue};
 use imageops_client::Connection;
-use imageops_gateway::{Drained, FilenameForm, GatewayConfig, Limits, Origins};
+use imageops_gateway::{Drained, FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
 use imageops_store::{DirectoryStore, ImageRoot, Store};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -29,7 +29,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::app::App;
 use crate::auth::Authenticator;
-use crate::config::{AuthMode, Config, LegacyFilename};
+use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
 use crate::exit::{Exit, Fatal};
 use crate::hub::Hub;
 use crate::rpc::Service;
@@ -258,7 +258,10 @@ fn gateway(config: &Config, routes: Routes, metrics: PrometheusHandle) -> axum::
         spool_dir: Some(config.data_dir.clone()),
         limits: limits(config),
         metrics: Some(metrics),
-        ..GatewayConfig::default()
+        file_system_view: match config.legacy_profile {
+            LegacyProfile::Seed => FileSystemView::Seed,
+            LegacyProfile::Late => FileSystemView::Full,
+        },
     };
     imageops_gateway::router(Connection::from_service(routes), config)
 }

@@ -64,6 +64,11 @@ pub async fn recover(
 async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
     let listing = Arc::clone(store);
     for entry in blocking(move || listing.list_staged()).await?? {
+        if let Ok(upload) = Uuid::try_parse(&entry.key)
+            && catalogue.abort_composition(UploadId(upload), now()).await?
+        {
+            tracing::info!(upload = entry.key, "a session that was being composed can be composed again");
+        }
         if !is_staged_wanted(catalogue, &entry.key).await? {
             tracing::info!(key = entry.key, "staged bytes without a row are removed");
             let store = Arc::clone(store);

@@ -186,6 +186,10 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Gives up all parts of a session, and the upload that composes it; their ids. None when there is no such session.
     async fn abort_session(&self, tenant: &Tenant, session: &str, now: Micros) -> Result<Vec<UploadId>>;
 
+    /// Gives an upload up that joins a session, where it is open; whether it was. For whoever finds that nobody goes on with
+    /// it: the session can be composed again.
+    async fn abort_composition(&self, id: UploadId, now: Micros) -> Result<bool>;
+
     /// Gives an upload up, stored parts too. Aborting an aborted or failed one changes nothing; [`Error::State`] when
     /// committed; of the session when it is a stored part of one that is being composed. What it held of the quota is free,
     /// and the record that it filled is queued again.

@@ -152,6 +152,7 @@ macro_rules! catalogue_suite {
             sessions::rel_28_one_of_many_compositions_wins,
             sessions::rel_28_nothing_changes_a_session_that_is_composed,
             sessions::rel_28_a_session_can_be_given_up_while_it_is_composed,
+            sessions::a_composition_that_nobody_goes_on_with_frees_its_session,
             sessions::parts_need_the_quota_once,
             sessions::sessions_expire_with_their_parts,
             sessions::sec_29_sessions_of_two_tenants_are_two,

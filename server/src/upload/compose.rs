@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imageops::v1;
 use imageops_catalogue::{Committed, Created, Error, UploadRow};
-use imageops_model::Tenant;
+use imageops_model::{Micros, Tenant};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -16,6 +16,9 @@ use crate::app::{App, blocking};
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::reason;
+
+/// How long one part may take: its bytes are copied and hashed.
+const STALLED_MS: i64 = 3_600_000;
 
 /// What came of a composition.
 pub enum Composed {
@@ -84,7 +87,8 @@ async fn ask(
         },
         _ => admission::place(app, &sized, &wanted, &[]).await?,
     };
-    Ok(UploadRow { store: Some(store), composes: Some(session.to_owned()), ..asked })
+    let expire_time = expiry(asked.create_time);
+    Ok(UploadRow { store: Some(store), composes: Some(session.to_owned()), expire_time, ..asked })
 }
 
 async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Committed, CommitError> {
@@ -103,8 +107,15 @@ async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Comm
         })?;
         ingest.append(file, part.durable_bytes).await?;
         ingest.flush_some().await?;
+        let time = now();
+        app.catalogue.extend_upload(upload.id, 0, time, expiry(time)).await?;
     }
     commit(app, upload, &mut ingest, &[Promise::of(upload)], Default::default()).await
+}
+
+/// When a composition that makes no headway is given up, so that another one can begin.
+fn expiry(time: Micros) -> Micros {
+    time.plus_ms(STALLED_MS)
 }
 
 /// With N parts there must be the numbers 1 to N.

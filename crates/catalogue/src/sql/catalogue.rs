@@ -179,6 +179,10 @@ impl Catalogue for Handle {
         in_transaction!(self, sessions::abort, tenant, session, now)
     }
 
+    async fn abort_composition(&self, id: UploadId, now: Micros) -> Result<bool> {
+        in_transaction!(self, sessions::abort_composition, id, now)
+    }
+
     async fn abort_upload(&self, tenant: &Tenant, id: UploadId, now: Micros) -> Result<UploadRow> {
         in_transaction!(self, uploads::abort, tenant, id, now)
     }

@@ -1,6 +1,6 @@
 //! Uploads in parts: a session begins with its first part, and ends when it is composed, given up, or forgotten.
 
-use imageops_model::{Micros, Tenant, UploadEvent, UploadId};
+use imageops_model::{Micros, Tenant, UploadEvent, UploadId, UploadState};
 
 use super::Connection;
 use super::uploads::{self, select_uploads};
@@ -197,6 +197,15 @@ pub(super) async fn dissolve(
     sqlx::query(DELETE).bind(tenant.as_str()).bind(session).execute(db).await?;
     let parts = stored.iter().map(|part| part.id).chain(late).collect();
     Ok(Joined { parts, held_bytes: sum_held(&stored) })
+}
+
+pub(super) async fn abort_composition(db: &mut Connection, id: UploadId, now: Micros) -> Result<bool> {
+    let Some(upload) = uploads::find(db, id).await? else { return Ok(false) };
+    if upload.composes.is_none() || upload.state != UploadState::Open {
+        return Ok(false);
+    }
+    uploads::abort(db, &upload.tenant, id, now).await?;
+    Ok(true)
 }
 
 pub(super) async fn abort(

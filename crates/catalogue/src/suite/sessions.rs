@@ -181,6 +181,20 @@ pub(crate) async fn rel_28_a_session_can_be_given_up_while_it_is_composed<D: Dat
     assert_sound::<D>(&catalogue).await;
 }
 
+pub(crate) async fn a_composition_that_nobody_goes_on_with_frees_its_session<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let part = stored(&catalogue, part_row(1, 100)).await;
+    let begun = catalogue.begin_compose(whole_row(None), "a disk", at(3)).await.unwrap();
+    let whole = new_row(begun.0).id;
+    assert!(!catalogue.abort_composition(part, at(4)).await.unwrap(), "a part joins nothing");
+    assert!(catalogue.abort_composition(whole, at(4)).await.unwrap());
+    assert!(!catalogue.abort_composition(whole, at(5)).await.unwrap(), "once");
+    assert_eq!(catalogue.list_parts(&tenant(), "a disk").await.unwrap().len(), 1);
+    catalogue.begin_compose(whole_row(None), "a disk", at(6)).await.unwrap();
+    assert_sound::<D>(&catalogue).await;
+}
+
 pub(crate) async fn parts_need_the_quota_once<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
