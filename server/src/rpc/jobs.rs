@@ -34,7 +34,7 @@ pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest)
     }
     let source = wire::read_source(request.source)?;
     let (md5, sha256) = wire::read_digest_choice(&request.digests, request.skip_digests)?;
-    app.open_source(&caller.tenant, &source).await?;
+    app.open_to_check(&caller.tenant, &source).await?;
     let spec = JobSpec::Check(CheckSpec { source, md5, sha256 });
     queue(app, caller, spec, key, None, request.validate_only).await
 }
