@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 pub use compress::CompressOutcome;
 pub use convert::ConvertOutcome;
+pub(crate) use convert::conversion_key;
 pub use copy::CopyOutcome;
 pub use drain::DrainOutcome;
 pub use estimate::EstimateOutcome;
