@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imageops_catalogue::{Catalogue, ImageRow};
 use imageops_image::format::Format;
 use imageops_image::storage::{FileStorage, Storage};
-use imageops_model::{ImageId, ImageState, Source, StoreId, Tenant, UploadId};
+use imageops_model::{ImageId, ImageState, ReplicaState, Source, StoreId, Tenant, UploadId};
 use imageops_store::ImageRoot;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -86,13 +86,30 @@ impl App {
                 let storage = file.try_clone().and_then(FileStorage::new).map_err(io_failed)?;
                 Ok(OpenSource { storage: Arc::new(storage), file: Some(file), format: None })
             }
-            Source::Image(id) => {
-                let image = self.active_image(tenant, *id).await?;
-                let blob = self.stores.open_image(&image).await?;
-                let storage = blob_storage::open(blob).map_err(io_failed)?;
-                Ok(OpenSource { storage, file: None, format: image.format.parse().ok() })
+            Source::Image(id) => self.open_image(&self.active_image(tenant, *id).await?).await,
+        }
+    }
+
+    /// Opens what a check reads: images in quarantine too, and their damaged copies where there is no other. Nothing else
+    /// may, for it tells of the bytes and hands none of them out.
+    pub async fn open_to_check(&self, tenant: &Tenant, source: &Source) -> Result<OpenSource> {
+        let Source::Image(id) = source else { return self.open_source(tenant, source).await };
+        let mut image = self.catalogue.get_image(tenant, *id).await?;
+        if image.state != ImageState::Quarantined || !image.enabled {
+            return self.open_source(tenant, source).await;
+        }
+        if image.ready_replica().is_none() {
+            for replica in &mut image.replicas {
+                replica.state = ReplicaState::Ready;
             }
         }
+        self.open_image(&image).await
+    }
+
+    async fn open_image(&self, image: &ImageRow) -> Result<OpenSource> {
+        let blob = self.stores.open_image(image).await?;
+        let storage = blob_storage::open(blob).map_err(io_failed)?;
+        Ok(OpenSource { storage, file: None, format: image.format.parse().ok() })
     }
 
     /// An image whose bytes can be read.

@@ -25,7 +25,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn allow(&self, scope: Scope) -> Result<()> {
+    /// Refuses a caller whose key does not have `scope`.
+    pub fn allow(&self, scope: Scope) -> Result<()> {
         if self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin) {
             return Ok(());
         }

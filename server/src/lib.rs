@@ -15,6 +15,7 @@ pub mod failure;
 pub mod hub;
 pub mod keys;
 pub mod reason;
+pub mod replicas;
 pub mod rpc;
 pub mod serve;
 pub mod shutdown;

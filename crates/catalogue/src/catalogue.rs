@@ -80,9 +80,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Ends a job; `revision` is its last one, or the one after the row's where that is higher. A fenced worker changes
     /// nothing. With success the progress becomes 100 %.
     ///
-    /// An image that was made becomes the tenant's in the same transaction: [`Error::QuotaExceeded`] when it is larger than
-    /// what the job holds and the quota; [`Error::NotFound`] when it is the companion of an image that is gone, and
-    /// [`Error::Conflict`] when its key is taken. A slim companion takes the place of the one before. A copy that was made
+    /// An image that was made becomes the tenant's in the same transaction, with the check that it brings:
+    /// [`Error::QuotaExceeded`] when it is larger than what the job holds and the quota; [`Error::NotFound`] when it is the
+    /// companion of an image that is gone, and [`Error::Conflict`] when its key is taken. A slim companion takes the place of the one before. A copy that was made
     /// becomes a copy of its image as by [`Catalogue::add_replica`]. After any of these errors the job still runs: its worker
     /// ends it otherwise. The end of an image's newest check or slimming is written into the image, whatever it was.
     async fn finish_job(

@@ -1,24 +1,31 @@
 //! DownloadImage.
 
+use std::io;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use bytes::BytesMut;
 use imageops::v1;
-use imageops_store::Blob;
+use imageops::v1::download_image_response::Message;
+use imageops_catalogue::{ImageRow, Replica};
+use imageops_model::{ImageId, StoreId};
+use imageops_store::{Blob, Error};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::{Answers, parse_name};
+use super::{Answers, conversions, parse_name};
 use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::failure::{Failure, Result};
-use crate::{reason, wire};
+use crate::{reason, replicas, wire};
 
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks that are read ahead of the network.
 const READ_AHEAD: usize = 2;
+
+type Sender = mpsc::Sender<Result<v1::DownloadImageResponse, Status>>;
 
 /// Header first, then chunks without a gap.
 pub(super) async fn download(
@@ -27,7 +34,11 @@ pub(super) async fn download(
     request: v1::DownloadImageRequest,
 ) -> Result<Answers<v1::DownloadImageResponse>> {
     let id = parse_name("image", &request.image)?;
-    let image = app.active_image(&caller.tenant, id).await?;
+    let format = wire::read_output_format("format", request.format)?;
+    let mut image = app.active_image(&caller.tenant, id).await?;
+    if let Some(format) = format {
+        image = conversions::in_format(app, caller, image, format).await?;
+    }
     let start = request.offset_bytes;
     if start > image.size_bytes {
         let message = format!("the image has {} bytes", image.size_bytes);
@@ -36,49 +47,188 @@ pub(super) async fn download(
     }
     let rest = image.size_bytes - start;
     let length = request.length_bytes.map_or(rest, |length| length.min(rest));
-    let blob = app.stores.open_image(&image).await?;
+    let copies = Copies::open(app, &image).await?;
     let header =
         v1::DownloadHeader { image: Some(wire::image(&image)), offset_bytes: start, length_bytes: length };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::spawn(async move {
-        let header = v1::download_image_response::Message::Header(header);
-        if sender.send(Ok(v1::DownloadImageResponse { message: Some(header) })).await.is_ok() {
-            send_chunks(blob, start, length, &sender).await;
+        if send(&sender, Message::Header(header)).await {
+            send_bytes(copies, start, start + length, request.sparse, &sender).await;
         }
     });
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-/// Ends early when the reader is gone. Only the reads are on the pool: a slow reader holds none of its threads.
-async fn send_chunks(
-    blob: Box<dyn Blob>,
-    start: u64,
-    length: u64,
-    sender: &mpsc::Sender<Result<v1::DownloadImageResponse, Status>>,
-) {
-    let blob: Arc<dyn Blob> = blob.into();
-    let mut done = 0;
-    while done < length {
-        let count = CHUNK_BYTES.min(usize::try_from(length - done).unwrap_or(CHUNK_BYTES));
-        let (source, offset) = (Arc::clone(&blob), start + done);
-        let message = match blocking(move || read_chunk(&*source, offset, count)).await {
-            Ok(Ok(chunk)) => {
-                let message = v1::download_image_response::Message::Chunk(chunk);
-                Ok(v1::DownloadImageResponse { message: Some(message) })
-            }
-            Ok(Err(error)) => Err(Failure::internal(error).into()),
-            Err(failure) => Err(failure.into()),
-        };
-        let failed = message.is_err();
-        if sender.send(message).await.is_err() || failed {
-            return;
-        }
-        done += count as u64;
+/// The copies of an image: the one that is read, and those that can take its place.
+struct Copies {
+    app: Arc<App>,
+    image: ImageId,
+    store: StoreId,
+    blob: Arc<dyn Blob>,
+    others: IntoIter<Replica>,
+}
+
+impl Copies {
+    async fn open(app: &Arc<App>, image: &ImageRow) -> Result<Self> {
+        let mut others = replicas::readable(app, image).into_iter();
+        let (store, blob) = open_next(app, image.id, &mut others, replicas::none_there()).await?;
+        Ok(Self { app: Arc::clone(app), image: image.id, store, blob, others })
+    }
+
+    /// Goes on with another copy, after the one that was read failed.
+    async fn next(&mut self, error: io::Error) -> Result<()> {
+        tracing::warn!(image = %self.image, store = %self.store, %error, "a copy cannot be read on");
+        let failure = Failure::from(Error::from(error));
+        (self.store, self.blob) = open_next(&self.app, self.image, &mut self.others, failure).await?;
+        Ok(())
     }
 }
 
-fn read_chunk(blob: &dyn Blob, offset_bytes: u64, count: usize) -> std::io::Result<v1::Chunk> {
+/// Opens the next copy that can be opened; `failure` when there is none.
+async fn open_next(
+    app: &App,
+    image: ImageId,
+    copies: &mut IntoIter<Replica>,
+    mut failure: Failure,
+) -> Result<(StoreId, Arc<dyn Blob>)> {
+    for copy in copies {
+        match replicas::open(app, copy.store, &copy.blob).await? {
+            Ok(blob) => return Ok((copy.store, blob.into())),
+            Err(error) => {
+                tracing::warn!(%image, store = %copy.store, %error, "a copy cannot be opened");
+                failure = match error {
+                    // Rows without bytes cannot exist: someone removed them from the store.
+                    Error::NotFound => Failure::internal(format!("the bytes of {image} are gone")),
+                    error => error.into(),
+                };
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Ends early when the reader is gone. Only the reads are on the pool: a slow reader holds none of its threads.
+async fn send_bytes(mut copies: Copies, mut at: u64, end: u64, sparse: bool, sender: &Sender) {
+    while at < end {
+        let blob = Arc::clone(&copies.blob);
+        let piece = match blocking(move || read_piece(&*blob, at, end, sparse)).await {
+            Ok(piece) => piece,
+            Err(failure) => return fail(sender, failure).await,
+        };
+        match piece {
+            Ok((message, next)) => {
+                if !send(sender, message).await {
+                    return;
+                }
+                at = next;
+            }
+            Err(error) => {
+                if let Err(failure) = copies.next(error).await {
+                    return fail(sender, failure).await;
+                }
+            }
+        }
+    }
+}
+
+/// A message of the bytes from `at` on, and where the next one begins.
+fn read_piece(blob: &dyn Blob, at: u64, end: u64, sparse: bool) -> io::Result<(Message, u64)> {
+    let mut stop = end;
+    if sparse {
+        let data = blob.data_at(at)?.unwrap_or(end..end);
+        let data_start = data.start.clamp(at, end);
+        if data_start > at {
+            let hole = v1::Hole { offset_bytes: at, length_bytes: data_start - at };
+            return Ok((Message::Hole(hole), data_start));
+        }
+        if data.end > at {
+            stop = data.end.min(end);
+        }
+    }
+    let count = CHUNK_BYTES.min(usize::try_from(stop - at).unwrap_or(CHUNK_BYTES));
     let mut data = BytesMut::zeroed(count);
-    blob.read_exact_at(&mut data, offset_bytes)?;
-    Ok(v1::Chunk { offset_bytes, crc32c: Some(crc32c::crc32c(&data)), data: data.freeze() })
+    blob.read_exact_at(&mut data, at)?;
+    let chunk = v1::Chunk { offset_bytes: at, crc32c: Some(crc32c::crc32c(&data)), data: data.freeze() };
+    Ok((Message::Chunk(chunk), at + count as u64))
+}
+
+/// Whether the reader is still there.
+async fn send(sender: &Sender, message: Message) -> bool {
+    sender.send(Ok(v1::DownloadImageResponse { message: Some(message) })).await.is_ok()
+}
+
+async fn fail(sender: &Sender, failure: Failure) {
+    // Nobody is there to be told when it fails.
+    let _ = sender.send(Err(failure.into())).await;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs::File;
+    use std::ops::Range;
+
+    use super::*;
+
+    /// One range of data in zeros.
+    #[derive(Debug)]
+    struct Sparse(Range<u64>, u64);
+
+    impl Blob for Sparse {
+        fn size_bytes(&self) -> u64 {
+            self.1
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            for (index, byte) in buffer.iter_mut().enumerate() {
+                *byte = u8::from(self.0.contains(&(offset + index as u64)));
+            }
+            Ok(())
+        }
+
+        fn allocated_bytes(&self) -> u64 {
+            self.1
+        }
+
+        fn data_at(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+            Ok((offset < self.0.end).then(|| offset.max(self.0.start)..self.0.end))
+        }
+
+        fn file(&self) -> Option<&File> {
+            None
+        }
+
+        fn try_clone(&self) -> io::Result<Box<dyn Blob>> {
+            Ok(Box::new(Self(self.0.clone(), self.1)))
+        }
+    }
+
+    /// The pieces of a range: offset, length, whether it is a hole.
+    fn pieces(blob: &Sparse, range: Range<u64>, sparse: bool) -> Vec<(u64, u64, bool)> {
+        let (mut at, mut seen) = (range.start, Vec::new());
+        while at < range.end {
+            let (message, next) = read_piece(blob, at, range.end, sparse).unwrap();
+            let piece = match message {
+                Message::Chunk(chunk) => (chunk.offset_bytes, chunk.data.len() as u64, false),
+                Message::Hole(hole) => (hole.offset_bytes, hole.length_bytes, true),
+                Message::Header(header) => panic!("{header:?}"),
+            };
+            assert_eq!((piece.0, piece.0 + piece.1), (at, next), "without a gap");
+            seen.push(piece);
+            at = next;
+        }
+        seen
+    }
+
+    #[test]
+    fn holes_are_told_where_they_are_wanted() {
+        let blob = Sparse(1_000..3_000, 10_000);
+        assert_eq!(pieces(&blob, 0..10_000, false), [(0, 10_000, false)]);
+        let all = [(0, 1_000, true), (1_000, 2_000, false), (3_000, 7_000, true)];
+        assert_eq!(pieces(&blob, 0..10_000, true), all);
+        assert_eq!(pieces(&blob, 500..600, true), [(500, 100, true)]);
+        assert_eq!(pieces(&blob, 900..1_100, true), [(900, 100, true), (1_000, 100, false)]);
+        assert_eq!(pieces(&blob, 2_999..3_001, true), [(2_999, 1, false), (3_000, 1, true)]);
+        assert_eq!(pieces(&blob, 10_000..10_000, true), []);
+    }
 }

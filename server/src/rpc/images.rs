@@ -1,19 +1,23 @@
-//! The `Images` service: find, describe, delete.
+//! The `Images` service: find, describe, delete. What makes records and copies has files of its own.
+
+use std::collections::HashSet;
 
 use imageops::v1;
-use imageops_catalogue::{Error, ImageFilter};
-use imageops_model::{Label, Scope};
-use tonic::{Code, Request, Response, Status};
+use imageops_catalogue::{Cursor, ImageFilter, ImageRow, Page};
+use imageops_model::{CompanionKind, ImageId, JobId, JobKind, JobState, Label, Scope};
+use tonic::{Request, Response, Status};
 
-use super::{Service, pages, parse_name};
+use super::{Service, copies, pages, parse_name, quotas, records};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
-use crate::{reason, wire};
+use crate::wire;
 
 /// A day.
 const DAY_MS: i64 = 86_400_000;
+/// Live jobs that are asked for at a time.
+const LIVE_PAGE: u32 = 1_000;
 
 #[tonic::async_trait]
 impl v1::images_server::Images for Service {
@@ -22,9 +26,7 @@ impl v1::images_server::Images for Service {
         request: Request<v1::GetImageRequest>,
     ) -> Result<Response<v1::GetImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Read).await?;
-        let id = parse_name("name", &request.name)?;
-        let row = self.app.catalogue.get_image(&caller.tenant, id).await.map_err(Failure::from)?;
-        Ok(Response::new(v1::GetImageResponse { image: Some(wire::image(&row)), work: None }))
+        Ok(Response::new(get(&self.app, &caller, &request).await?))
     }
 
     async fn list_images(
@@ -58,9 +60,8 @@ impl v1::images_server::Images for Service {
         request: Request<v1::RestoreImageRequest>,
     ) -> Result<Response<v1::RestoreImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
-        let id = parse_name("name", &request.name)?;
-        let row = self.app.catalogue.restore_image(&caller.tenant, id, now()).await.map_err(Failure::from)?;
-        Ok(Response::new(v1::RestoreImageResponse { image: Some(wire::image(&row)) }))
+        let image = restore(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::RestoreImageResponse { image: Some(image) }))
     }
 
     async fn purge_image(
@@ -68,43 +69,81 @@ impl v1::images_server::Images for Service {
         request: Request<v1::PurgeImageRequest>,
     ) -> Result<Response<v1::PurgeImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Delete).await?;
-        purge(&self.app, &caller, &request).await?;
+        records::purge(&self.app, &caller, &request).await?;
         Ok(Response::new(v1::PurgeImageResponse {}))
     }
 
     async fn create_image(
         &self,
-        _request: Request<v1::CreateImageRequest>,
+        request: Request<v1::CreateImageRequest>,
     ) -> Result<Response<v1::CreateImageResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let image = records::create(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::CreateImageResponse { image: Some(image) }))
     }
 
     async fn copy_image(
         &self,
-        _request: Request<v1::CopyImageRequest>,
+        request: Request<v1::CopyImageRequest>,
     ) -> Result<Response<v1::CopyImageResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = copies::copy(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::CopyImageResponse { job: Some(job) }))
     }
 
     async fn remove_replica(
         &self,
-        _request: Request<v1::RemoveReplicaRequest>,
+        request: Request<v1::RemoveReplicaRequest>,
     ) -> Result<Response<v1::RemoveReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Delete).await?;
+        let image = copies::remove(&self.app, &caller, &request).await?;
+        Ok(Response::new(v1::RemoveReplicaResponse { image: Some(image) }))
     }
 
     async fn get_usage(
         &self,
-        _request: Request<v1::GetUsageRequest>,
+        request: Request<v1::GetUsageRequest>,
     ) -> Result<Response<v1::GetUsageResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let usage = quotas::usage(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::GetUsageResponse { usage: Some(usage) }))
     }
 
     async fn set_quota(
         &self,
-        _request: Request<v1::SetQuotaRequest>,
+        request: Request<v1::SetQuotaRequest>,
     ) -> Result<Response<v1::SetQuotaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (_, request) = self.enter_as_operator(request).await?;
+        let usage = quotas::set(&self.app, request).await?;
+        Ok(Response::new(v1::SetQuotaResponse { usage }))
+    }
+}
+
+async fn get(app: &App, caller: &Caller, request: &v1::GetImageRequest) -> Result<v1::GetImageResponse> {
+    let id = parse_name("name", &request.name)?;
+    // Before the image: what has ended since then is written into it.
+    let live = live_work(app, caller).await?;
+    let row = app.catalogue.get_image(&caller.tenant, id).await?;
+    let work = wire::work(&row, |job| live.contains(&job))?;
+    Ok(v1::GetImageResponse { image: Some(wire::image(&row)), work: Some(work) })
+}
+
+/// The checks and compressions of the caller that have not ended.
+async fn live_work(app: &App, caller: &Caller) -> Result<HashSet<JobId>> {
+    let (states, kinds) = ([JobState::Queued, JobState::Running], [JobKind::Check, JobKind::Compress]);
+    let mut live = HashSet::new();
+    let mut after = None;
+    // As many as the queue takes.
+    loop {
+        let page = Page { limit: LIVE_PAGE, after };
+        let rows = app.catalogue.list_jobs(&caller.tenant, &states, &kinds, page).await?;
+        live.extend(rows.iter().map(|row| row.id));
+        match rows.last() {
+            Some(last) if rows.len() == LIVE_PAGE as usize => {
+                after = Some(Cursor { create_time: last.create_time, id: last.id.0 });
+            }
+            _ => return Ok(live),
+        }
     }
 }
 
@@ -117,15 +156,27 @@ async fn list(app: &App, caller: &Caller, request: v1::ListImagesRequest) -> Res
         label: label.map_err(|error| Failure::invalid("display_name", error.to_string()))?,
         labels: request.labels.into_iter().collect(),
         tags: request.tags.into_iter().collect(),
-        hidden: None,
-        companions: None,
+        hidden: request.hidden,
+        companions: request.slim_companions.then_some(CompanionKind::Slim),
     };
     let bound = format!("{order:?}{filter:?}");
     let page = pages::image_page(order, request.page_size, &request.page_token, &bound)?;
+    let live = if request.with_work { live_work(app, caller).await? } else { HashSet::new() };
     let rows = app.catalogue.list_images(&caller.tenant, &filter, page.clone()).await?;
-    let mut rows = pages::shown(rows, wire::image);
-    let next_page_token = pages::cut_images(&mut rows, &page, &bound);
-    Ok(v1::ListImagesResponse { images: pages::messages(rows), next_page_token, works: vec![] })
+    let mut shown = Vec::with_capacity(rows.len());
+    for row in rows {
+        let work = request.with_work.then(|| wire::work(&row, |job| live.contains(&job))).transpose()?;
+        let message = v1::GetImageResponse { image: Some(wire::image(&row)), work };
+        shown.push((row, message));
+    }
+    let next_page_token = pages::cut_images(&mut shown, &page, &bound);
+    let (images, works): (Vec<_>, Vec<_>) =
+        pages::messages(shown).into_iter().map(|shown| (shown.image, shown.work)).unzip();
+    Ok(v1::ListImagesResponse {
+        images: images.into_iter().flatten().collect(),
+        next_page_token,
+        works: works.into_iter().flatten().collect(),
+    })
 }
 
 async fn update(app: &App, caller: &Caller, request: v1::UpdateImageRequest) -> Result<v1::Image> {
@@ -133,30 +184,37 @@ async fn update(app: &App, caller: &Caller, request: v1::UpdateImageRequest) -> 
     let id = parse_name("image.name", &image.name)?;
     let revision = wire::read_etag(&image.etag)?;
     let change = wire::read_image_change(image, request.update_mask)?;
-    let row = app.catalogue.update_image(&caller.tenant, id, change, revision, now()).await?;
-    Ok(wire::image(&row))
+    let updated = app.catalogue.update_image(&caller.tenant, id, change, revision, now()).await;
+    shown(app, caller, id, updated).await
 }
 
 async fn delete(app: &App, caller: &Caller, request: &v1::DeleteImageRequest) -> Result<v1::Image> {
     let id = parse_name("name", &request.name)?;
     let revision = wire::read_etag(&request.etag)?;
+    if request.purge {
+        return records::discard(app, caller, id, revision).await;
+    }
     let time = now();
     let purge_time = time.plus_ms(i64::from(app.config.trash_days) * DAY_MS);
-    let row = app.catalogue.trash_image(&caller.tenant, id, revision, time, purge_time).await?;
-    Ok(wire::image(&row))
+    let trashed = app.catalogue.trash_image(&caller.tenant, id, revision, time, purge_time).await;
+    shown(app, caller, id, trashed).await
 }
 
-async fn purge(app: &App, caller: &Caller, request: &v1::PurgeImageRequest) -> Result<()> {
+async fn restore(app: &App, caller: &Caller, request: &v1::RestoreImageRequest) -> Result<v1::Image> {
     let id = parse_name("name", &request.name)?;
-    let revision = wire::read_etag(&request.etag)?;
-    let purged = app.catalogue.purge_image(&caller.tenant, id, revision, false, now()).await;
-    purged.map_err(|error| match error {
-        Error::State { .. } => Failure::new(
-            Code::FailedPrecondition,
-            reason::IMAGE_NOT_TRASHED,
-            "only an image in the trash goes for good; delete it first",
-        ),
-        other => other.into(),
-    })?;
-    app.remove_doomed().await
+    let restored = app.catalogue.restore_image(&caller.tenant, id, now()).await;
+    shown(app, caller, id, restored).await
+}
+
+/// The image after a change, or why there was none.
+async fn shown(
+    app: &App,
+    caller: &Caller,
+    id: ImageId,
+    changed: imageops_catalogue::Result<ImageRow>,
+) -> Result<v1::Image> {
+    match changed {
+        Ok(row) => Ok(wire::image(&row)),
+        Err(error) => Err(records::refusal(app, &caller.tenant, id, error).await),
+    }
 }

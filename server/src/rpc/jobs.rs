@@ -1,17 +1,18 @@
-//! Check, Compress, and what is done with jobs.
+//! Check, Compress, Convert, and what is done with jobs.
 
 use imageops::v1;
-use imageops_catalogue::{Created, Cursor, JobRow, NewJob, RequestKey};
+use imageops_catalogue::{Created, Cursor, ImageRow, JobRow, NewJob, RequestKey};
+use imageops_image::format::Format;
 use imageops_model::{
-    CheckSpec, CompressSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress, JobSpec,
-    JobState, Label, Source, Tenant,
+    CheckSpec, CompressSpec, ConvertSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress,
+    JobSpec, JobState, Label, Source, Tenant,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use uuid::Uuid;
 
-use super::{pages, parse_name};
+use super::{pages, parse_name, slim};
 use crate::app::{App, OpenSource, blocking};
 use crate::auth::Caller;
 use crate::clock::now;
@@ -34,13 +35,18 @@ pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest)
     }
     let source = wire::read_source(request.source)?;
     let (md5, sha256) = wire::read_digest_choice(&request.digests, request.skip_digests)?;
-    app.open_source(&caller.tenant, &source).await?;
+    app.open_to_check(&caller.tenant, &source).await?;
     let spec = JobSpec::Check(CheckSpec { source, md5, sha256 });
-    queue(app, caller, spec, key, None, request.validate_only).await
+    let validate_only = request.validate_only;
+    queue(app, caller, Asked { request: key, validate_only, ..Asked::new(spec) }).await
 }
 
 /// Queues a compression.
-pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRequest) -> Result<v1::Job> {
+pub(super) async fn compress(
+    app: &Arc<App>,
+    caller: &Caller,
+    request: v1::CompressRequest,
+) -> Result<v1::Job> {
     let key = request_key(
         JobKind::Compress,
         &request.request_id,
@@ -50,45 +56,66 @@ pub(super) async fn compress(app: &App, caller: &Caller, request: v1::CompressRe
         return Ok(job);
     }
     let compression = wire::read_compression(&request)?;
-    let label = Label::new(request.output_display_name)
-        .map_err(|error| Failure::invalid("output_display_name", error.to_string()))?;
     let source = wire::read_source(request.source)?;
     let open = app.open_source(&caller.tenant, &source).await?;
-    let (output_file, output_image, label, free_bytes) = match &source {
-        Source::File(_) => {
-            if !label.as_str().is_empty() {
-                return Err(Failure::invalid(
-                    "output_display_name",
-                    "only an image has a label; leave it empty",
-                ));
-            }
-            let free_bytes = place_output(app, &open, &request.output_file).await?;
-            (Some(request.output_file), None, label, free_bytes)
-        }
-        Source::Image(id) => {
-            if !request.output_file.is_empty() {
-                let message = "the output of an image is a new image; leave it empty";
-                return Err(Failure::invalid_as(reason::INVALID_OUTPUT_FILE, "output_file", message));
-            }
-            let image = app.catalogue.get_image(&caller.tenant, *id).await?;
-            let label = if label.as_str().is_empty() { image.label } else { label };
-            // Whether it fits, the placement of its output tells.
-            (None, Some(ImageId(Uuid::new_v4())), label, u64::MAX)
-        }
-    };
-    // The source's own size on disk bounds what compressing it can need, but for tables of some clusters.
-    let needed_bytes = open.storage.allocated_bytes();
-    let failure =
-        (needed_bytes.saturating_add(SPARE_BYTES) > free_bytes).then(|| no_space().into_job_failure());
-    let spec = JobSpec::Compress(CompressSpec {
+    let output = place(app, caller, &source, &open, request.output_file, request.output_display_name).await?;
+    let (failure, reserve_bytes) = (output.no_room(&open), output.image_bytes());
+    let spec = CompressSpec {
         source,
-        output_file,
-        output_image,
-        output_label: label,
-        companion: false,
+        output_file: output.file,
+        output_image: output.image,
+        output_label: output.label,
+        companion: request.companion,
+        compression,
+    };
+    if request.companion {
+        let image = output.source.ok_or_else(|| {
+            Failure::invalid("companion", "only an image has a companion; name an image as the source")
+        })?;
+        return slim::start(app, caller, &image, spec, key, request.validate_only).await;
+    }
+    let asked = Asked {
+        request: key,
+        failure,
+        reserve_bytes,
+        validate_only: request.validate_only,
+        ..Asked::new(JobSpec::Compress(spec))
+    };
+    queue(app, caller, asked).await
+}
+
+/// Queues a conversion.
+pub(super) async fn convert(app: &Arc<App>, caller: &Caller, request: v1::ConvertRequest) -> Result<v1::Job> {
+    let key = request_key(
+        JobKind::Convert,
+        &request.request_id,
+        &v1::ConvertRequest { request_id: String::new(), ..request.clone() },
+    )?;
+    if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
+        return Ok(job);
+    }
+    let (format, compression) = wire::read_conversion(&request)?;
+    let source = wire::read_source(request.source)?;
+    let open = app.open_source(&caller.tenant, &source).await?;
+    let output = place(app, caller, &source, &open, request.output_file, request.output_display_name).await?;
+    // How much of a raw disk is no hole, only its conversion tells.
+    let failure = if format == Format::Raw { None } else { output.no_room(&open) };
+    let reserve_bytes = match &output.source {
+        Some(image) if format == Format::Raw => image.virtual_size_bytes.unwrap_or(image.size_bytes),
+        _ => output.image_bytes(),
+    };
+    let spec = JobSpec::Convert(ConvertSpec {
+        source,
+        format: format.as_str().to_owned(),
+        output_file: output.file,
+        output_image: output.image,
+        output_label: output.label,
+        cached: false,
         compression,
     });
-    queue(app, caller, spec, key, failure, request.validate_only).await
+    let validate_only = request.validate_only;
+    let asked = Asked { request: key, failure, reserve_bytes, validate_only, ..Asked::new(spec) };
+    queue(app, caller, asked).await
 }
 
 /// Queues an estimate of a compression.
@@ -110,7 +137,64 @@ pub(super) async fn estimate(
     let source = wire::read_source(request.source)?;
     app.open_source(&caller.tenant, &source).await?;
     let spec = JobSpec::Estimate(EstimateSpec { source, compression });
-    queue(app, caller, spec, key, None, request.validate_only).await
+    let validate_only = request.validate_only;
+    queue(app, caller, Asked { request: key, validate_only, ..Asked::new(spec) }).await
+}
+
+/// Where an output goes.
+struct Output {
+    /// Name below the image root, of a file.
+    file: Option<String>,
+    /// Id of the image to be.
+    image: Option<ImageId>,
+    label: Label,
+    /// The image that is read.
+    source: Option<ImageRow>,
+    /// Room for a file. Whether an image fits, the placement of its bytes tells.
+    free_bytes: u64,
+}
+
+impl Output {
+    /// The failure of a job that would find no room: the source's own size on disk bounds what its output can need, but for
+    /// tables of some clusters.
+    fn no_room(&self, open: &OpenSource) -> Option<JobFailure> {
+        let needed_bytes = open.storage.allocated_bytes().saturating_add(SPARE_BYTES);
+        (needed_bytes > self.free_bytes).then(|| no_space().into_job_failure())
+    }
+
+    /// What an image is held to need of the quota: as much as its source.
+    fn image_bytes(&self) -> u64 {
+        self.source.as_ref().map_or(0, |image| image.size_bytes)
+    }
+}
+
+/// Checks where an output is to go.
+async fn place(
+    app: &App,
+    caller: &Caller,
+    source: &Source,
+    open: &OpenSource,
+    file: String,
+    label: String,
+) -> Result<Output> {
+    let label =
+        Label::new(label).map_err(|error| Failure::invalid("output_display_name", error.to_string()))?;
+    let is_labelled = !label.as_str().is_empty();
+    let Source::Image(id) = source else {
+        if is_labelled {
+            return Err(Failure::invalid("output_display_name", "only an image has a label; leave it empty"));
+        }
+        let free_bytes = place_output(app, open, &file).await?;
+        return Ok(Output { file: Some(file), image: None, label, source: None, free_bytes });
+    };
+    if !file.is_empty() {
+        let message = "the output of an image is a new image; leave it empty";
+        return Err(Failure::invalid_as(reason::INVALID_OUTPUT_FILE, "output_file", message));
+    }
+    let source = app.catalogue.get_image(&caller.tenant, *id).await?;
+    let label = if is_labelled { label } else { source.label.clone() };
+    let image = Some(ImageId(Uuid::new_v4()));
+    Ok(Output { file: None, image, label, source: Some(source), free_bytes: u64::MAX })
 }
 
 /// Checks where the output of a file goes: the room that is free there.
@@ -134,16 +218,40 @@ async fn place_output(app: &App, open: &OpenSource, name: &str) -> Result<u64> {
     if is_source { Err(output_is_source()) } else { Ok(free_bytes) }
 }
 
-async fn queue(
-    app: &App,
-    caller: &Caller,
-    spec: JobSpec,
-    request: Option<RequestKey>,
-    failure: Option<JobFailure>,
-    validate_only: bool,
-) -> Result<v1::Job> {
-    let new =
-        NewJob { request, failure, ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now()) };
+/// A job as a request asks for it.
+pub(super) struct Asked {
+    pub(super) spec: JobSpec,
+    pub(super) request: Option<RequestKey>,
+    pub(super) coalesce_key: Option<String>,
+    pub(super) failure: Option<JobFailure>,
+    pub(super) reserve_bytes: u64,
+    pub(super) validate_only: bool,
+}
+
+impl Asked {
+    /// Nothing but the work.
+    pub(super) fn new(spec: JobSpec) -> Self {
+        Self {
+            spec,
+            request: None,
+            coalesce_key: None,
+            failure: None,
+            reserve_bytes: 0,
+            validate_only: false,
+        }
+    }
+}
+
+/// Writes the job, or tells what it would be.
+pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1::Job> {
+    let Asked { spec, request, coalesce_key, failure, reserve_bytes, validate_only } = asked;
+    let new = NewJob {
+        request,
+        coalesce_key,
+        failure,
+        reserve_bytes,
+        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now())
+    };
     if validate_only {
         let mut job = wire::job(&unqueued(new), &app.config)?;
         job.name.clear();
@@ -190,7 +298,7 @@ fn unqueued(new: NewJob) -> JobRow {
 }
 
 /// The job of a request that came before. Asked first: what the request names may have changed or gone since.
-async fn repeated(
+pub(super) async fn repeated(
     app: &App,
     caller: &Caller,
     key: Option<RequestKey>,
@@ -205,7 +313,11 @@ async fn repeated(
 
 /// The idempotency key of a request: its id, and a digest of everything else in it. The kind is part of that: requests of
 /// two kinds may be the same bytes.
-fn request_key(kind: JobKind, request_id: &str, content: &impl Message) -> Result<Option<RequestKey>> {
+pub(super) fn request_key(
+    kind: JobKind,
+    request_id: &str,
+    content: &impl Message,
+) -> Result<Option<RequestKey>> {
     if request_id.is_empty() {
         return Ok(None);
     }

@@ -1,10 +1,15 @@
 //! The services `ImageOps` and `Images`: each call is authorised, checked, done, and answered here; one file for each group.
 
+mod conversions;
+mod copies;
 mod download;
 mod images;
 mod inspect;
 mod jobs;
 mod pages;
+mod quotas;
+mod records;
+mod slim;
 mod stores;
 mod uploads;
 mod watch;
@@ -193,9 +198,11 @@ impl ImageOps for Service {
 
     async fn convert(
         &self,
-        _request: Request<v1::ConvertRequest>,
+        request: Request<v1::ConvertRequest>,
     ) -> Result<Response<v1::ConvertResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = jobs::convert(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::ConvertResponse { job: Some(job) }))
     }
 
     async fn compose_image(

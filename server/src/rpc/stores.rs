@@ -90,12 +90,19 @@ impl Service {
     /// The caller of a request that concerns the service as a whole: an administrator of the built-in tenant.
     pub(super) async fn enter_as_operator<T>(&self, request: Request<T>) -> Result<(Caller, T)> {
         let (caller, request) = self.enter(request, Scope::Admin).await?;
-        if caller.tenant.is_built_in() {
-            return Ok((caller, request));
-        }
-        let message = "this belongs to the administrators of the built-in tenant";
-        Err(Failure::new(Code::PermissionDenied, reason::SCOPE_MISSING, message).with("scope", "admin"))
+        require_operator(&caller)?;
+        Ok((caller, request))
     }
+}
+
+/// Refuses whoever is no administrator of the built-in tenant.
+pub(super) fn require_operator(caller: &Caller) -> Result<()> {
+    caller.allow(Scope::Admin)?;
+    if caller.tenant.is_built_in() {
+        return Ok(());
+    }
+    let message = "this belongs to the administrators of the built-in tenant";
+    Err(Failure::new(Code::PermissionDenied, reason::SCOPE_MISSING, message).with("scope", "admin"))
 }
 
 /// The coalescing key of work on a store: asked for twice it is done once.

@@ -153,12 +153,17 @@ pub(super) async fn wait(app: &Arc<App>, caller: &Caller, request: v1::WaitJobRe
         Some(limit) => wire::read_duration("timeout", limit)?.min(WAIT_MAX),
         None => WAIT_MAX,
     };
-    let deadline = Instant::now() + limit;
+    let row = ended(app, caller, id, Instant::now() + limit).await?;
+    wire::job(&row, &app.config)
+}
+
+/// The job when it has ended, or as it is at the deadline.
+pub(super) async fn ended(app: &Arc<App>, caller: &Caller, id: JobId, deadline: Instant) -> Result<JobRow> {
     loop {
         let mut subscription = app.hub.subscribe(id);
         let row = jobs::find(app, caller, id).await?;
         if row.state.is_final() || Instant::now() >= deadline {
-            return wire::job(&row, &app.config);
+            return Ok(row);
         }
         // The catalogue is asked now and then, should another process run the job.
         let look_again = deadline.min(Instant::now() + HEARTBEAT);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use imageops::{FieldMask, v1};
 use imageops_catalogue::{ImageChange, ImageOrder};
-use imageops_model::{ImageDetails, ImageState, Label};
+use imageops_model::{ImageDetails, ImageId, ImageState, InvalidName, Label};
 
 use super::facts::{facts_change, read_facts};
 use super::requests::{read_all, read_format};
@@ -141,11 +141,35 @@ fn details(image: &v1::Image) -> Result<ImageDetails> {
     })
 }
 
-/// What is said of an image record that is to be made.
-pub(crate) fn read_image_details(image: &v1::Image) -> Result<ImageDetails> {
-    let details = details(image)?;
+/// What is said of the record of an image to be, with the id that the client wants; refused where more is said.
+pub(crate) fn read_record(image: v1::Image) -> Result<(Option<ImageId>, Label, ImageDetails)> {
+    let id = match image.name.as_str() {
+        "" => None,
+        name => Some(
+            name.parse().map_err(|error: InvalidName| Failure::invalid("image.name", error.to_string()))?,
+        ),
+    };
+    let details = details(&image)?;
     details.check().map_err(|error| Failure::invalid(image_member(error.field), error.problem))?;
-    Ok(details)
+    let label = Label::new(image.display_name.clone())
+        .map_err(|error| Failure::invalid("image.display_name", error.to_string()))?;
+    let said = v1::Image {
+        name: image.name.clone(),
+        display_name: image.display_name.clone(),
+        description: image.description.clone(),
+        labels: image.labels.clone(),
+        properties: image.properties.clone(),
+        tags: image.tags.clone(),
+        protected: image.protected,
+        facts: image.facts.clone(),
+        ..v1::Image::default()
+    };
+    if said != image {
+        let message =
+            "only what people say of an image can be given; its bytes, digests and states are the server's";
+        return Err(Failure::invalid("image", message));
+    }
+    Ok((id, label, details))
 }
 
 /// What is said of an image while it is uploaded.
@@ -202,6 +226,25 @@ mod tests {
         assert_eq!((all.enabled, all.description), (Some(true), Some(String::new())));
         let error = read_image_change(image(), mask(&["size_bytes"])).unwrap_err();
         assert!(error.message.contains("size_bytes"), "{error:?}");
+    }
+
+    #[test]
+    fn sec_27_a_record_takes_nothing_that_is_the_servers() {
+        let (id, label, details) = read_record(image()).unwrap();
+        assert_eq!((id, label.as_str(), details.tags.len()), (None, "disk", 1));
+        let named = v1::Image { name: format!("images/{}", uuid::Uuid::from_u128(7)), ..image() };
+        assert!(read_record(named).unwrap().0.is_some());
+        for refused in [
+            v1::Image { name: "disk".to_owned(), ..image() },
+            v1::Image { state: 4, ..image() },
+            v1::Image { size_bytes: 1, ..image() },
+            v1::Image { digests: Some(v1::Digests::default()), ..image() },
+            v1::Image { replicas: vec![v1::Replica::default()], ..image() },
+            v1::Image { disabled: true, ..image() },
+            v1::Image { tags: vec![String::new()], ..image() },
+        ] {
+            assert!(read_record(refused.clone()).is_err(), "{refused:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! How outputs are compressed: what clients ask for, and what a job tells of it.
 
 use imageops::v1;
+use imageops_image::format::Format;
 use imageops_image::reason;
 use imageops_model::{CompressionChoice, Effort, ExtraChoice, NamedLevel};
 
@@ -44,6 +45,38 @@ pub(crate) fn read_compression(request: &v1::CompressRequest) -> Result<Compress
         _ => error.into(),
     })?;
     Ok(choice)
+}
+
+/// The format that a conversion writes, and how its clusters are compressed, refused where that is RAW and has none.
+pub(crate) fn read_conversion(request: &v1::ConvertRequest) -> Result<(Format, Option<CompressionChoice>)> {
+    let format = read_output_format("format", request.format)?
+        .ok_or_else(|| Failure::invalid("format", "must be RAW or QCOW2"))?;
+    if format == Format::Qcow2 {
+        let choice = read_compression(&v1::CompressRequest {
+            compression: request.compression,
+            level: request.level,
+            keep_free_space: true,
+            ..v1::CompressRequest::default()
+        })?;
+        return Ok((format, Some(choice)));
+    }
+    if request.compression != 0 {
+        return Err(Failure::invalid("compression", "RAW is not compressed; leave it unspecified"));
+    }
+    if request.level.is_some() {
+        return Err(Failure::invalid("level", "RAW is not compressed; leave it unspecified"));
+    }
+    Ok((format, None))
+}
+
+/// A format that can be written; `None`: unspecified.
+pub(crate) fn read_output_format(field: &'static str, value: i32) -> Result<Option<Format>> {
+    match v1::ImageFormat::try_from(value) {
+        Ok(v1::ImageFormat::Unspecified) => Ok(None),
+        Ok(v1::ImageFormat::Raw) => Ok(Some(Format::Raw)),
+        Ok(v1::ImageFormat::Qcow2) => Ok(Some(Format::Qcow2)),
+        _ => Err(Failure::invalid(field, "must be RAW or QCOW2")),
+    }
 }
 
 fn read_zstd(value: i32) -> Result<bool> {
@@ -207,6 +240,27 @@ mod tests {
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some(reason), "{request:?}");
         let fields = details.bad_request().map(|bad| bad.field_violations[0].field.as_str());
         assert_eq!(fields, Some(field), "{request:?}");
+    }
+
+    #[test]
+    fn a_conversion_writes_raw_or_qcow2_and_compresses_one_of_them() {
+        let asked =
+            |format: v1::ImageFormat| v1::ConvertRequest { format: format.into(), ..Default::default() };
+        assert_eq!(read_conversion(&asked(v1::ImageFormat::Raw)), Ok((Format::Raw, None)));
+        let request = v1::ConvertRequest { level: Some(3), compression: 2, ..asked(v1::ImageFormat::Qcow2) };
+        let (format, choice) = read_conversion(&request).expect("a level that the coder has");
+        let choice = choice.expect("clusters are compressed");
+        assert_eq!((format, choice.zstd, choice.keep_free_space), (Format::Qcow2, true, true));
+        for refused in [
+            asked(v1::ImageFormat::Unspecified),
+            asked(v1::ImageFormat::Vmdk),
+            v1::ConvertRequest { format: 77, ..Default::default() },
+            v1::ConvertRequest { level: Some(3), ..asked(v1::ImageFormat::Raw) },
+            v1::ConvertRequest { compression: 1, ..asked(v1::ImageFormat::Raw) },
+            v1::ConvertRequest { level: Some(99), ..asked(v1::ImageFormat::Qcow2) },
+        ] {
+            assert!(read_conversion(&refused).is_err(), "{refused:?}");
+        }
     }
 
     #[test]

@@ -2,13 +2,12 @@
 
 use imageops::v1;
 use imageops_catalogue::JobRow;
-use imageops_image::check::CheckReport;
-use imageops_model::{JobKind, JobPhase, JobProgress, JobSpec, JobState, Source};
+use imageops_model::{JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState, Source, StoreId};
+use serde::de::DeserializeOwned;
 
 use super::{compression, results, timestamp};
 use crate::config::Config;
 use crate::failure::{Failure, Result};
-use crate::worker::{CompressOutcome, EstimateOutcome};
 
 /// A job.
 pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
@@ -19,11 +18,7 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
         state: state(row.state).into(),
         progress: Some(progress(&row.progress)),
         source: row.spec.source().as_ref().map(source),
-        error: row.failure.as_ref().map(|failure| v1::JobError {
-            code: failure.code,
-            reason: failure.reason.clone(),
-            message: failure.message.clone(),
-        }),
+        error: row.failure.as_ref().map(error),
         result: row.result.as_deref().map(|result| read_result(&row.spec, result)).transpose()?,
         revision: row.revision,
         attempt: row.attempt,
@@ -42,28 +37,40 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
             | JobSpec::Drain(_) => String::new(),
         },
         compression: row.spec.compression().map(compression::settings),
-        store: String::new(),
+        store: store(&row.spec).map(|id| id.to_string()).unwrap_or_default(),
     })
 }
 
 fn read_result(spec: &JobSpec, text: &str) -> Result<v1::job::Result> {
     Ok(match spec {
-        JobSpec::Check(_) => {
-            let report: CheckReport = serde_json::from_str(text).map_err(Failure::internal)?;
-            v1::job::Result::Check(results::check(report))
-        }
-        JobSpec::Compress(_) => {
-            let outcome: CompressOutcome = serde_json::from_str(text).map_err(Failure::internal)?;
-            v1::job::Result::Compress(results::compress(outcome))
-        }
-        JobSpec::Estimate(_) => {
-            let outcome: EstimateOutcome = serde_json::from_str(text).map_err(Failure::internal)?;
-            v1::job::Result::Estimate(results::estimate(outcome))
-        }
-        JobSpec::Convert(_) | JobSpec::Copy(_) | JobSpec::Scrub(_) | JobSpec::Drain(_) => {
-            return Err(Failure::internal("a result of a kind that the contract does not know"));
-        }
+        JobSpec::Check(_) => v1::job::Result::Check(results::check(read(text)?)),
+        JobSpec::Compress(_) => v1::job::Result::Compress(results::compress(read(text)?)),
+        JobSpec::Estimate(_) => v1::job::Result::Estimate(results::estimate(read(text)?)),
+        JobSpec::Convert(_) => v1::job::Result::Convert(results::convert(read(text)?)),
+        JobSpec::Copy(_) => v1::job::Result::Copy(results::copy(&read(text)?)),
+        JobSpec::Scrub(_) => v1::job::Result::Scrub(results::scrub(read(text)?)),
+        JobSpec::Drain(_) => v1::job::Result::Drain(results::drain(read(text)?)),
     })
+}
+
+/// What a worker wrote into a row.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(Failure::internal)
+}
+
+/// The store that a job is about.
+fn store(spec: &JobSpec) -> Option<StoreId> {
+    match spec {
+        JobSpec::Copy(spec) => Some(spec.target),
+        JobSpec::Scrub(spec) => Some(spec.store),
+        JobSpec::Drain(spec) => Some(spec.store),
+        JobSpec::Check(_) | JobSpec::Compress(_) | JobSpec::Estimate(_) | JobSpec::Convert(_) => None,
+    }
+}
+
+/// Why something failed.
+pub(super) fn error(failure: &JobFailure) -> v1::JobError {
+    v1::JobError { code: failure.code, reason: failure.reason.clone(), message: failure.message.clone() }
 }
 
 fn kind(kind: JobKind) -> v1::JobKind {
@@ -71,7 +78,10 @@ fn kind(kind: JobKind) -> v1::JobKind {
         JobKind::Check => v1::JobKind::Check,
         JobKind::Compress => v1::JobKind::Compress,
         JobKind::Estimate => v1::JobKind::Estimate,
-        JobKind::Convert | JobKind::Copy | JobKind::Scrub | JobKind::Drain => v1::JobKind::Unspecified,
+        JobKind::Convert => v1::JobKind::Convert,
+        JobKind::Copy => v1::JobKind::Copy,
+        JobKind::Scrub => v1::JobKind::Scrub,
+        JobKind::Drain => v1::JobKind::Drain,
     }
 }
 
@@ -99,7 +109,8 @@ fn progress(progress: &JobProgress) -> v1::Progress {
         JobPhase::Planning => v1::JobPhase::Planning,
         JobPhase::Checking => v1::JobPhase::Checking,
         JobPhase::Compressing => v1::JobPhase::Compressing,
-        JobPhase::Converting | JobPhase::Copying => v1::JobPhase::Unspecified,
+        JobPhase::Converting => v1::JobPhase::Converting,
+        JobPhase::Copying => v1::JobPhase::Copying,
         JobPhase::Verifying => v1::JobPhase::Verifying,
         JobPhase::Publishing => v1::JobPhase::Publishing,
     };

@@ -8,19 +8,23 @@ mod jobs;
 mod requests;
 mod results;
 mod stores;
+mod usage;
+mod work;
 
 pub(crate) use changes::{
-    read_etag, read_formats, read_image_change, read_image_order, read_image_states, read_upload_details,
+    read_etag, read_formats, read_image_change, read_image_order, read_image_states, read_record,
+    read_upload_details,
 };
-pub(crate) use compression::{read_compression, request_of_estimate};
+pub(crate) use compression::{read_compression, read_conversion, read_output_format, request_of_estimate};
 pub(crate) use images::{image, inspection, upload};
 pub(crate) use jobs::job;
 pub(crate) use requests::{
     read_digest_choice, read_duration, read_format, read_job_kinds, read_job_states, read_promise,
     read_source, read_upload_states,
 };
-
 pub(crate) use stores::{read_store, read_store_change, read_store_state, store};
+pub(crate) use usage::usage;
+pub(crate) use work::work;
 
 use imageops_model::Micros;
 use pbjson_types::Timestamp;

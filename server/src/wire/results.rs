@@ -1,13 +1,18 @@
 //! Results of jobs.
 
+use std::collections::BTreeSet;
+
 use imageops::v1;
 use imageops_image::check::{CheckOutcome, CheckReport, Finding, FindingKind};
 use imageops_image::compress::{GapsReport, PartReport, VolumeReport};
 use imageops_image::digest::Digests;
 use imageops_image::guest::{ExtraSummary, Kept};
+use imageops_model::ImageId;
 
 use super::images;
-use crate::worker::{CompressOutcome, EstimateOutcome};
+use crate::worker::{
+    CompressOutcome, ConvertOutcome, CopyOutcome, DrainOutcome, EstimateOutcome, ScrubOutcome,
+};
 
 pub(super) fn check(report: CheckReport) -> v1::CheckResult {
     let outcome = match report.outcome {
@@ -106,6 +111,45 @@ pub(super) fn estimate(outcome: EstimateOutcome) -> v1::CompressionEstimate {
         extra_dropped_bytes: estimate.extra_dropped_bytes,
         gaps: estimate.gaps.as_ref().map(gaps),
     }
+}
+
+pub(super) fn convert(outcome: ConvertOutcome) -> v1::ConvertResult {
+    let ConvertOutcome { written, output_file, output_image, digests: made } = outcome;
+    v1::ConvertResult {
+        output_file: output_file.unwrap_or_default(),
+        output_image: output_image.map(|id| id.to_string()).unwrap_or_default(),
+        source_format: images::format(written.source_format).into(),
+        format: images::format(written.format).into(),
+        virtual_size_bytes: written.virtual_size_bytes,
+        output_bytes: written.output_bytes,
+        allocated_bytes: written.allocated_bytes,
+        verified: written.verified,
+        digests: made.map(digests),
+    }
+}
+
+pub(super) fn copy(outcome: &CopyOutcome) -> v1::CopyResult {
+    v1::CopyResult { copied_bytes: outcome.copied_bytes }
+}
+
+pub(super) fn scrub(outcome: ScrubOutcome) -> v1::ScrubResult {
+    v1::ScrubResult {
+        verified_blobs: outcome.verified_blobs,
+        verified_bytes: outcome.verified_bytes,
+        damaged_images: names(outcome.damaged_images),
+    }
+}
+
+pub(super) fn drain(outcome: DrainOutcome) -> v1::DrainResult {
+    v1::DrainResult {
+        moved_images: outcome.moved_images,
+        copied_bytes: outcome.copied_bytes,
+        kept_images: names(outcome.kept_images),
+    }
+}
+
+fn names(images: BTreeSet<ImageId>) -> Vec<String> {
+    images.into_iter().map(|id| id.to_string()).collect()
 }
 
 fn part(report: &PartReport) -> v1::CompressedPart {

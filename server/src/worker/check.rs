@@ -5,9 +5,9 @@ use imageops_image::Control;
 use imageops_image::check::CheckOptions;
 use imageops_model::{CheckSpec, Tenant};
 
-use super::run::engine;
+use super::run::{engine, result_of};
 use crate::app::App;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 /// Checks the source; the result is the engine's report.
 pub(super) async fn check(
@@ -16,7 +16,7 @@ pub(super) async fn check(
     spec: &CheckSpec,
     control: Control,
 ) -> Result<JobOutcome> {
-    let source = app.open_source(tenant, &spec.source).await?;
+    let source = app.open_to_check(tenant, &spec.source).await?;
     let options = CheckOptions {
         format: source.format,
         md5: spec.md5,
@@ -25,6 +25,5 @@ pub(super) async fn check(
     };
     let report =
         engine(move || Ok(imageops_image::check::check(source.storage, &options, &control)?)).await?;
-    let result = serde_json::to_string(&report).map_err(Failure::internal)?;
-    Ok(JobOutcome::Succeeded { result, image: None, replica: None })
+    Ok(JobOutcome::Succeeded { result: result_of(&report)?, image: None, replica: None })
 }

@@ -7,10 +7,10 @@ use imageops_image::format::{self, Format};
 use imageops_model::{EstimateSpec, Tenant};
 use serde::{Deserialize, Serialize};
 
-use super::run::engine;
+use super::run::{engine, result_of};
 use crate::app::App;
 use crate::compression::engine_options;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 /// What an estimate job leaves in its row.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +36,5 @@ pub(super) async fn estimate(
         Ok(EstimateOutcome { source_format: image.format, told })
     })
     .await?;
-    let result = serde_json::to_string(&outcome).map_err(Failure::internal)?;
-    Ok(JobOutcome::Succeeded { result, image: None, replica: None })
+    Ok(JobOutcome::Succeeded { result: result_of(&outcome)?, image: None, replica: None })
 }

@@ -2,11 +2,18 @@
 
 mod check;
 mod compress;
+mod convert;
+mod copy;
+mod drain;
+mod ending;
 mod estimate;
 mod output;
+mod reading;
 mod run;
+mod scrub;
 mod stop;
 mod tracker;
+mod transfer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +26,14 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 use uuid::Uuid;
 
-pub use compress::{CompressOutcome, invalid_output, output_is_source};
+pub use compress::CompressOutcome;
+pub use convert::ConvertOutcome;
+pub(crate) use convert::conversion_key;
+pub use copy::CopyOutcome;
+pub use drain::DrainOutcome;
 pub use estimate::EstimateOutcome;
+pub use output::{invalid_output, output_is_source};
+pub use scrub::ScrubOutcome;
 pub use stop::{Stop, StopCause};
 
 use crate::app::App;
@@ -101,8 +114,15 @@ async fn next_job(app: &App) -> Option<imageops_catalogue::JobRow> {
 fn publish_allowed(stop: &Stop) -> Result<()> {
     match stop.cause() {
         None | Some(StopCause::Shutdown) => Ok(()),
-        Some(_) => {
-            Err(Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped"))
-        }
+        Some(_) => Err(stopped()),
     }
+}
+
+/// Ends work of many pieces between two of them, once it was told to stop.
+fn still_wanted(stop: &Stop) -> Result<()> {
+    if stop.cause().is_some() { Err(stopped()) } else { Ok(()) }
+}
+
+fn stopped() -> Failure {
+    Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped")
 }

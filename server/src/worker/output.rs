@@ -1,10 +1,13 @@
-//! The image that a job makes: staged under the attempt's own name, digested, and published under the image's id.
+//! What a job makes. An image: staged under the attempt's own name, digested, and published under the image's id. A file
+//! below the image root: written without a name, which it gets when it is complete.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use imageops_image::Control;
 use imageops_image::digest::{Digests, Selection, digest_storage};
+use imageops_image::format::Format;
+use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
 use imageops_model::{ImageId, StoreId};
 use imageops_store::Store;
@@ -12,9 +15,13 @@ use imageops_store::Store;
 use super::run::engine;
 use super::tracker::Tracker;
 use super::{Stop, publish_allowed};
-use crate::app::App;
-use crate::failure::Result;
+use crate::app::{App, OpenSource, blocking};
+use crate::failure::{Failure, Result};
+use crate::reason;
 use crate::stored::{self, StoredBytes};
+
+/// Mode of outputs in the image root: other services on the same volume read them.
+const OUTPUT_MODE: u32 = 0o644;
 
 /// Digests of what a job makes.
 const DIGESTS: Selection = Selection { md5: true, sha256: true, sha512: false, crc32: true };
@@ -90,14 +97,55 @@ pub(super) struct Made {
 
 impl Made {
     /// As the bytes of an image.
-    pub(super) fn into_bytes(self, format: &str, virtual_size_bytes: u64) -> StoredBytes {
+    pub(super) fn into_bytes(self, format: Format, virtual_size_bytes: u64) -> StoredBytes {
         StoredBytes {
             store: self.store,
             blob: self.blob,
             size_bytes: self.size_bytes,
             digests: self.digests,
-            format: format.to_owned(),
+            format: format.as_str().to_owned(),
             virtual_size_bytes: Some(virtual_size_bytes),
         }
     }
+}
+
+/// Has `write` make a file of `source`, which gets its name below the image root when it is complete.
+pub(super) async fn make_file<R: Send + 'static>(
+    app: &App,
+    source: OpenSource,
+    name: &str,
+    (stop, tracker, control): (&Stop, &Tracker, Control),
+    write: impl FnOnce(OpenSource, &File, &Control) -> Result<R> + Send + 'static,
+) -> Result<R> {
+    let (root, wanted) = (Arc::clone(&app.image_root), name.to_owned());
+    let finding = Arc::clone(&root);
+    let place = blocking(move || finding.output(&wanted)).await?.map_err(|_| invalid_output())?;
+    let (stop, tracker) = (stop.clone(), tracker.clone());
+    engine(move || {
+        // Looked at again here: a link may have been set since the job was asked for.
+        if let Some(file) = &source.file
+            && root.is_same_file(file, &place)?
+        {
+            return Err(output_is_source());
+        }
+        let output = OutputFile::create_in(place.directory)?;
+        let report = write(source, output.file(), &control)?;
+        publish_allowed(&stop)?;
+        tracker.publishing();
+        output.publish(&place.file_name, OUTPUT_MODE, Existing::Replace)?;
+        Ok(report)
+    })
+    .await
+}
+
+/// The output's name cannot be used.
+pub fn invalid_output() -> Failure {
+    let message = "the output must be a name below the image root, in a directory that exists";
+    Failure::invalid_as(reason::INVALID_OUTPUT_FILE, "output_file", message)
+}
+
+/// The output would replace its own source.
+pub fn output_is_source() -> Failure {
+    let message = "the output is the source itself; choose another name";
+    Failure::invalid_as(reason::OUTPUT_IS_SOURCE, "output_file", message)
 }

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imageops_catalogue::{Error, JobOutcome, JobRow};
-use imageops_model::{JobSpec, JobState};
+use imageops_model::JobSpec;
+use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tonic::Code;
 
+use super::ending::end;
 use super::tracker::Tracker;
-use super::{HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress, estimate};
+use super::{HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress, convert, copy, drain, estimate, scrub};
 use crate::app::App;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
-use crate::reason;
 
 /// How often watchers get a new state at most.
 const TICK: Duration = Duration::from_millis(200);
-/// How long the end of a job is tried to be written; the lease, and so another attempt, comes after it.
-const FINISH_TRIES: u32 = 20;
 
 /// Runs a job that was claimed, and ends it.
 pub(super) async fn run(app: Arc<App>, mut row: JobRow) {
@@ -77,7 +75,7 @@ async fn work_and_beat(
                     beat(app, row, stop).await;
                 }
             }
-            () = &mut timeout, if !timed_out => {
+            () = &mut timeout, if !timed_out && is_timed(&row.spec) => {
                 timed_out = true;
                 stop.because(StopCause::TimedOut);
             }
@@ -109,15 +107,25 @@ async fn beat(app: &App, row: &mut JobRow, stop: &Stop) {
 }
 
 async fn execute(app: Arc<App>, row: JobRow, stop: Stop, tracker: Tracker) -> Result<JobOutcome> {
-    let control = tracker.control(&stop);
     match &row.spec {
-        JobSpec::Check(spec) => check::check(&app, &row.tenant, spec, control).await,
-        JobSpec::Compress(spec) => compress::compress(&app, &row, spec, &stop, &tracker, control).await,
-        JobSpec::Estimate(spec) => estimate::estimate(&app, &row.tenant, spec, control).await,
-        JobSpec::Convert(_) | JobSpec::Copy(_) | JobSpec::Scrub(_) | JobSpec::Drain(_) => {
-            Err(Failure::new(Code::Unimplemented, reason::INTERNAL, "this server does not do such jobs yet"))
-        }
+        JobSpec::Check(spec) => check::check(&app, &row.tenant, spec, tracker.control(&stop)).await,
+        JobSpec::Compress(spec) => compress::compress(&app, &row, spec, &stop, &tracker).await,
+        JobSpec::Estimate(spec) => estimate::estimate(&app, &row.tenant, spec, tracker.control(&stop)).await,
+        JobSpec::Convert(spec) => convert::convert(&app, &row, spec, &stop, &tracker).await,
+        JobSpec::Copy(spec) => copy::copy(&app, &row, spec, &stop, &tracker).await,
+        JobSpec::Scrub(spec) => scrub::scrub(&app, &row, spec, &stop, &tracker).await,
+        JobSpec::Drain(spec) => drain::drain(&app, &row, spec, &stop, &tracker).await,
     }
+}
+
+/// The result of a job as its row keeps it.
+pub(super) fn result_of(outcome: &impl Serialize) -> Result<String> {
+    serde_json::to_string(outcome).map_err(Failure::internal)
+}
+
+/// Whether an attempt may take only so long: not where the work is a whole store.
+fn is_timed(spec: &JobSpec) -> bool {
+    !matches!(spec, JobSpec::Scrub(_) | JobSpec::Drain(_))
 }
 
 /// Runs engine code on the pool; a panic there fails the job and nothing else.
@@ -127,52 +135,4 @@ pub(super) async fn engine<T: Send + 'static>(
     crate::app::blocking(move || catch_unwind(AssertUnwindSafe(work)))
         .await?
         .unwrap_or_else(|_| Err(Failure::internal("the engine panicked")))
-}
-
-/// Writes how the job ended; `None` when that was not this worker's to say, or could not be written.
-async fn end(app: &App, row: JobRow, stop: &Stop, result: Result<JobOutcome>) -> Option<JobRow> {
-    let outcome = match (result, stop.cause()) {
-        // What is complete stays complete: a wish to stop that came too late changes nothing.
-        (Ok(outcome), _) => outcome,
-        (Err(_), Some(StopCause::Cancelled)) => JobOutcome::Cancelled,
-        (Err(_), Some(StopCause::TimedOut)) => {
-            let message = format!("the job took longer than {} seconds", app.config.job_timeout_seconds);
-            JobOutcome::Failed(
-                Failure::new(Code::DeadlineExceeded, reason::TIMEOUT, message).into_job_failure(),
-            )
-        }
-        (Err(_), Some(StopCause::Shutdown)) => return release(app, row).await,
-        (Err(_), Some(StopCause::Fenced)) => {
-            tracing::warn!(job = %row.id, attempt = row.attempt, "another worker has taken the job over");
-            return None;
-        }
-        (Err(failure), None) => JobOutcome::Failed(failure.into_job_failure()),
-    };
-    let revision = row.revision + 1;
-    for attempt in 0..FINISH_TRIES {
-        match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, now()).await {
-            Ok(row) => return Some(row),
-            Err(Error::Unavailable(cause) | Error::NoSpace(cause)) => {
-                tracing::warn!(job = %row.id, %cause, "the end of the job is not stored yet");
-                sleep(Duration::from_millis(50 << attempt.min(5))).await;
-            }
-            Err(error) => {
-                tracing::error!(job = %row.id, %error, "the end of the job cannot be stored");
-                return None;
-            }
-        }
-    }
-    None
-}
-
-async fn release(app: &App, row: JobRow) -> Option<JobRow> {
-    if let Err(error) = app.catalogue.release_job(row.id, row.attempt, row.revision + 1, now()).await {
-        tracing::warn!(job = %row.id, %error, "the job was not given back; its lease runs out");
-        return None;
-    }
-    let row =
-        JobRow { state: JobState::Queued, revision: row.revision + 1, worker: None, lease_time: None, ..row };
-    tracing::info!(job = %row.id, "job given back to the queue");
-    app.hub.publish(row);
-    None
 }

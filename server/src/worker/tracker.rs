@@ -1,5 +1,6 @@
 //! From the engine's progress to a job's: rate, remaining time, and a percentage that never falls.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -47,8 +48,16 @@ impl Tracker {
 
     /// What the engine reports to, and is stopped by.
     pub(super) fn control(&self, stop: &Stop) -> Control {
+        self.control_between(stop, 0.0, 1.0)
+    }
+
+    /// The same for a part of the job, which begins and ends at these fractions of the whole.
+    pub(super) fn control_between(&self, stop: &Stop, start: f64, end: f64) -> Control {
         let tracker = self.clone();
-        Control::new(move |progress| tracker.report(progress), stop.token())
+        let report = move |progress: Progress| {
+            tracker.report(Progress { fraction: start + (end - start) * progress.fraction, ..progress });
+        };
+        Control::new(report, stop.token())
     }
 
     /// The output is complete and gets its name now.
@@ -61,6 +70,7 @@ impl Tracker {
             Phase::Planning => JobPhase::Planning,
             Phase::Checking => JobPhase::Checking,
             Phase::Compressing => JobPhase::Compressing,
+            Phase::Converting => JobPhase::Converting,
             Phase::Verifying => JobPhase::Verifying,
             _ => JobPhase::Waiting,
         };
@@ -99,9 +109,59 @@ impl Tracker {
     }
 }
 
+/// Counts the bytes of work that the engine has no part in. Clones count together.
+#[derive(Clone)]
+pub(super) struct Meter {
+    tracker: Tracker,
+    phase: JobPhase,
+    total_bytes: u64,
+    done_bytes: Arc<AtomicU64>,
+}
+
+impl Meter {
+    /// Starts a phase of about so many bytes, which is the whole of the job.
+    pub(super) fn new(tracker: &Tracker, phase: JobPhase, total_bytes: u64) -> Self {
+        let meter = Self { tracker: tracker.clone(), phase, total_bytes, done_bytes: Arc::default() };
+        meter.add(0);
+        meter
+    }
+
+    /// Adds bytes that are done.
+    pub(super) fn add(&self, bytes: u64) {
+        let done_bytes =
+            self.done_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes).min(self.total_bytes);
+        let fraction = if self.total_bytes == 0 { 0.0 } else { done_bytes as f64 / self.total_bytes as f64 };
+        self.tracker.update(self.phase, done_bytes, self.total_bytes, fraction);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_meter_never_passes_its_total() {
+        let tracker = Tracker::new(0.0);
+        let meter = Meter::new(&tracker, JobPhase::Copying, 100);
+        meter.clone().add(40);
+        let half = tracker.snapshot();
+        assert_eq!((half.phase, half.done_bytes, half.total_bytes), (JobPhase::Copying, 40, 100));
+        meter.add(90);
+        assert_eq!(tracker.snapshot().done_bytes, 100);
+        Meter::new(&Tracker::new(0.0), JobPhase::Copying, 0).add(1);
+    }
+
+    #[test]
+    fn a_part_of_a_job_keeps_to_its_share() {
+        let tracker = Tracker::new(0.0);
+        let control = tracker.control_between(&Stop::default(), 0.5, 0.7);
+        let told = |fraction| Progress { phase: Phase::Converting, done_bytes: 1, total_bytes: 2, fraction };
+        control.report(told(0.5));
+        assert!((tracker.snapshot().percent - 60.0).abs() < 1e-9);
+        assert_eq!(tracker.snapshot().phase, JobPhase::Converting);
+        control.report(told(1.0));
+        assert!((tracker.snapshot().percent - 70.0).abs() < 1e-9);
+    }
 
     #[test]
     fn a_retry_holds_the_percentage_until_it_is_overtaken() {

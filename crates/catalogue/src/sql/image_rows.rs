@@ -30,6 +30,9 @@ const UPDATE: &str = "UPDATE images SET label = $1, state = $2, description = $3
 const FILL: &str = "UPDATE images SET format = $1, size_bytes = $2, virtual_size_bytes = $3, md5 = $4, sha256 = $5, sha512 = \
      $6, crc32 = $7, derived_from = $8, charged_bytes = $9 WHERE tenant = $10 AND id = $11";
 
+const SET_CHECK: &str = "UPDATE images SET check_job = $1, check_result = $2, check_failure = $3, check_time = $4 \
+     WHERE tenant = $5 AND id = $6";
+
 const INSERT_TEXT: &str = "INSERT INTO image_texts (image, kind, name, value) VALUES ($1, $2, $3, $4) \
      ON CONFLICT (image, kind, name) DO UPDATE SET value = excluded.value";
 
@@ -65,6 +68,18 @@ pub(super) async fn insert(
     write_texts(db, image.id, None, &image.details).await?;
     for replica in &image.replicas {
         replicas::put(db, image.id, replica).await?;
+    }
+    // What a job made may have been checked by it.
+    if let Some(check) = &image.check {
+        sqlx::query(SET_CHECK)
+            .bind(write_uuid(check.job.0))
+            .bind(&check.result)
+            .bind(write_failure(check.failure.as_ref())?)
+            .bind(check.time.map(|time| time.0))
+            .bind(tenant.as_str())
+            .bind(write_uuid(image.id.0))
+            .execute(db)
+            .await?;
     }
     Ok(())
 }

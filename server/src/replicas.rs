@@ -1,0 +1,67 @@
+//! The copies of an image's bytes: which to read, and what follows when one is not what it must be.
+
+use imageops_catalogue::{ImageRow, Replica};
+use imageops_model::{ReplicaState, StoreId};
+use imageops_store::Blob;
+use tonic::Code;
+
+use crate::app::{App, blocking};
+use crate::clock::now;
+use crate::failure::{Failure, Result};
+use crate::reason;
+
+/// The ready copies of an image in stores that are there: that in the store with the highest weight first.
+pub fn readable(app: &App, image: &ImageRow) -> Vec<Replica> {
+    let ready = |store| {
+        image
+            .replicas
+            .iter()
+            .find(|replica| replica.store == store && replica.state == ReplicaState::Ready)
+            .cloned()
+    };
+    let stores = app.stores.all().into_iter().filter(|slot| slot.store.is_some());
+    stores.filter_map(|slot| ready(slot.row.id)).collect()
+}
+
+/// Opens one copy.
+pub async fn open(app: &App, store: StoreId, blob: &str) -> Result<imageops_store::Result<Box<dyn Blob>>> {
+    let Some(opened) = app.stores.readable(store) else {
+        return Ok(Err(imageops_store::Error::Gone("the store is not there".to_owned())));
+    };
+    let blob = blob.to_owned();
+    let opened = blocking(move || opened.open(&blob)).await?;
+    Ok(opened.inspect_err(|error| app.stores.report(store, error)))
+}
+
+/// Bytes that were read do not have their digest, or cannot be read while their store can: nobody reads them any more, and
+/// an image without another ready copy goes into quarantine (reliability R-9). The images that name them; none when they
+/// went meanwhile.
+pub async fn mark_damaged(app: &App, store: StoreId, blob: &str) -> Result<Vec<ImageRow>> {
+    let images = app.catalogue.mark_damaged(store, blob, damaged().into_job_failure(), now()).await?;
+    if !images.is_empty() {
+        metrics::counter!("imageops_scrub_mismatch_total").increment(1);
+    }
+    for image in &images {
+        tracing::error!(
+            %store,
+            blob,
+            image = %image.id,
+            state = image.state.as_str(),
+            "stored bytes do not have their digest; they are not read any more"
+        );
+    }
+    Ok(images)
+}
+
+/// What a reader is told of such bytes.
+pub fn damaged() -> Failure {
+    let message = "the stored bytes do not have their digest any more; upload the image again";
+    Failure::new(Code::DataLoss, reason::BYTES_DAMAGED, message)
+}
+
+/// No copy is in a store that is there.
+pub fn none_there() -> Failure {
+    let message = "no store that holds the image's bytes is there now; try again";
+    Failure::new(Code::Unavailable, reason::STORE_DISCONNECTED, message)
+        .retry_after(std::time::Duration::from_secs(60))
+}

@@ -1,0 +1,115 @@
+//! How a job's end comes into the catalogue, and what goes when it does not.
+
+use std::time::Duration;
+
+use imageops_catalogue::{Error, JobOutcome, JobRow};
+use imageops_model::{JobState, StoreId};
+use tokio::time::sleep;
+use tonic::Code;
+
+use super::{Stop, StopCause};
+use crate::app::App;
+use crate::clock::now;
+use crate::failure::{Failure, Result};
+use crate::reason;
+
+/// How long the end of a job is tried to be written; the lease, and so another attempt, comes after it.
+const FINISH_TRIES: u32 = 20;
+
+/// Writes how the job ended; `None` when that was not this worker's to say, or could not be written.
+pub(super) async fn end(app: &App, row: JobRow, stop: &Stop, result: Result<JobOutcome>) -> Option<JobRow> {
+    let outcome = match (result, stop.cause()) {
+        // What is complete stays complete: a wish to stop that came too late changes nothing.
+        (Ok(outcome), _) => outcome,
+        (Err(_), Some(StopCause::Cancelled)) => JobOutcome::Cancelled,
+        (Err(_), Some(StopCause::TimedOut)) => {
+            let message = format!("the job took longer than {} seconds", app.config.job_timeout_seconds);
+            JobOutcome::Failed(
+                Failure::new(Code::DeadlineExceeded, reason::TIMEOUT, message).into_job_failure(),
+            )
+        }
+        (Err(_), Some(StopCause::Shutdown)) => return release(app, row).await,
+        (Err(_), Some(StopCause::Fenced)) => {
+            tracing::warn!(job = %row.id, attempt = row.attempt, "another worker has taken the job over");
+            return None;
+        }
+        (Err(failure), None) => JobOutcome::Failed(failure.into_job_failure()),
+    };
+    let made = made(&outcome);
+    match finish(app, &row, outcome).await {
+        Ok(ended) => ended,
+        // What was made cannot be kept: nothing of it stays.
+        Err(failure) => {
+            let ended = finish(app, &row, JobOutcome::Failed(failure.into_job_failure())).await;
+            for (store, blob) in made {
+                app.remove_unless_referenced(store, &blob).await;
+            }
+            ended.ok().flatten()
+        }
+    }
+}
+
+/// Bytes that a success would bring into the catalogue.
+fn made(outcome: &JobOutcome) -> Vec<(StoreId, String)> {
+    let JobOutcome::Succeeded { image, replica, .. } = outcome else { return Vec::new() };
+    let replicas = image.iter().flat_map(|image| &image.replicas).chain(replica.iter().map(|(_, copy)| copy));
+    replicas.map(|replica| (replica.store, replica.blob.clone())).collect()
+}
+
+/// Writes an end. The failure is the catalogue's refusal of what was made; the job runs on.
+async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Result<Option<JobRow>> {
+    let revision = row.revision + 1;
+    for attempt in 0..FINISH_TRIES {
+        match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, now()).await {
+            Ok(row) => return Ok(Some(row)),
+            Err(Error::Unavailable(cause) | Error::NoSpace(cause)) => {
+                tracing::warn!(job = %row.id, %cause, "the end of the job is not stored yet");
+                sleep(Duration::from_millis(50 << attempt.min(5))).await;
+            }
+            Err(
+                error @ (Error::QuotaExceeded { .. }
+                | Error::NotFound { what: "image" }
+                | Error::State { what: "image" }
+                | Error::Conflict { .. }
+                | Error::OutOfRange { .. }),
+            ) => return Err(refused(error)),
+            Err(error) => {
+                tracing::error!(job = %row.id, %error, "the end of the job cannot be stored");
+                return Ok(None);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Why what a job made was not taken.
+fn refused(error: Error) -> Failure {
+    match error {
+        Error::NotFound { .. } => {
+            let message = "the image that the job read is gone; what was made of it is dropped";
+            Failure::new(Code::NotFound, reason::IMAGE_NOT_FOUND, message)
+        }
+        Error::State { .. } => {
+            let message =
+                "the image that the job read cannot be read any more; what was made of it is dropped";
+            Failure::new(Code::FailedPrecondition, reason::IMAGE_NOT_ACTIVE, message)
+        }
+        Error::Conflict { what: "replica" | "blob" } => {
+            let message = "the store got a copy meanwhile; this one is dropped";
+            Failure::new(Code::AlreadyExists, reason::REPLICA_STATE, message)
+        }
+        other => other.into(),
+    }
+}
+
+async fn release(app: &App, row: JobRow) -> Option<JobRow> {
+    if let Err(error) = app.catalogue.release_job(row.id, row.attempt, row.revision + 1, now()).await {
+        tracing::warn!(job = %row.id, %error, "the job was not given back; its lease runs out");
+        return None;
+    }
+    let row =
+        JobRow { state: JobState::Queued, revision: row.revision + 1, worker: None, lease_time: None, ..row };
+    tracing::info!(job = %row.id, "job given back to the queue");
+    app.hub.publish(row);
+    None
+}
