@@ -69,6 +69,25 @@ async fn a_cut_connection_loses_nothing_that_is_durable() {
     assert_eq!(service.staged(), [""; 0]);
 }
 
+/// The client says that it has uploaded only what it has: an id under which others committed other bytes is an error.
+#[tokio::test]
+async fn an_id_of_other_bytes_is_no_success() {
+    let service = Service::start();
+    let client = service.client();
+    let data = Random::new("other bytes").bytes(2 * MIB);
+    let options = UploadOptions { id: Some(uuid::Uuid::new_v4()), ..UploadOptions::default() };
+    let first = client.upload(&mut Cursor::new(data.clone()), &options, |_| {}).await.unwrap();
+    let again = client.upload(&mut Cursor::new(data.clone()), &options, |_| {}).await.unwrap();
+    assert_eq!(again.image, first.image, "the same bytes again are the same image");
+    let mut other = data.clone();
+    other[MIB] ^= 1;
+    for other in [&other[..], &data[..MIB]] {
+        let error = client.upload(&mut Cursor::new(other.to_vec()), &options, |_| {}).await.unwrap_err();
+        let imageops_client::Error::UploadEnded { reason, .. } = error else { panic!("{error}") };
+        assert_eq!(reason, "REQUEST_ID_REUSED");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_library_goes_on_by_itself_over_many_cuts() {
     let service = Service::start();

@@ -70,7 +70,8 @@ impl Client {
     ///
     /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole. When the connection breaks, the upload goes
     /// on at the server's durable offset; it is given up after a bounded number of attempts without progress. A call
-    /// that is dropped or fails leaves the upload open at the server, where it can go on until it expires.
+    /// that is dropped or fails leaves the upload open at the server, where it can go on until it expires. An image is only
+    /// ever one with the bytes of `source`: an id under which others were committed is an error.
     pub async fn upload<R>(
         &self,
         source: &mut R,
@@ -100,6 +101,7 @@ impl Client {
                 Start::At(offset_bytes) => offset_bytes,
                 Start::Committed(upload) => {
                     let image = self.get_image(&upload.image).await?;
+                    feed.verify(&image).await?;
                     return Ok(Uploaded { upload: *upload, image });
                 }
             };
@@ -113,6 +115,7 @@ impl Client {
             }
             let error = match self.send(first, offset_bytes, &options.expected_digests, &mut feed).await {
                 Ok(UploadImageResponse { upload: Some(upload), image: Some(image), .. }) => {
+                    feed.verify(&image).await?;
                     return Ok(Uploaded { upload, image });
                 }
                 Ok(_) => return Err(Error::Protocol("a commit without an image")),
@@ -276,6 +279,22 @@ where
             self.digest(self.hashed_bytes, data).await?;
         }
         Ok(())
+    }
+
+    /// Compares an image with the source: under the same id another client may have committed other bytes.
+    async fn verify(&mut self, image: &Image) -> Result<()> {
+        let sha256 = image.digests.as_ref().map(|digests| digests.sha256.as_str()).unwrap_or_default();
+        if image.size_bytes == self.size_bytes {
+            self.hash_up_to(self.size_bytes).await?;
+            let found = self.hasher.as_ref().map(|hasher| hex::encode(hasher.clone().finalize()));
+            if sha256.is_empty() || found.as_deref() == Some(sha256) {
+                return Ok(());
+            }
+        }
+        Err(Error::UploadEnded {
+            reason: "REQUEST_ID_REUSED".to_owned(),
+            message: "its id stands for an image of other bytes; take a new one".to_owned(),
+        })
     }
 
     /// The next chunk, full unless fewer bytes are left.

@@ -14,7 +14,9 @@ const PIECE_BYTES_MIN: u64 = 1 << 20;
 
 /// One attempt, which creates the upload or goes on with it.
 pub fn upload(target: Target, entry: &Entry) -> Result<String, Setback> {
-    if let Some(image) = resume(target, entry)? {
+    if entry.sent_bytes() > 0
+        && let Some(image) = resume(target, entry)?
+    {
         return Ok(image);
     }
     let (length, key) = (entry.content.size_bytes.to_string(), entry.id.to_string());
