@@ -19,6 +19,9 @@ use crate::hub::Hub;
 use crate::reason;
 use crate::upload::Uploads;
 
+/// Doomed bytes that are asked for at a time.
+const DOOMED_BATCH: u32 = 100;
+
 /// The parts of a running server.
 pub struct App {
     /// Settings in force.
@@ -96,10 +99,20 @@ impl App {
         Err(Failure::new(Code::FailedPrecondition, reason, message))
     }
 
-    /// Removes the bytes of an image that is gone.
-    pub async fn remove_bytes(&self, image: &ImageRow) {
-        for replica in &image.replicas {
-            self.remove_unless_referenced(&replica.blob).await;
+    /// Removes the bytes whose last row went. What cannot be removed now a sweep removes.
+    pub async fn remove_doomed(&self) -> Result<()> {
+        loop {
+            let doomed = self.catalogue.take_doomed(DOOMED_BATCH).await?;
+            for (id, blob) in &doomed {
+                if *id == self.store.id() {
+                    let (store, blob) = (Arc::clone(&self.store), blob.clone());
+                    blocking(move || store.remove(&blob)).await??;
+                }
+                self.catalogue.forget_doomed(*id, blob).await?;
+            }
+            if doomed.len() < DOOMED_BATCH as usize {
+                return Ok(());
+            }
         }
     }
 

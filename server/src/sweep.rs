@@ -100,6 +100,8 @@ async fn sweep(app: &App) -> Result<()> {
         app.uploads.forget(*id);
     }
     let images = empty_trash(app).await?;
+    // Rows first: bytes without a row are found again, a row without bytes would be a lie.
+    app.remove_doomed().await?;
     if jobs > 0 || !uploads.is_empty() || images > 0 {
         tracing::info!(jobs, uploads = uploads.len(), images, "expired");
     }
@@ -118,9 +120,5 @@ async fn empty_trash(app: &App) -> Result<usize> {
             return Ok(removed);
         }
         removed += images.len();
-        // Rows first: bytes without a row are found again, a row without bytes would be a lie.
-        for image in images {
-            app.remove_bytes(&image).await;
-        }
     }
 }

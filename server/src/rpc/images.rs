@@ -115,7 +115,7 @@ async fn purge(app: &App, caller: &Caller, request: &v1::PurgeImageRequest) -> R
     let id = parse_name("name", &request.name)?;
     let revision = wire::read_etag(&request.etag)?;
     let purged = app.catalogue.purge_image(&caller.tenant, id, revision, false, now()).await;
-    let row = purged.map_err(|error| match error {
+    purged.map_err(|error| match error {
         Error::State { .. } => Failure::new(
             Code::FailedPrecondition,
             reason::IMAGE_NOT_TRASHED,
@@ -123,6 +123,5 @@ async fn purge(app: &App, caller: &Caller, request: &v1::PurgeImageRequest) -> R
         ),
         other => other.into(),
     })?;
-    app.remove_bytes(&row).await;
-    Ok(())
+    app.remove_doomed().await
 }

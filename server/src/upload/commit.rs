@@ -121,6 +121,10 @@ pub async fn commit(
         app.remove_unless_referenced(&blob).await;
     }
     let committed = committed?;
+    if committed.image.ready_replica().is_some_and(|replica| replica.blob != blob) {
+        // The tenant has these bytes already; what came is doomed.
+        app.remove_doomed().await?;
+    }
     // Only now: until the row was there, the staged name was what a resume would go on with.
     let store = Arc::clone(&app.store);
     if let Err(error) = blocking(move || store.discard_staged(&staged)).await? {
