@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod status;
+pub mod stores;
 pub mod upload;
 
 use std::net::SocketAddr;
