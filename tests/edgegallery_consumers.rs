@@ -102,8 +102,11 @@ fn developer_be() {
     let session = format!("{}-focal-server-cloudimg-amd64img", good.len());
     let chunk = |number: u32, data| {
         let name = format!("{number}.part");
-        let form =
-            [Part::File("part", &name, data), Part::Text("priority", "0"), Part::Text("identifier", &session)];
+        let form = [
+            Part::File("part", &name, data),
+            Part::Text("priority", "0"),
+            Part::Text("identifier", &session),
+        ];
         assert_eq!(fs.send("POST", "/upload", &form).status, 200);
     };
     // The user begins, thinks better of it, and begins again.
@@ -177,7 +180,8 @@ fn mecm_applcm() {
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("vm.qcow2"), &good).unwrap();
     let base = format!("http://{}", service.http());
-    let request = r#"{"inputImageName":"10.0.0.7/vm.qcow2","outputImageName":"10.0.0.7/compressed-vm.qcow2"}"#;
+    let request =
+        r#"{"inputImageName":"10.0.0.7/vm.qcow2","outputImageName":"10.0.0.7/compressed-vm.qcow2"}"#;
     let compress = format!("{base}/api/v1/vmimage/compress");
     let (status, body) = curl(&["-H", "Content-Type: application/json", "-d", request, &compress]);
     let started: Value = serde_json::from_slice(&body).unwrap();
@@ -212,7 +216,9 @@ fn appstore_be() {
     const SUFFIX: &str = "/action/download";
     let service = Service::start();
     let Some(good) = fixtures::good(service.scratch()) else { return };
-    let Some(zip) = fixtures::zip(service.scratch(), &[("vm/", b""), ("vm/disk.qcow2", &good)]) else { return };
+    let Some(zip) = fixtures::zip(service.scratch(), &[("vm/", b""), ("vm/disk.qcow2", &good)]) else {
+        return;
+    };
     if !have("curl") {
         return;
     }
@@ -240,7 +246,8 @@ fn appstore_be() {
 fn assert_saves_as(url: &str, scratch: &Path, name: &str, data: &[u8]) {
     let directory = scratch.join("saved");
     std::fs::create_dir_all(&directory).unwrap();
-    let status = Command::new("curl").args(["--silent", "-OJ", url]).current_dir(&directory).status().unwrap();
+    let status =
+        Command::new("curl").args(["--silent", "-OJ", url]).current_dir(&directory).status().unwrap();
     assert!(status.success() && std::fs::read(directory.join(name)).unwrap() == data);
 }
 
@@ -300,9 +307,11 @@ fn the_go_file_system_service() {
     }
     let service = Service::start();
     let Some(good) = fixtures::good(service.scratch()) else { return };
-    for (name, data, status, result) in
-        [("good.img", good.clone(), 0, 0), ("leak.img", fixtures::leaky(&good), 2, 3), ("raw.img", fixtures::raw("go"), 5, 63)]
-    {
+    for (name, data, status, result) in [
+        ("good.img", good.clone(), 0, 0),
+        ("leak.img", fixtures::leaky(&good), 2, 3),
+        ("raw.img", fixtures::raw("go"), 5, 63),
+    ] {
         std::fs::write(service.image_path().join(name), &data).unwrap();
         let body = serde_json::json!({"inputImageName": name});
         let started = http::post_json(service.http(), "/api/v1/vmimage/check", &body).json();

@@ -59,7 +59,7 @@ fn row_39_a_query_has_no_member_that_a_strict_client_does_not_know() {
     assert_eq!(image["virtual_size"], 0.062);
     assert!(image["disk_size"].as_str().unwrap().parse::<u64>().is_ok(), "{image}");
 
-    let late = Service::start_with(&["--legacy-view", "full"]);
+    let late = Service::start_with(&["--legacy-profile", "late"]);
     let fs = FileSystem(late.http());
     let id = fs.upload_id("disk.qcow2", &good);
     assert!(fs.record(&id).get("compressInfo").is_some());
