@@ -156,6 +156,9 @@ impl Service {
     pub fn kill(&mut self) -> String {
         self.keep_ports();
         let mut server = self.server.take().expect("a running server");
+        if let Some(status) = server.ended() {
+            panic!("expected a server that runs until it is killed; it ended by itself: {status}");
+        }
         server.kill();
         server.output()
     }
