@@ -40,13 +40,13 @@ enum LegacyFilename {
     Base,
 }
 
-/// Members of a query of the EdgeGallery file-system service.
+/// Which builds of the EdgeGallery file-system service are stood in for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LegacyView {
-    /// Those of v1.3.
+enum LegacyProfile {
+    /// v1.3: queries have its members alone.
     Seed,
-    /// Those of late builds.
-    Full,
+    /// Late ones: queries have all members.
+    Late,
 }
 
 /// REST faces of imageops over the RPCs of a server elsewhere.
@@ -69,9 +69,10 @@ struct Options {
     #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_enum, default_value_t = LegacyFilename::Path)]
     legacy_filename: LegacyFilename,
 
-    /// Members of a query of the EdgeGallery file-system service; strict clients of v1.3 fail on any others.
-    #[arg(long, env = "IMAGEOPS_LEGACY_VIEW", value_enum, default_value_t = LegacyView::Seed)]
-    legacy_view: LegacyView,
+    /// Which builds of the EdgeGallery file-system service are stood in for: strict clients of v1.3 fail on members that
+    /// only late ones had.
+    #[arg(long, env = "IMAGEOPS_LEGACY_PROFILE", value_enum, default_value_t = LegacyProfile::Seed)]
+    legacy_profile: LegacyProfile,
 
     /// Where bytes wait that must be there whole before they go on, in files without names [default: the system's
     /// directory for such files].
@@ -178,9 +179,9 @@ fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
             LegacyFilename::Path => FilenameForm::Full,
             LegacyFilename::Base => FilenameForm::BaseName,
         },
-        file_system_view: match options.legacy_view {
-            LegacyView::Seed => FileSystemView::Seed,
-            LegacyView::Full => FileSystemView::Full,
+        file_system_view: match options.legacy_profile {
+            LegacyProfile::Seed => FileSystemView::Seed,
+            LegacyProfile::Late => FileSystemView::Full,
         },
         spool_dir: options.spool_dir.clone(),
         cors_origins,

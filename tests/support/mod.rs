@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 pub mod fault_proxy;
+pub mod file_system;
+pub mod fixtures;
 pub mod http;
 pub mod images;
 pub mod jobs;
