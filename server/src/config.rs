@@ -39,6 +39,41 @@ pub enum Command {
     /// Makes, lists and revokes access keys for `--auth token`.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Copies the images of an EdgeGallery file-system service into the store. The server must be stopped; the old
+    /// installation is only read. What was imported before is passed over.
+    ImportEdgegallery(Box<ImportEdgegallery>),
+}
+
+/// Which installation to import, and where its table is: in a database, or exported from one.
+#[derive(Debug, Args)]
+pub struct ImportEdgegallery {
+    /// Directory of the images, `/usr/app/vmImage` in the service's container.
+    #[arg(long, value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Database with the table `image_d_b`: `postgres://user:password@host/database`. It wins over the variables.
+    #[arg(long, value_name = "URL", conflicts_with = "table")]
+    pub database_url: Option<String>,
+    /// The table as a file: `\copy image_d_b to FILE csv header` in psql. It wins over the variables.
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Host of the database, as the service was told of it.
+    #[arg(long, env = "POSTGRES_HOST", value_name = "HOST")]
+    pub postgres_host: Option<String>,
+    /// Its port [default: 5432].
+    #[arg(long, env = "POSTGRES_PORT", value_name = "PORT")]
+    pub postgres_port: Option<String>,
+    /// Its name.
+    #[arg(long, env = "POSTGRES_DB_NAME", value_name = "NAME")]
+    pub postgres_db_name: Option<String>,
+    /// The user.
+    #[arg(long, env = "POSTGRES_USERNAME", value_name = "NAME")]
+    pub postgres_username: Option<String>,
+    /// Their password; give it by environment, since other users see command lines.
+    #[arg(long, env = "POSTGRES_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    pub postgres_password: Option<String>,
+    /// Says what would be done, and does nothing.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What to do with access keys.

@@ -20,6 +20,8 @@ pub enum Exit {
     Port,
     /// Something failed while serving.
     Internal,
+    /// Not all that was to be imported could be.
+    Refused,
 }
 
 impl Exit {
@@ -33,6 +35,7 @@ impl Exit {
             Self::Catalogue => 76,
             Self::Port => 69,
             Self::Internal => 70,
+            Self::Refused => 65,
         }
     }
 }

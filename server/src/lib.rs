@@ -13,6 +13,7 @@ pub mod config;
 pub mod exit;
 pub mod failure;
 pub mod hub;
+pub mod import;
 pub mod keys;
 pub mod reason;
 pub mod replicas;

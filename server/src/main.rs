@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use imageops_server::config::{Cli, Command, Config};
 use imageops_server::exit::{Exit, Fatal};
-use imageops_server::{keys, serve, telemetry};
+use imageops_server::{import, keys, serve, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -37,6 +37,10 @@ fn run(cli: Cli) -> Result<(), Fatal> {
     runtime.block_on(async {
         match cli.command {
             Some(Command::Key(command)) => keys::run(command, &*serve::open_catalogue(&config).await?).await,
+            Some(Command::ImportEdgegallery(from)) => {
+                telemetry::start(&config)?;
+                import::run(config, *from).await
+            }
             None => {
                 let metrics = telemetry::start(&config)?;
                 serve::serve(config, metrics).await

@@ -114,3 +114,5 @@ pub const SLIM_EXISTS: &str = "SLIM_EXISTS";
 pub const SLIM_IN_PROGRESS: &str = "SLIM_IN_PROGRESS";
 /// Bytes that were read do not have their digest.
 pub const BYTES_DAMAGED: &str = "BYTES_DAMAGED";
+/// Slimming had failed, or was cut off, where the image was imported from.
+pub const LEGACY_SLIM_FAILED: &str = "LEGACY_SLIM_FAILED";

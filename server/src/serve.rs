@@ -31,6 +31,7 @@ use crate::app::App;
 use crate::auth::Authenticator;
 use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
 use crate::exit::{Exit, Fatal};
+use crate::failure::Failure;
 use crate::hub::Hub;
 use crate::rpc::Service;
 use crate::stores::Stores;
@@ -106,8 +107,23 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
 }
 
 async fn build(config: Config) -> Result<Arc<App>, Fatal> {
-    make_directory(&config.data_dir, 0o700)?;
     make_directory(&config.image_path, 0o755)?;
+    let app = assemble(config).await?;
+    sweep::recover_image_root(&app.image_root).await.map_err(|failure| not_recovered(&failure))?;
+    if app.config.auth == AuthMode::None && app.config.listens_beyond_loopback() {
+        tracing::warn!("everyone who reaches the ports may do everything: --auth none beyond loopback");
+    }
+    Ok(app)
+}
+
+fn not_recovered(failure: &Failure) -> Fatal {
+    Fatal::new(Exit::Storage, format!("recovery failed: {}", failure.message))
+}
+
+/// The parts of a server, alone on the data directory and in order after a former life. Nothing beneath the image root,
+/// which must exist, is touched.
+pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
+    make_directory(&config.data_dir, 0o700)?;
     let data_dir = fs::canonicalize(&config.data_dir).map_err(|error| storage(&config.data_dir, error))?;
     // The store's lock comes first: whoever holds it is alone with the catalogue's leases.
     let store_path = data_dir.join("store");
@@ -130,12 +146,7 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
     let catalogue = open_catalogue(&config).await?;
     let worker = worker::identity(&data_dir).map_err(|error| storage(&data_dir, error))?;
     let stores = open_stores(&config, &*catalogue, store, &data_dir).await?;
-    sweep::recover(&*catalogue, worker, &stores, &image_root)
-        .await
-        .map_err(|failure| Fatal::new(Exit::Storage, format!("recovery failed: {}", failure.message)))?;
-    if config.auth == AuthMode::None && config.listens_beyond_loopback() {
-        tracing::warn!("everyone who reaches the ports may do everything: --auth none beyond loopback");
-    }
+    sweep::recover(&*catalogue, worker, &stores).await.map_err(|failure| not_recovered(&failure))?;
     Ok(Arc::new(App {
         authenticator: Authenticator::new(config.auth, Arc::clone(&catalogue)),
         uploads: Uploads::new(config.uploads_max),

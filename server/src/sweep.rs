@@ -32,12 +32,7 @@ const DAY_MS: i64 = 86_400_000;
 const EVICTIONS_MAX: u32 = 100;
 
 /// Puts things in order after a former life: its leases end, and bytes without a row go.
-pub async fn recover(
-    catalogue: &dyn Catalogue,
-    worker: Uuid,
-    stores: &Stores,
-    image_root: &Arc<ImageRoot>,
-) -> Result<()> {
+pub async fn recover(catalogue: &dyn Catalogue, worker: Uuid, stores: &Stores) -> Result<()> {
     let freed = catalogue.free_leases(worker, now()).await?;
     if freed > 0 {
         tracing::info!(jobs = freed, "jobs of a former life go on");
@@ -53,6 +48,11 @@ pub async fn recover(
             );
         }
     }
+    Ok(())
+}
+
+/// Removes what a former life had not finished beneath the image root.
+pub async fn recover_image_root(image_root: &Arc<ImageRoot>) -> Result<()> {
     let root = Arc::clone(image_root);
     let partials = blocking(move || root.sweep_partials()).await??;
     if partials > 0 {
@@ -134,7 +134,7 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans) -> Result<()> {
 }
 
 /// Gives up uploads that nobody goes on with; how many.
-async fn expire_uploads(app: &App, time: Micros) -> Result<u64> {
+pub async fn expire_uploads(app: &App, time: Micros) -> Result<u64> {
     // Ended uploads are kept a day, so that a client that missed the answer can still ask.
     let uploads = app.catalogue.expire_uploads(time, time.plus_ms(-DAY_MS)).await?;
     for id in &uploads {

@@ -152,10 +152,11 @@ pub trait Catalogue: Send + Sync + 'static {
     /// transaction. [`Error::State`] unless open, [`Error::Conflict`] when the image's id is taken or its tenant is not the
     /// upload's, [`Error::QuotaExceeded`] when more came than the upload holds and the quota allows.
     ///
-    /// Of a record, what is said of it, its label and its age stay. Where another image of the tenant, that is not in
-    /// quarantine, has the same bytes in the same store, the new one shares them, and those that came are doomed. The check
-    /// is queued whatever the queue. When the upload joins parts, they are committed as well, what is still open of the
-    /// session is aborted, and the session is gone.
+    /// Of a record, what is said of it, its label and its age stay. An image that says so becomes the companion of another
+    /// one, as by [`Catalogue::finish_job`]: its source remembers a job with the upload's id. Where another image of the
+    /// tenant, that is not in quarantine, has the same bytes in the same store, the new one shares them, and those that
+    /// came are doomed. The check is queued whatever the queue. When the upload joins parts, they are committed as well,
+    /// what is still open of the session is aborted, and the session is gone.
     async fn commit_upload(
         &self,
         id: UploadId,
@@ -211,6 +212,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// while that is queued and the same is said of it, else [`Error::Conflict`]; so does the id of an image that is gone
     /// for good, unless it may be taken again and was the same tenant's.
     async fn create_image(&self, image: ImageRow, may_retake: bool) -> Result<Created<ImageRow>>;
+
+    /// Whether an image of the tenant is gone for good, and its id stays taken.
+    async fn is_image_retired(&self, tenant: &Tenant, id: ImageId) -> Result<bool>;
 
     /// An image, also one that is a companion.
     async fn get_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow>;

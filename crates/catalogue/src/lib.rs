@@ -15,6 +15,7 @@ mod image;
 mod images;
 mod jobs;
 mod keys;
+pub mod legacy;
 mod lists;
 pub mod postgres;
 mod rows;

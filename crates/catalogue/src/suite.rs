@@ -14,6 +14,7 @@ use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, Replica, Reques
 pub(crate) mod against_model;
 pub(crate) mod companions;
 pub(crate) mod images;
+pub(crate) mod imports;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod last_jobs;
@@ -187,6 +188,8 @@ macro_rules! catalogue_suite {
             stores::a_store_in_use_is_not_removed,
             migration::a_database_of_before_is_carried_over,
             random::random_operations_leave_no_contradiction,
+            imports::an_upload_brings_a_slim_companion,
+            imports::the_id_of_a_purged_image_is_known_to_be_taken,
             keys::a_key_is_found_by_its_digest,
             keys::ids_and_digests_are_unique,
             keys::keys_are_listed_newest_first,

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use imageops_catalogue::{Committed, Error, ImageRow, NewJob, UploadRow};
+use imageops_catalogue::{Committed, Companion, Error, ImageRow, NewJob, UploadRow};
 use imageops_image::digest::Digests;
 use imageops_model::{
-    CheckSpec, ImageDetails, ImageId, JobFailure, JobId, JobSpec, Label, Micros, Source, StoreId, UploadState,
+    CheckSpec, ImageDetails, ImageId, JobFailure, JobId, JobSpec, Micros, Source, StoreId, UploadState,
 };
 use imageops_store::fail_point;
 use tonic::Code;
@@ -50,6 +50,16 @@ impl Promise {
     }
 }
 
+/// What an image was before it came, beside what its upload says.
+pub struct Origin {
+    /// Its id.
+    pub id: ImageId,
+    /// When it was made; `None`: now.
+    pub create_time: Option<Micros>,
+    /// The image that it is a companion of.
+    pub companion: Option<Companion>,
+}
+
 /// Why a commit did not make an image.
 pub enum CommitError {
     /// The bytes can never become one: the upload has failed.
@@ -73,17 +83,54 @@ pub async fn commit(
     labels: BTreeMap<String, String>,
 ) -> Result<Committed, CommitError> {
     let details = described(upload, labels)?;
+    make(app, upload, ingest, promises, details, None).await
+}
+
+/// Makes an image that has been one elsewhere.
+pub async fn commit_import(
+    app: &App,
+    upload: &UploadRow,
+    ingest: &mut Ingest,
+    promises: &[Promise],
+    origin: Origin,
+) -> Result<Committed, CommitError> {
+    make(app, upload, ingest, promises, upload.details.clone(), Some(origin)).await
+}
+
+async fn make(
+    app: &App,
+    upload: &UploadRow,
+    ingest: &mut Ingest,
+    promises: &[Promise],
+    details: ImageDetails,
+    origin: Option<Origin>,
+) -> Result<Committed, CommitError> {
     let digests = seal(ingest, promises).await?;
     let staged = upload.id.0.to_string();
+    let fresh = Uuid::new_v4();
+    // Not the id: a record, and an image from elsewhere, keep that over tries that fail, and no key is ever used twice.
+    let blob = fresh.to_string();
+    let id = upload.record.unwrap_or(ImageId(fresh));
+    let origin = origin.unwrap_or(Origin { id, create_time: None, companion: None });
+    let image = ImageOf {
+        id: origin.id,
+        tenant: upload.tenant.clone(),
+        label: upload.label.clone(),
+        details,
+        derived_from: origin.companion.as_ref().map(|companion| companion.of),
+        companion: origin.companion,
+        quarantine: None,
+    };
     if upload.archive.is_none() {
-        return store(app, upload, ingest, digests, &staged, upload.label.clone(), details).await;
+        return store(app, upload, (ingest, digests), (&staged, blob), image, origin.create_time).await;
     }
     let mut unpacked = unpack(app, upload, ingest.file()?).await?;
     let digests = seal(&mut unpacked.ingest, &[]).await;
     let stored = match digests {
         Ok(digests) => {
-            let (ingest, label) = (&unpacked.ingest, unpacked.label);
-            store(app, upload, ingest, digests, &unpacked.staged, label, details).await
+            let bytes = (&unpacked.ingest, digests);
+            let image = ImageOf { label: unpacked.label, ..image };
+            store(app, upload, bytes, (&unpacked.staged, blob), image, origin.create_time).await
         }
         Err(error) => Err(error),
     };
@@ -175,29 +222,16 @@ fn described(upload: &UploadRow, labels: BTreeMap<String, String>) -> Result<Ima
 async fn store(
     app: &App,
     upload: &UploadRow,
-    ingest: &Ingest,
-    digests: Digests,
-    staged: &str,
-    label: Label,
-    details: ImageDetails,
+    (ingest, digests): (&Ingest, Digests),
+    (staged, blob): (&str, String),
+    image: ImageOf,
+    create_time: Option<Micros>,
 ) -> Result<Committed, CommitError> {
     let judged = judge(app, upload, ingest).await?.map_err(CommitError::Refused)?;
-    let store = store_of(app, upload);
-    let fresh = Uuid::new_v4();
-    let id = upload.record.unwrap_or(ImageId(fresh));
-    // Not the id: a record keeps that over tries that fail, and no key is ever used twice.
-    let blob = fresh.to_string();
+    let (id, store) = (image.id, store_of(app, upload));
     stored::publish(app, store, staged, &blob).await?;
     let time = now();
-    let image = ImageOf {
-        id,
-        tenant: upload.tenant.clone(),
-        label,
-        details,
-        derived_from: None,
-        companion: None,
-        quarantine: judged.quarantine,
-    };
+    let image = ImageOf { quarantine: judged.quarantine, ..image };
     let bytes = StoredBytes {
         store,
         blob: blob.clone(),
@@ -208,7 +242,8 @@ async fn store(
     };
     let check_job = is_check_wanted(app, upload).then(|| check_of(&upload.tenant, id, time));
     fail_point::reach("before-row-commit");
-    let row = stored::image(image, bytes, time);
+    let mut row = stored::image(image, bytes, time);
+    row.create_time = create_time.unwrap_or(time);
     let committed = write_row(app, upload, row, check_job, (store, &blob), time).await?;
     fail_point::reach("after-row-commit");
     // Only now: until the row was there, the staged name was what a resume would go on with.

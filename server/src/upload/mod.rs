@@ -20,12 +20,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use imageops_model::UploadId;
 use tonic::Code;
 
-pub use commit::{CommitError, Promise, commit, commit_part, refuse, store_of};
+pub use commit::{CommitError, Origin, Promise, commit, commit_import, commit_part, refuse, store_of};
 pub use compose::{Composed, compose};
 pub use grant::Grant;
 pub use ingest::Ingest;
 pub use session::Session;
-pub use verdict::judge_prefix;
+pub use verdict::{judge_prefix, judge_storage};
 
 use crate::failure::{Failure, Result};
 use crate::reason;

@@ -8,6 +8,7 @@ use imageops_image::format::Format;
 use imageops_image::inspect::{
     InspectOptions, Inspection, PrefixVerdict, Reason, Verdict, inspect, inspect_prefix,
 };
+use imageops_image::storage::Storage;
 use imageops_model::JobFailure;
 use tonic::Code;
 
@@ -19,16 +20,26 @@ use crate::failure::{Failure, Result};
 use crate::reason;
 
 /// Bytes that can be stored.
-pub(super) struct Judged {
-    pub(super) format: Format,
-    pub(super) virtual_size_bytes: Option<u64>,
+pub struct Judged {
+    /// Their format.
+    pub format: Format,
+    /// Size that the guest sees.
+    pub virtual_size_bytes: Option<u64>,
     /// Why they are never handed out, where they contradict themselves and the client takes that.
-    pub(super) quarantine: Option<JobFailure>,
+    pub quarantine: Option<JobFailure>,
 }
 
 /// Judges the whole. The inner error is a refusal: these bytes can never become an image.
 pub(super) async fn judge(app: &App, upload: &UploadRow, ingest: &Ingest) -> Result<Result<Judged, Failure>> {
-    let storage = ingest.storage()?;
+    judge_storage(app, upload, ingest.storage()?).await
+}
+
+/// As [`judge`], wherever the bytes are.
+pub async fn judge_storage(
+    app: &App,
+    upload: &UploadRow,
+    storage: Arc<dyn Storage>,
+) -> Result<Result<Judged, Failure>> {
     let options = InspectOptions {
         declared_format: declared_format(upload),
         virtual_size_max_bytes: app.config.virtual_size_max_bytes,

@@ -203,6 +203,10 @@ impl Catalogue for Handle {
         in_transaction!(self, records::create, &image, may_retake)
     }
 
+    async fn is_image_retired(&self, tenant: &Tenant, id: ImageId) -> Result<bool> {
+        on_reader!(self, records::is_retired, tenant, id)
+    }
+
     async fn get_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
         on_reader!(self, images::get, tenant, id)
     }

@@ -1,9 +1,9 @@
 //! An upload becomes an image.
 
-use imageops_model::{ImageState, Micros, ReplicaState, StoreId, UploadEvent, UploadId, UploadState};
+use imageops_model::{ImageState, JobId, Micros, ReplicaState, StoreId, UploadEvent, UploadId, UploadState};
 
 use super::usage::{self, Amount};
-use super::{Connection, doomed, image_rows, images, jobs, records, sessions, uploads};
+use super::{Connection, companions, doomed, image_rows, images, jobs, records, sessions, uploads};
 use crate::rows::{write_number, write_uuid};
 use crate::{Committed, Created, Error, ImageRow, NewJob, Replica, Result};
 
@@ -39,13 +39,23 @@ pub(super) async fn commit(
         discard = joined.parts;
     }
 
-    let charge = Amount { images: u64::from(before.record.is_none()), bytes: image.size_bytes };
-    usage::ensure_room(db, &before.tenant, charge, held).await?;
-    usage::charge(db, &before.tenant, charge).await?;
     let (shared, spare) = share(db, image).await?;
-    match before.record {
-        Some(record) => records::fill(db, &before, record, &shared, now).await?,
-        None => image_rows::insert(db, &before.tenant, &shared, image.size_bytes).await?,
+    match (&shared.companion, before.record) {
+        (Some(companion), None) => {
+            // No job made it: the upload stands for the one that its source would remember.
+            let made_by = JobId(before.id.0);
+            companions::join(db, (&before.tenant, held), made_by, &shared, companion, now).await?;
+        }
+        (Some(_), Some(_)) => return Err(Error::Conflict { what: images::WHAT }),
+        (None, record) => {
+            let charge = Amount { images: u64::from(record.is_none()), bytes: image.size_bytes };
+            usage::ensure_room(db, &before.tenant, charge, held).await?;
+            usage::charge(db, &before.tenant, charge).await?;
+            match record {
+                Some(record) => records::fill(db, &before, record, &shared, now).await?,
+                None => image_rows::insert(db, &before.tenant, &shared, image.size_bytes).await?,
+            }
+        }
     }
     for replica in spare {
         doomed::doom(db, replica.store, &replica.blob, now).await?;

@@ -1,6 +1,6 @@
 //! Hidden images that stand beside others: slim ones, and conversions that are kept while there is room.
 
-use imageops_model::{CompanionKind, ImageId, ImageState, Micros, Tenant};
+use imageops_model::{CompanionKind, ImageId, ImageState, JobId, Micros, Tenant};
 
 use super::images::{self, WHAT, select_images};
 use super::usage::{self, Amount};
@@ -66,7 +66,19 @@ pub(super) async fn insert(
     companion: &Companion,
     now: Micros,
 ) -> Result<()> {
-    let tenant = &job.row.tenant;
+    let (tenant, held) = (&job.row.tenant, jobs::held(job));
+    join(db, (tenant, held), job.row.id, image, companion, now).await
+}
+
+/// Adds a companion that `made_by` brought, to a tenant that has `held` for it.
+pub(super) async fn join(
+    db: &mut Connection,
+    (tenant, held): (&Tenant, Amount),
+    made_by: JobId,
+    image: &ImageRow,
+    companion: &Companion,
+    now: Micros,
+) -> Result<()> {
     let source = images::get_own(db, tenant, companion.of, None).await?;
     if let Some(key) = &companion.key
         && let Some(known) = find(db, tenant, key).await?
@@ -87,13 +99,13 @@ pub(super) async fn insert(
                 removal::remove_row(db, &former, now).await?;
             }
             let came = Amount { images: 0, bytes: image.size_bytes };
-            usage::ensure_room(db, tenant, came, jobs::held(job)).await?;
+            usage::ensure_room(db, tenant, came, held).await?;
             usage::charge(db, tenant, came).await?;
             image_rows::insert(db, tenant, image, image.size_bytes).await?;
             sqlx::query(SET_SLIM)
                 .bind(write_uuid(image.id.0))
                 .bind(now.0)
-                .bind(write_uuid(job.row.id.0))
+                .bind(write_uuid(made_by.0))
                 .bind(tenant.as_str())
                 .bind(write_uuid(source.id.0))
                 .execute(db)

@@ -10,6 +10,8 @@ use crate::{Created, Error, ImageRow, Result, UploadRow};
 
 const SELECT_RETIRED: &str = "SELECT tenant FROM retired_images WHERE id = $1";
 
+const IS_RETIRED: &str = "SELECT CAST(1 AS BIGINT) FROM retired_images WHERE tenant = $1 AND id = $2";
+
 const RETAKE: &str = "DELETE FROM retired_images WHERE id = $1";
 
 pub(super) async fn create(
@@ -38,6 +40,15 @@ pub(super) async fn create(
     let record = ImageRow { state: ImageState::Queued, ..image.clone() };
     image_rows::insert(db, &image.tenant, &record, 0).await?;
     Ok(Created::New(images::get(db, &image.tenant, image.id).await?))
+}
+
+pub(super) async fn is_retired(db: &mut Connection, tenant: &Tenant, id: ImageId) -> Result<bool> {
+    let retired: Option<i64> = sqlx::query_scalar(IS_RETIRED)
+        .bind(tenant.as_str())
+        .bind(write_uuid(id.0))
+        .fetch_optional(db)
+        .await?;
+    Ok(retired.is_some())
 }
 
 /// An upload begins to fill a record.
