@@ -11,12 +11,13 @@ use std::path::Path;
 
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
-    CheckRequest, CopyImageRequest, DownloadImageRequest, ImageState, JobKind, JobState,
-    RemoveReplicaRequest, ReplicaState, ScrubResult, StoreState,
+    CheckRequest, ConvertRequest, CopyImageRequest, DownloadImageRequest, ImageFormat, ImageState, JobKind,
+    JobState, RemoveReplicaRequest, ReplicaState, ScrubResult, StoreState,
 };
 use tonic::Code;
 
 use support::http::get;
+use support::images::{have, qemu_img};
 use support::jobs::{download, ended, failed, image};
 use support::random::Random;
 use support::status::assert_status;
@@ -32,14 +33,18 @@ fn named(copies: &[(String, ReplicaState)]) -> Vec<(&str, ReplicaState)> {
 
 /// Changes one bit of the only blob in a directory.
 fn flip_a_bit(blobs: &Path) {
+    flip(blobs, 70_000);
+}
+
+fn flip(blobs: &Path, at: u64) {
     let names = names_in(blobs);
     assert_eq!(names.len(), 1, "{names:?}");
     let path = blobs.join(&names[0]);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let file = fs::File::options().read(true).write(true).open(&path).unwrap();
     let mut byte = [0];
-    file.read_exact_at(&mut byte, 70_000).unwrap();
-    file.write_all_at(&[byte[0] ^ 4], 70_000).unwrap();
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
 }
 
 async fn scrubbed(service: &Service, name: &str) -> ScrubResult {
@@ -216,4 +221,60 @@ async fn damage_is_found_by_a_copy_too() {
     // Nothing of the copy stays.
     assert_eq!(names_in(&blobs_of(&service, "two")), [""; 0]);
     assert_eq!(names_in(&blobs_of(&service, "two").with_file_name("staging")), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_by_a_conversion_which_then_reads_the_other_copy() {
+    if !have("qemu-img") {
+        return;
+    }
+    let service = start_with_stores(&["one", "two"], &[]);
+    let client = service.client();
+    let (raw, qcow2) = (service.scratch().join("disk.raw"), service.scratch().join("disk.qcow2"));
+    fs::write(&raw, Random::new("converted").bytes(1 << 20)).unwrap();
+    let arguments = ["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()];
+    assert!(qemu_img(arguments).status.success());
+    let stored = upload(&client, &fs::read(&qcow2).unwrap()).await;
+    let job = copy(&client, &stored.name, "two").await;
+    wait_for(&client, &job.name, JobState::Succeeded).await;
+    // A bit of the guest's data: nothing but the digest tells.
+    let blobs = blobs_of(&service, "one");
+    let blob = fs::read(blobs.join(&names_in(&blobs)[0])).unwrap();
+    let disk = fs::read(&raw).unwrap();
+    let at = blob.windows(64).position(|bytes| bytes == &disk[..64]).unwrap();
+    flip(&blobs, at as u64);
+
+    let request = ConvertRequest {
+        source: image(&stored.name),
+        format: ImageFormat::Raw.into(),
+        ..ConvertRequest::default()
+    };
+    let job = client.stub().convert(request).await.unwrap().into_inner().job.unwrap();
+    let job = wait_for(&client, &job.name, JobState::Succeeded).await;
+    let Some(JobResult::Convert(result)) = job.result else { panic!("{job:?}") };
+    assert!(download(&client, &result.output_image).await == disk);
+    let image = client.get_image(&stored.name).await.unwrap();
+    assert_eq!(image.state(), ImageState::Active);
+    assert_eq!(named(&copies(&service, &image).await), [("one", Damaged), ("two", Ready)]);
+}
+
+/// What is missing from a store is found when it is read, and the next copy takes its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_not_there_is_passed_over() {
+    let service = start_with_stores(&["one", "two"], &[]);
+    let client = service.client();
+    let bytes = Random::new("passed over").bytes(2 << 20);
+    let stored = upload(&client, &bytes).await;
+    let job = copy(&client, &stored.name, "two").await;
+    wait_for(&client, &job.name, JobState::Succeeded).await;
+    let blobs = blobs_of(&service, "one");
+    let path = blobs.join(&names_in(&blobs)[0]);
+
+    // Cut short: the download goes on with the other copy where this one ends.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(700_000).unwrap();
+    assert!(download(&client, &stored.name).await == bytes);
+    fs::remove_file(&path).unwrap();
+    assert!(download(&client, &stored.name).await == bytes);
+    assert_eq!(scrubbed(&service, "one").await.damaged_images, std::slice::from_ref(&stored.name));
 }

@@ -125,6 +125,11 @@ pub fn digests(data: &[u8]) -> Digests {
     }
 }
 
+/// The digests that a check of `data` takes.
+pub fn checked_digests(data: &[u8]) -> Digests {
+    Digests { crc32: None, ..digests(data) }
+}
+
 /// A commit that promises the length and the digests of `data`.
 pub fn commit_of(data: &[u8]) -> UploadCommit {
     UploadCommit {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use imageops::v1;
-use imageops_catalogue::{Cursor, ImageFilter, ImageRow, Page};
+use imageops_catalogue::{Cursor, Error, ImageFilter, ImageRow, Page};
 use imageops_model::{CompanionKind, ImageId, JobId, JobKind, JobState, Label, Scope};
 use tonic::{Request, Response, Status};
 
@@ -121,11 +121,31 @@ impl v1::images_server::Images for Service {
 
 async fn get(app: &App, caller: &Caller, request: &v1::GetImageRequest) -> Result<v1::GetImageResponse> {
     let id = parse_name("name", &request.name)?;
-    // Before the image: what has ended since then is written into it.
-    let live = live_work(app, caller).await?;
     let row = app.catalogue.get_image(&caller.tenant, id).await?;
-    let work = wire::work(&row, |job| live.contains(&job))?;
+    let jobs: Vec<_> = last_jobs(&row).collect();
+    if jobs.is_empty() {
+        let work = Some(v1::ImageWork::default());
+        return Ok(v1::GetImageResponse { image: Some(wire::image(&row)), work });
+    }
+    let mut ended = HashSet::new();
+    for job in jobs {
+        match app.catalogue.get_job(&caller.tenant, job).await {
+            Ok(job) if !job.state.is_final() => {}
+            Ok(_) | Err(Error::NotFound { .. }) => {
+                ended.insert(job);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Read again: the end of those that have ended is written into it. A newer job has just begun.
+    let row = app.catalogue.get_image(&caller.tenant, id).await?;
+    let work = wire::work(&row, |job| !ended.contains(&job))?;
     Ok(v1::GetImageResponse { image: Some(wire::image(&row)), work: Some(work) })
+}
+
+/// The newest check and the newest slimming of an image.
+fn last_jobs(row: &ImageRow) -> impl Iterator<Item = JobId> {
+    row.check.iter().map(|check| check.job).chain(row.slim.iter().map(|slim| slim.job))
 }
 
 /// The checks and compressions of the caller that have not ended.
@@ -161,6 +181,7 @@ async fn list(app: &App, caller: &Caller, request: v1::ListImagesRequest) -> Res
     };
     let bound = format!("{order:?}{filter:?}");
     let page = pages::image_page(order, request.page_size, &request.page_token, &bound)?;
+    // Before the images: what has ended since then is written into them.
     let live = if request.with_work { live_work(app, caller).await? } else { HashSet::new() };
     let rows = app.catalogue.list_images(&caller.tenant, &filter, page.clone()).await?;
     let mut shown = Vec::with_capacity(rows.len());

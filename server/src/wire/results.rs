@@ -65,7 +65,8 @@ fn digests(digests: Digests) -> v1::Digests {
     v1::Digests {
         md5: digests.md5.unwrap_or_default(),
         sha256: digests.sha256.unwrap_or_default(),
-        ..v1::Digests::default()
+        sha512: digests.sha512.unwrap_or_default(),
+        crc32: digests.crc32,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::failure::Result;
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Zeros to digest a hole by.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What reading a blob came to.
 pub(super) enum Reading {
