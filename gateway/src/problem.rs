@@ -71,7 +71,8 @@ impl Problem {
     pub(crate) fn to_json(&self) -> Value {
         let mut body = json!({
             "type": format!("{REASONS_URL}#{}", self.reason.to_ascii_lowercase()),
-            "title": self.status.canonical_reason().unwrap_or("Error"),
+            // 460 is the one status of ours that HTTP does not know.
+            "title": self.status.canonical_reason().unwrap_or("Checksum Mismatch"),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "reason": self.reason,

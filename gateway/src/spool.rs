@@ -65,6 +65,19 @@ impl Spool {
         Ok(())
     }
 
+    /// Lets `look` read it from its start, beside the reactor, and answers what it found.
+    pub(crate) async fn examined<T: Send + 'static>(
+        mut self,
+        look: impl FnOnce(&mut std::fs::File) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<(T, Self)> {
+        self.file.flush().await?;
+        self.file.rewind().await?;
+        let mut file = self.file.into_std().await;
+        let looked = tokio::task::spawn_blocking(move || look(&mut file).map(|found| (found, file))).await;
+        let (found, file) = looked.map_err(|_| io::Error::other("the program is ending"))??;
+        Ok((found, Self { file: File::from_std(file), ..self }))
+    }
+
     /// Reads it from its start.
     pub(crate) async fn into_reader(mut self) -> io::Result<Reader> {
         self.file.flush().await?;
@@ -123,6 +136,8 @@ mod tests {
         }
         assert_eq!(spool.length_bytes(), data.len() as u64);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        let (length, spool) = spool.examined(|file| io::copy(file, &mut io::sink())).await.unwrap();
+        assert_eq!(length, data.len() as u64);
         let mut reader = spool.into_reader().await.unwrap();
         let mut read = Vec::new();
         while let Some(piece) = reader.next().await.unwrap() {

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use imageops::v1::image_ops_client::ImageOpsClient;
 use imageops::v1::images_client::ImagesClient;
+use imageops::v1::stores_client::StoresClient;
 use imageops::v1::{
-    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, DeleteJobRequest,
+    AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, ConvertRequest, DeleteJobRequest,
     EstimateCompressionRequest, GetJobRequest, GetUploadRequest, InspectRequest, Inspection, Job, JobState,
     ListJobsRequest, ListJobsResponse, ListUploadsRequest, ListUploadsResponse, Upload, WaitJobRequest,
 };
@@ -18,6 +19,9 @@ use crate::retry::{Attempts, RetryPolicy};
 
 /// Longest time that one call of WaitJob may wait at the server.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// An answer that lacks what it is about.
+pub(crate) const NO_JOB: Error = Error::Protocol("no job in the answer");
 
 /// What a waiting call may take beyond the wait itself.
 const WAIT_GRACE: Duration = Duration::from_secs(10);
@@ -61,6 +65,11 @@ impl Client {
         self.connection.images()
     }
 
+    /// The generated stub of the stores, for what this client does not wrap.
+    pub fn stores(&self) -> StoresClient<Connection> {
+        self.connection.stores()
+    }
+
     /// The bounds of the attempts.
     pub fn retry(&self) -> &RetryPolicy {
         &self.retry
@@ -70,14 +79,14 @@ impl Client {
     pub async fn check(&self, mut request: CheckRequest) -> Result<Job> {
         fill_request_id(&mut request.request_id);
         let answer = self.call(request, async |mut stub, request| stub.check(request).await).await?;
-        answer.job.ok_or(Error::Protocol("no job in the answer"))
+        answer.job.ok_or(NO_JOB)
     }
 
     /// Starts a compression and answers with its job.
     pub async fn compress(&self, mut request: CompressRequest) -> Result<Job> {
         fill_request_id(&mut request.request_id);
         let answer = self.call(request, async |mut stub, request| stub.compress(request).await).await?;
-        answer.job.ok_or(Error::Protocol("no job in the answer"))
+        answer.job.ok_or(NO_JOB)
     }
 
     /// Starts an estimate of what a compression would come to and answers with its job.
@@ -86,7 +95,14 @@ impl Client {
         let call =
             async |mut stub: ImageOpsClient<Connection>, request| stub.estimate_compression(request).await;
         let answer = self.call(request, call).await?;
-        answer.job.ok_or(Error::Protocol("no job in the answer"))
+        answer.job.ok_or(NO_JOB)
+    }
+
+    /// Starts a conversion and answers with its job.
+    pub async fn convert(&self, mut request: ConvertRequest) -> Result<Job> {
+        fill_request_id(&mut request.request_id);
+        let answer = self.call(request, async |mut stub, request| stub.convert(request).await).await?;
+        answer.job.ok_or(NO_JOB)
     }
 
     /// Looks at an image without reading its data.
@@ -99,7 +115,7 @@ impl Client {
     pub async fn get_job(&self, name: &str) -> Result<Job> {
         let request = GetJobRequest { name: name.to_owned() };
         let answer = self.call(request, async |mut stub, request| stub.get_job(request).await).await?;
-        answer.job.ok_or(Error::Protocol("no job in the answer"))
+        answer.job.ok_or(NO_JOB)
     }
 
     /// One page of jobs, newest first.
@@ -116,7 +132,7 @@ impl Client {
             let request = WaitJobRequest { name: name.to_owned(), timeout: Some(left.into()) };
             let wait = async |mut stub: ImageOpsClient<Connection>, request| stub.wait_job(request).await;
             let answer = self.call_within(left + WAIT_GRACE, request, wait).await?;
-            let job = answer.job.ok_or(Error::Protocol("no job in the answer"))?;
+            let job = answer.job.ok_or(NO_JOB)?;
             if is_final(job.state()) || timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
                 return Ok(job);
             }
@@ -127,7 +143,7 @@ impl Client {
     pub async fn cancel_job(&self, name: &str) -> Result<Job> {
         let request = CancelJobRequest { name: name.to_owned() };
         let answer = self.call(request, async |mut stub, request| stub.cancel_job(request).await).await?;
-        answer.job.ok_or(Error::Protocol("no job in the answer"))
+        answer.job.ok_or(NO_JOB)
     }
 
     /// Forgets a job that has ended.
@@ -155,7 +171,7 @@ impl Client {
         answer.upload.ok_or(Error::Protocol("no upload in the answer"))
     }
 
-    async fn call<Q, A, F>(&self, request: Q, call: F) -> Result<A>
+    pub(crate) async fn call<Q, A, F>(&self, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
         F: AsyncFn(ImageOpsClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
@@ -163,7 +179,7 @@ impl Client {
         self.call_within(self.call_timeout, request, call).await
     }
 
-    async fn call_within<Q, A, F>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
+    pub(crate) async fn call_within<Q, A, F>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
         F: AsyncFn(ImageOpsClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
@@ -178,6 +194,16 @@ impl Client {
         F: AsyncFn(ImagesClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
     {
         let call = async |request| call(self.connection.images(), request).await;
+        self.retried(self.call_timeout, request, call).await
+    }
+
+    /// A call of the stores.
+    pub(crate) async fn call_stores<Q, A, F>(&self, request: Q, call: F) -> Result<A>
+    where
+        Q: Clone,
+        F: AsyncFn(StoresClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
+    {
+        let call = async |request| call(self.connection.stores(), request).await;
         self.retried(self.call_timeout, request, call).await
     }
 
@@ -200,7 +226,7 @@ impl Client {
 }
 
 /// A start without a key would start twice when it is made again.
-fn fill_request_id(request_id: &mut String) {
+pub(crate) fn fill_request_id(request_id: &mut String) {
     if request_id.is_empty() {
         *request_id = Uuid::new_v4().to_string();
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
-    Chunk, Digests, Image, ImageFormat, Upload, UploadCommit, UploadImageRequest, UploadImageResponse,
-    UploadMetadata, UploadResume, UploadState,
+    Archive, Chunk, Digests, Image, ImageFormat, Upload, UploadCommit, UploadImageRequest,
+    UploadImageResponse, UploadMetadata, UploadResume, UploadState,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeek, AsyncSeekExt as _};
@@ -52,6 +52,18 @@ pub struct UploadOptions {
     /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is always sent
     /// along with the commit.
     pub expected_digests: Digests,
+    /// What the bytes are wrapped in; the digests are then those of the archive.
+    pub archive: Archive,
+    /// The store that the bytes go to, by its display name or `stores/{uuid}`. Empty: the server chooses.
+    pub store: String,
+    /// Takes a corrupt image into quarantine instead of refusing it.
+    pub accept_corrupt: bool,
+    /// Whether a check begins with the image. Absent: as the server is set up.
+    pub check: Option<bool>,
+    /// Has SHA-512 computed as well.
+    pub sha512: bool,
+    /// The record that the bytes fill: `images/{uuid}`; nothing else may be said of the image then. Empty: a new image.
+    pub record: String,
     /// The upload's id. With that of an upload that is open, the upload goes on where it stands. Absent: a new one.
     pub id: Option<Uuid>,
 }
@@ -81,6 +93,39 @@ impl Client {
     where
         R: AsyncRead + AsyncSeek + Unpin,
     {
+        match self.deliver(source, options, None, progress).await? {
+            (upload, Some(image)) => Ok(Uploaded { upload, image }),
+            _ => Err(Error::Protocol("a commit without an image")),
+        }
+    }
+
+    /// Uploads all of `source` as a part of a session, in place of an earlier one with its number, as [`Client::upload`]
+    /// does; [`Client::compose_image`] joins the parts. Of the options only `expected_digests`, `store` and `id` count.
+    pub async fn upload_part<R>(
+        &self,
+        source: &mut R,
+        session: &str,
+        number: u32,
+        options: &UploadOptions,
+        progress: impl FnMut(TransferProgress),
+    ) -> Result<Upload>
+    where
+        R: AsyncRead + AsyncSeek + Unpin,
+    {
+        Ok(self.deliver(source, options, Some((session, number)), progress).await?.0)
+    }
+
+    /// Uploads all of `source`; there is no image of a part.
+    async fn deliver<R>(
+        &self,
+        source: &mut R,
+        options: &UploadOptions,
+        part: Option<(&str, u32)>,
+        progress: impl FnMut(TransferProgress),
+    ) -> Result<(Upload, Option<Image>)>
+    where
+        R: AsyncRead + AsyncSeek + Unpin,
+    {
         let size_bytes = source.seek(SeekFrom::End(0)).await.map_err(Error::Source)?;
         let id = options.id.unwrap_or_else(Uuid::new_v4);
         let name = format!("uploads/{id}");
@@ -96,29 +141,28 @@ impl Client {
         let mut start = if options.id.is_some() { self.find_start(&name).await? } else { Start::New };
         let mut durable_bytes_best = 0;
         loop {
-            let offset_bytes = match start {
-                Start::New => 0,
-                Start::At(offset_bytes) => offset_bytes,
-                Start::Committed(upload) => {
-                    let image = self.get_image(&upload.image).await?;
-                    feed.verify(&image).await?;
-                    return Ok(Uploaded { upload: *upload, image });
+            let (offset_bytes, first) = match start {
+                Start::New => (0, metadata(id, options, part, size_bytes)),
+                Start::At(offset_bytes) => {
+                    (offset_bytes, Message::Resume(UploadResume { upload: name.clone(), offset_bytes }))
                 }
-            };
-            let first = match start {
-                Start::New => metadata(id, options, size_bytes),
-                _ => Message::Resume(UploadResume { upload: name.clone(), offset_bytes }),
+                Start::Ended(upload) => {
+                    let image = match upload.state() {
+                        UploadState::Committed => Some(self.get_image(&upload.image).await?),
+                        _ => None,
+                    };
+                    return feed.verified(options, *upload, image).await;
+                }
             };
             if offset_bytes > durable_bytes_best {
                 durable_bytes_best = offset_bytes;
                 attempts.progressed();
             }
             let error = match self.send(first, offset_bytes, &options.expected_digests, &mut feed).await {
-                Ok(UploadImageResponse { upload: Some(upload), image: Some(image), .. }) => {
-                    feed.verify(&image).await?;
-                    return Ok(Uploaded { upload, image });
+                Ok(UploadImageResponse { upload: Some(upload), image, .. }) => {
+                    return feed.verified(options, upload, image).await;
                 }
-                Ok(_) => return Err(Error::Protocol("a commit without an image")),
+                Ok(_) => return Err(Error::Protocol("a commit without an upload")),
                 Err(error) => error,
             };
             if is_mended_by_asking(&error) {
@@ -140,7 +184,7 @@ impl Client {
         };
         match upload.state() {
             UploadState::Open => Ok(Start::At(upload.durable_bytes)),
-            UploadState::Committed => Ok(Start::Committed(Box::new(upload))),
+            UploadState::Committed | UploadState::Stored => Ok(Start::Ended(Box::new(upload))),
             _ => Err(ended(upload)),
         }
     }
@@ -180,7 +224,7 @@ enum Start {
     /// At a durable offset.
     At(u64),
     /// Not at all: the commit went through and only its answer was lost.
-    Committed(Box<Upload>),
+    Ended(Box<Upload>),
 }
 
 /// Another offset is durable than we thought, or the server has not let go of the connection that broke.
@@ -189,18 +233,30 @@ fn is_mended_by_asking(error: &Error) -> bool {
     offset || error.code() == Code::Aborted
 }
 
-fn metadata(id: Uuid, options: &UploadOptions, size_bytes: u64) -> Message {
-    Message::Metadata(UploadMetadata {
+fn metadata(id: Uuid, options: &UploadOptions, part: Option<(&str, u32)>, size_bytes: u64) -> Message {
+    let common = UploadMetadata {
         request_id: id.to_string(),
-        display_name: options.display_name.clone(),
-        declared_format: options.declared_format.into(),
         size_bytes: Some(size_bytes),
         expected_digests: Some(options.expected_digests.clone()),
-        description: options.description.clone(),
-        labels: options.labels.clone(),
-        properties: options.properties.clone(),
-        tags: options.tags.clone(),
+        store: options.store.clone(),
         ..UploadMetadata::default()
+    };
+    Message::Metadata(match part {
+        Some((session, part)) => UploadMetadata { session: session.to_owned(), part, ..common },
+        None => UploadMetadata {
+            display_name: options.display_name.clone(),
+            declared_format: options.declared_format.into(),
+            description: options.description.clone(),
+            labels: options.labels.clone(),
+            properties: options.properties.clone(),
+            tags: options.tags.clone(),
+            archive: options.archive.into(),
+            accept_corrupt: options.accept_corrupt,
+            check: options.check,
+            sha512: options.sha512,
+            image: options.record.clone(),
+            ..common
+        },
     })
 }
 
@@ -279,6 +335,19 @@ where
             self.digest(self.hashed_bytes, data).await?;
         }
         Ok(())
+    }
+
+    /// What was made, when it is of the source's bytes. What comes out of an archive has other bytes.
+    async fn verified(
+        &mut self,
+        options: &UploadOptions,
+        upload: Upload,
+        image: Option<Image>,
+    ) -> Result<(Upload, Option<Image>)> {
+        if let (Some(image), Archive::Unspecified) = (&image, options.archive) {
+            self.verify(image).await?;
+        }
+        Ok((upload, image))
     }
 
     /// Compares an image with the source: under the same id another client may have committed other bytes.

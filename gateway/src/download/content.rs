@@ -158,6 +158,7 @@ fn named(name: &str, format: ImageFormat) -> String {
     };
     let stem = match name.rsplit_once('.') {
         Some((stem, known)) if !stem.is_empty() && IMAGE_EXTENSIONS.contains(&known) => stem,
+        _ if name.is_empty() => "image",
         _ => name,
     };
     format!("{stem}.{extension}")
@@ -248,7 +249,7 @@ mod tests {
             ("a.qcow2", ImageFormat::Raw, "a.raw"),
             ("debian 12.5", ImageFormat::Qcow2, "debian 12.5.qcow2"),
             (".img", ImageFormat::Raw, ".img.raw"),
-            ("", ImageFormat::Raw, ".raw"),
+            ("", ImageFormat::Raw, "image.raw"),
         ] {
             assert_eq!(named(name, format), want);
         }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head};
 use imageops::v1::{Image, ImageFormat};
 
+use super::records::fetch;
 use super::{id_of, resource};
 use crate::download::{self, Asked};
 use crate::problem::Problem;
@@ -64,7 +65,13 @@ async fn content(
     Path(id): Path<String>,
 ) -> Result<Response, Response> {
     let name = resource("images", &id).map_err(IntoResponse::into_response)?;
-    let asked = asked(&uri, &name).map_err(IntoResponse::into_response)?;
+    let mut asked = asked(&uri, &name).map_err(IntoResponse::into_response)?;
+    let source;
+    if asked.format != ImageFormat::Unspecified {
+        // What a conversion made has no name of its own.
+        source = fetch(&gateway, &headers, &id).await.map_err(IntoResponse::into_response)?;
+        asked.file_name = source.image.as_ref().map(|image| image.display_name.as_str());
+    }
     download::answer(&gateway, &method, &headers, &asked).await.map_err(IntoResponse::into_response)
 }
 

@@ -3,6 +3,7 @@
 mod changes;
 mod content;
 mod images;
+mod incoming;
 mod jobs;
 mod promise;
 mod quotas;

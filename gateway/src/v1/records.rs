@@ -182,7 +182,12 @@ async fn find_work(
     answer(StatusCode::OK, &fetch(&gateway, &headers, &id).await?.work.unwrap_or_default())
 }
 
-async fn fetch(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<GetImageResponse, Problem> {
+/// An image, and what was last done with it.
+pub(super) async fn fetch(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    id: &str,
+) -> Result<GetImageResponse, Problem> {
     let message = GetImageRequest { name: resource("images", id)? };
     let mut stub = gateway.connection.images();
     let call = stub.get_image(call::request(headers, message));

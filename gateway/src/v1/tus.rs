@@ -1,12 +1,17 @@
 //! The headers of tus 1.0 (resumable uploads over HTTP).
 
+use std::io::{self, Read};
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use imageops::v1::{Upload, UploadMetadata, UploadState};
+use imageops::v1::{ImageFormat, Upload, UploadMetadata, UploadState};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
 use super::images::describe;
 use super::{content_type, header_text, unsupported};
@@ -14,7 +19,11 @@ use crate::problem::Problem;
 
 /// The one version of the protocol.
 const VERSION: &str = "1.0.0";
-const EXTENSIONS: &str = "creation,creation-with-upload,expiration,termination";
+const EXTENSIONS: &str = "checksum,creation,creation-with-upload,expiration,termination";
+/// What `Upload-Checksum` may be made with; the protocol insists on the first.
+const CHECKSUM_ALGORITHMS: &str = "sha1,md5,sha256,crc32c";
+/// The status that the protocol has for bytes that are not what their checksum says.
+const CHECKSUM_MISMATCH: u16 = 460;
 /// Content type of bytes that continue an upload.
 pub(super) const OFFSET_BYTES: &str = "application/offset+octet-stream";
 /// Longest `Upload-Metadata`, in bytes.
@@ -29,6 +38,7 @@ pub(super) fn capabilities() -> Response {
         (RESUMABLE, VERSION),
         (HeaderName::from_static("tus-version"), VERSION),
         (HeaderName::from_static("tus-extension"), EXTENSIONS),
+        (HeaderName::from_static("tus-checksum-algorithm"), CHECKSUM_ALGORITHMS),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }
@@ -68,6 +78,92 @@ pub(super) fn number(headers: &HeaderMap, name: &'static str) -> Result<u64, Pro
 pub(super) fn check_bytes(headers: &HeaderMap) -> Result<(), Problem> {
     let essence = content_type(headers).split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case(OFFSET_BYTES) { Ok(()) } else { Err(unsupported(OFFSET_BYTES)) }
+}
+
+/// The length of the whole. It must be known from the start: nothing here could remember one that comes later.
+pub(super) fn length(headers: &HeaderMap) -> Result<u64, Problem> {
+    const NAME: &str = "Upload-Length";
+    if headers.contains_key("upload-defer-length") {
+        return Err(Problem::invalid(NAME, "is needed at once; Upload-Defer-Length is not spoken here"));
+    }
+    match number(headers, NAME)? {
+        // It could never end: clients send nothing after such a creation, and nothing is no image.
+        0 => Err(Problem::invalid(NAME, "is 0; an image has at least one byte")),
+        size_bytes => Ok(size_bytes),
+    }
+}
+
+/// What the bytes of one request must come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Checksum {
+    hasher: Algorithm,
+    expected: Vec<u8>,
+}
+
+/// One of [`CHECKSUM_ALGORITHMS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Algorithm {
+    Sha1,
+    Md5,
+    Sha256,
+    Crc32c,
+}
+
+impl Checksum {
+    /// What `Upload-Checksum` says.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+        const NAME: &str = "Upload-Checksum";
+        let Some(text) = header_text(headers, NAME)? else { return Ok(None) };
+        let (algorithm, digest) = text.split_once(' ').unwrap_or((text, ""));
+        let (hasher, length) = match algorithm {
+            "sha1" => (Algorithm::Sha1, 20),
+            "md5" => (Algorithm::Md5, 16),
+            "sha256" => (Algorithm::Sha256, 32),
+            "crc32c" => (Algorithm::Crc32c, 4),
+            _ => return Err(Problem::invalid(NAME, format!("is made with one of {CHECKSUM_ALGORITHMS}"))),
+        };
+        let expected = STANDARD.decode(digest.trim()).ok().filter(|bytes| bytes.len() == length);
+        let expected = expected.ok_or_else(|| Problem::invalid(NAME, "holds no such digest in base64"))?;
+        Ok(Some(Self { hasher, expected }))
+    }
+
+    /// Reads what was kept of a request; the bytes go on only when they are what was announced. To be run beside the
+    /// reactor.
+    pub(super) fn is_of(&self, kept: impl Read) -> io::Result<bool> {
+        let found = match self.hasher {
+            Algorithm::Sha1 => digest::<Sha1>(kept)?,
+            Algorithm::Md5 => digest::<Md5>(kept)?,
+            Algorithm::Sha256 => digest::<Sha256>(kept)?,
+            Algorithm::Crc32c => {
+                let mut crc = 0;
+                read_all(kept, |piece| crc = crc32c::crc32c_append(crc, piece))?;
+                crc.to_be_bytes().to_vec()
+            }
+        };
+        Ok(found == self.expected)
+    }
+
+    /// The refusal of bytes that are not what was announced; none of them was kept.
+    pub(super) fn mismatch() -> Problem {
+        let status = StatusCode::from_u16(CHECKSUM_MISMATCH).expect("a number between 100 and 999");
+        Problem::new(status, "UPLOAD_CHECKSUM", "the bytes of this request are not those of Upload-Checksum")
+    }
+}
+
+fn digest<D: Digest>(kept: impl Read) -> io::Result<Vec<u8>> {
+    let mut hasher = D::new();
+    read_all(kept, |piece| hasher.update(piece))?;
+    Ok(hasher.finalize().to_vec())
+}
+
+fn read_all(mut kept: impl Read, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match kept.read(&mut piece)? {
+            0 => return Ok(()),
+            length => take(&piece[..length]),
+        }
+    }
 }
 
 /// What `Upload-Metadata` says of the image. Keys of others are passed over: clients send what they like.
@@ -119,15 +215,29 @@ pub(super) fn progress(response: &mut Response, upload: &Upload) {
     if let Some(value) = expire_time.and_then(|time| HeaderValue::try_from(time).ok()) {
         headers.insert("upload-expires", value);
     }
+    let metadata = known_metadata(upload);
+    if let (false, Ok(metadata)) = (metadata.is_empty(), HeaderValue::try_from(metadata)) {
+        headers.insert("upload-metadata", metadata);
+    }
     if let (false, Ok(image)) = (upload.image.is_empty(), HeaderValue::from_str(&upload.image)) {
         headers.insert("imageops-image", image);
     }
 }
 
+/// `Upload-Metadata` as far as it was kept: what the image will be called, and its format.
+fn known_metadata(upload: &Upload) -> String {
+    let format = match upload.declared_format() {
+        ImageFormat::Unspecified => String::new(),
+        format => format.as_str_name().trim_start_matches("IMAGE_FORMAT_").to_ascii_lowercase(),
+    };
+    let pairs = [("filename", upload.display_name.as_str()), ("format", &format)];
+    let encoded = pairs.iter().filter(|(_, value)| !value.is_empty());
+    encoded.map(|(key, value)| format!("{key} {}", STANDARD.encode(value))).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use imageops::v1::ImageFormat;
 
     use super::*;
 
@@ -173,6 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn checksums_are_compared_with_the_bytes() {
+        for (sent, right) in [
+            ("sha1 qZk+NkcGgWq6PiVxeFDCbJzQ2J0=", true),
+            ("md5 kAFQmDzST7DWlj99KOF/cg==", true),
+            ("sha256 ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=", true),
+            ("crc32c Nks/tw==", true),
+            ("sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=", false),
+        ] {
+            let checksum = Checksum::of(&headers(&[("upload-checksum", sent)])).unwrap().unwrap();
+            assert_eq!(checksum.is_of(b"abc".as_slice()).unwrap(), right, "{sent}");
+        }
+        assert_eq!(Checksum::of(&HeaderMap::new()).unwrap(), None);
+        for bad in ["", "sha1", "sha1 !", "sha1 AAAA", "SHA1 qZk+NkcGgWq6PiVxeFDCbJzQ2J0=", "sha512 AAAA"] {
+            assert!(Checksum::of(&headers(&[("upload-checksum", bad)])).is_err(), "{bad}");
+        }
+        assert_eq!(Checksum::mismatch().status().as_u16(), 460);
+    }
+
+    #[test]
     fn numbers_are_digits_that_fit() {
         for (text, want) in
             [("0", Some(0)), ("536870912000", Some(536_870_912_000)), ("+1", None), ("-1", None)]
@@ -190,6 +319,8 @@ mod tests {
             durable_bytes: 3,
             size_bytes: Some(5),
             image: "images/x".to_owned(),
+            display_name: "world.img".to_owned(),
+            declared_format: ImageFormat::Qcow2.into(),
             ..Upload::default()
         };
         let mut response = StatusCode::OK.into_response();
@@ -197,6 +328,7 @@ mod tests {
         assert_eq!(response.headers()[UPLOAD_OFFSET], "3");
         assert_eq!(response.headers()["upload-length"], "5");
         assert_eq!(response.headers()["imageops-image"], "images/x");
+        assert_eq!(response.headers()["upload-metadata"], "filename d29ybGQuaW1n,format cWNvdzI=");
         let mut response = StatusCode::OK.into_response();
         progress(&mut response, &Upload::default());
         assert_eq!(response.headers()["upload-defer-length"], "1");

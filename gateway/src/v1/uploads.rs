@@ -16,7 +16,7 @@ use imageops::v1::{
 };
 use uuid::Uuid;
 
-use super::images::pour;
+use super::incoming::Incoming;
 use super::{answer, content_length, header_text, id_of, present, resource, tus};
 use crate::call;
 use crate::intake::Intake;
@@ -31,6 +31,7 @@ const ONE: &str = "/v1/uploads/{id}";
 pub(super) fn routes() -> Vec<Route> {
     let bytes = Content::Raw(tus::OFFSET_BYTES);
     let version = "Version of tus: 1.0.0.";
+    let checksum = "`sha1`, `md5`, `sha256` or `crc32c` of the body, and its digest in base64.";
     [
         Route::new("get", COLLECTION, "listUploads", "Lists uploads, newest first.", get(list))
             .query("page_size", "At most so many; 100 by default, 1,000 at most.")
@@ -60,6 +61,7 @@ pub(super) fn routes() -> Vec<Route> {
             false,
         )
         .header("Idempotency-Key", "UUID that names the upload.", false)
+        .header("Upload-Checksum", checksum, false)
         .takes(bytes)
         .answers(201, "The upload; `Location` leads to it.", Content::Empty),
         Route::new("get", ONE, "getUpload", "Tells how far an upload is.", get(find)).answers(
@@ -79,9 +81,15 @@ pub(super) fn routes() -> Vec<Route> {
         )
         .header("Tus-Resumable", version, true)
         .header("Upload-Offset", "Offset of the first byte of the body: that of the upload.", true)
+        .header("Upload-Checksum", checksum, false)
         .takes(bytes)
         .answers(204, "Taken; `Upload-Offset` tells how far it is.", Content::Empty)
-        .answers(409, "The upload goes on elsewhere.", Content::Json("Problem")),
+        .answers(409, "The upload goes on elsewhere.", Content::Json("Problem"))
+        .answers(
+            460,
+            "The bytes are not those of their checksum; none was taken.",
+            Content::Json("Problem"),
+        ),
         Route::new("delete", ONE, "abortUpload", "Gives an upload up and drops its bytes.", delete(give_up))
             .answers(204, "It is gone.", Content::Empty),
         Route::new(
@@ -175,13 +183,9 @@ async fn overridden(
     })
 }
 
-async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, mut body: Body) -> Result<Response, Problem> {
+async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
-    let size_bytes = tus::number(headers, "Upload-Length")?;
-    if size_bytes == 0 {
-        // It could never end: clients send nothing after such a creation, and nothing is no image.
-        return Err(Problem::invalid("Upload-Length", "is 0; an image has at least one byte"));
-    }
+    let size_bytes = tus::length(headers)?;
     let mut metadata = tus::metadata(headers)?;
     metadata.size_bytes = Some(size_bytes);
     metadata.request_id = match header_text(headers, "Idempotency-Key")? {
@@ -189,14 +193,16 @@ async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, mut body: Body) ->
         None => Uuid::new_v4().to_string(),
     };
     let with_bytes = headers.contains_key(header::CONTENT_TYPE);
+    let mut bytes = Incoming::None;
     if with_bytes {
         tus::check_bytes(headers)?;
         check_fits(headers, 0, size_bytes)?;
+        bytes = Incoming::of(gateway, headers, body, size_bytes).await?;
     }
     let first = Message::Metadata(metadata);
     let intake = Intake::begin(&gateway.connection, call::request(headers, ()), first, 0);
     let upload = if with_bytes {
-        take(intake, &mut body, size_bytes).await?
+        take(intake, bytes, size_bytes).await?
     } else {
         present(intake.close().await?.upload)?
     };
@@ -222,7 +228,7 @@ async fn append_bytes(
     gateway: &Gateway,
     headers: &HeaderMap,
     id: &str,
-    mut body: Body,
+    body: Body,
 ) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
     tus::check_bytes(headers)?;
@@ -242,7 +248,8 @@ async fn append_bytes(
         // The answer to the last byte was lost, and the client says it again without bytes.
         upload
     } else {
-        take(resume(gateway, headers, &upload), &mut body, size_bytes).await?
+        let bytes = Incoming::of(gateway, headers, body, size_bytes - offset_bytes).await?;
+        take(resume(gateway, headers, &upload), bytes, size_bytes).await?
     };
     let mut response = StatusCode::NO_CONTENT.into_response();
     tus::progress(&mut response, &upload);
@@ -251,6 +258,8 @@ async fn append_bytes(
 
 async fn abort(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<Response, Problem> {
     tus::check_version(headers, false)?;
+    // One that was given up before is gone, as for every other request.
+    refuse_ended(&fetch(gateway, headers, id).await?)?;
     let message = AbortUploadRequest { name: resource("uploads", id)? };
     let mut stub = gateway.connection.stub();
     let call = stub.abort_upload(call::request(headers, message));
@@ -303,9 +312,9 @@ fn resume(gateway: &Gateway, headers: &HeaderMap, upload: &Upload) -> Intake {
     Intake::begin(&gateway.connection, call::request(headers, ()), first, offset_bytes)
 }
 
-/// Writes the body; makes the image when the last byte is there.
-async fn take(mut intake: Intake, body: &mut Body, size_bytes: u64) -> Result<Upload, Problem> {
-    let poured = pour(body, &mut intake).await;
+/// Writes the bytes; makes the image when the last one is there.
+async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: u64) -> Result<Upload, Problem> {
+    let poured = bytes.pour(&mut intake).await;
     if intake.end_bytes() > size_bytes {
         return Err(too_long(size_bytes));
     }

@@ -163,8 +163,8 @@ fn ended(check: &ImageCheck, image: &Image) -> (check::Verdict, Figures) {
         return (verdict, Figures::default());
     };
     // A check right behind the upload reads no more than the tables: the digest was taken as the bytes came.
-    let taken = [&result.digests, &image.digests].into_iter().flatten().map(|digests| &digests.md5);
-    let checksum = taken.cloned().find(|md5| !md5.is_empty()).unwrap_or_default();
+    let mut taken = [&result.digests, &image.digests].into_iter().flatten().map(|digests| &digests.md5);
+    let checksum = taken.find(|md5| !md5.is_empty()).cloned().unwrap_or_default();
     let inspection = result.inspection.as_ref();
     let (end_offset, check_errors) = match &result.figures {
         Some(figures) => (figures.image_end_offset_bytes, figures.check_errors.to_string()),

@@ -1,0 +1,73 @@
+//! The bytes of one request of tus.
+
+use std::io;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode};
+use futures::StreamExt as _;
+
+use super::broken_body;
+use super::images::pour;
+use super::tus::Checksum;
+use crate::intake::Intake;
+use crate::problem::Problem;
+use crate::router::Gateway;
+use crate::spool;
+
+/// The bytes of a request.
+pub(super) enum Incoming {
+    /// There are none.
+    None,
+    /// As they come.
+    Passing(Body),
+    /// Whole, and compared with their checksum: bytes that are durable cannot be taken back.
+    Kept(spool::Reader),
+}
+
+impl Incoming {
+    /// Those of `body`; with a checksum at most `left_bytes` of them are kept first.
+    pub(super) async fn of(
+        gateway: &Gateway,
+        headers: &HeaderMap,
+        body: Body,
+        left_bytes: u64,
+    ) -> Result<Self, Problem> {
+        let Some(checksum) = Checksum::of(headers)? else { return Ok(Self::Passing(body)) };
+        let mut spool = gateway.spools.open().await.map_err(not_kept)?;
+        let mut body = body.into_data_stream();
+        while let Some(data) = body.next().await {
+            spool.write(&data.map_err(|_| broken_body())?).await.map_err(not_kept)?;
+            if spool.length_bytes() > left_bytes {
+                let detail = format!("the upload takes {left_bytes} bytes more");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_MISMATCH", detail));
+            }
+        }
+        let (right, spool) = spool.examined(move |kept| checksum.is_of(kept)).await.map_err(not_kept)?;
+        if right {
+            Ok(Self::Kept(spool.into_reader().await.map_err(not_kept)?))
+        } else {
+            Err(Checksum::mismatch())
+        }
+    }
+
+    /// Writes them.
+    pub(super) async fn pour(&mut self, intake: &mut Intake) -> Result<(), Problem> {
+        match self {
+            Self::None => Ok(()),
+            Self::Passing(body) => pour(body, intake).await,
+            Self::Kept(kept) => {
+                while let Some(data) = kept.next().await.map_err(not_kept)? {
+                    intake.write(data).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Bytes that could not wait for their checksum.
+fn not_kept(error: io::Error) -> Problem {
+    tracing::warn!(%error, "the bytes of a request could not be kept for their checksum");
+    let detail = "there is no room to compare these bytes with their checksum; send less at a time";
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, "NO_SPACE", detail)
+}
