@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod status;
+pub mod stores;
 pub mod upload;
 
 use std::net::SocketAddr;
@@ -155,6 +156,9 @@ impl Service {
     pub fn kill(&mut self) -> String {
         self.keep_ports();
         let mut server = self.server.take().expect("a running server");
+        if let Some(status) = server.ended() {
+            panic!("expected a server that runs until it is killed; it ended by itself: {status}");
+        }
         server.kill();
         server.output()
     }

@@ -132,6 +132,11 @@ impl Server {
         self.output.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
     /// Kills it (SIGKILL): no drain, no flush. Afterwards its output is complete.
     pub fn kill(&mut self) {
         // It fails only for a child that is gone already, which is what is wanted.
@@ -159,9 +164,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // A server that has ended by itself is news to whoever reads why a test failed.
+        let ended = self.ended();
         self.kill();
         if thread::panicking() {
-            eprintln!("--- the server printed:\n{}---", self.output());
+            let ended =
+                ended.map(|status| format!(", before it ended by itself ({status})")).unwrap_or_default();
+            eprintln!("--- the server printed{ended}:\n{}---", self.output());
         }
     }
 }

@@ -31,7 +31,7 @@ struct Clients {
     roads: Vec<&'static Road>,
     ledger: Ledger,
     stop: AtomicBool,
-    /// No upload begins during an audit, which else would never catch up; what is under way goes on.
+    /// No upload begins between a kill and the end of its audit, which else would never catch up; what is under way goes on.
     auditing: AtomicBool,
     size_bytes_max: u64,
     cuts: AtomicU64,
@@ -62,11 +62,11 @@ async fn rel_01_acknowledged_uploads_outlive_sigkill() {
     for _ in 0..kills {
         let removing = Arc::clone(&clients);
         let removing = beside(move || remove_surplus(removing, kept_bytes_max));
-        let life_ms = run.spread(1, life_ms_max);
+        let life_ms = run.random.below(life_ms_max);
         tokio::time::sleep(Duration::from_millis(life_ms)).await;
+        clients.auditing.store(true, Ordering::Release);
         block_in_place(|| service.restart());
         join(removing);
-        clients.auditing.store(true, Ordering::Release);
         audit::check(&service.client(), &clients.ledger).await;
         clients.auditing.store(false, Ordering::Release);
         if uploading.iter().any(JoinHandle::is_finished) {

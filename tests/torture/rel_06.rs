@@ -47,8 +47,11 @@ async fn rel_06_a_crash_loop_changes_nothing() {
 
     let (mut in_start, mut staged_max) = (0, 0);
     for kill in 0..kills {
-        let life_ms =
-            if kill % 2 == 0 { run.random.below(START_MS) } else { run.spread(START_MS, LIFE_MS_MAX) };
+        let life_ms = if kill % 2 == 0 {
+            run.random.below(START_MS)
+        } else {
+            START_MS + run.random.below(LIFE_MS_MAX - START_MS)
+        };
         in_start += u64::from(life_ms < START_MS);
         let mut child =
             service.setup().command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a server");

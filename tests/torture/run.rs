@@ -42,7 +42,7 @@ impl Run {
         (full * self.scale_percent).div_ceil(100).max(least)
     }
 
-    /// A number from `least` to `most`, each order of magnitude as likely as any other.
+    /// A number from `least` to `most`, small ones more often; see [`spread`].
     pub fn spread(&mut self, least: u64, most: u64) -> u64 {
         spread(&mut self.random, least, most)
     }
@@ -105,14 +105,14 @@ impl Drop for Run {
     }
 }
 
-/// A number from `least` to `most`, each order of magnitude as likely as any other.
+/// A number from `least` to `most`, each doubling half as likely as the one before: sizes of every order come, and those of
+/// each order come to as many bytes.
 pub fn spread(random: &mut Random, least: u64, most: u64) -> u64 {
-    let mut ceiling = most.max(least);
-    // Halved by the toss of a coin.
-    while ceiling / 2 >= least && random.below(2) == 0 {
-        ceiling /= 2;
+    let mut floor = least;
+    while floor * 2 <= most && random.below(2) == 0 {
+        floor *= 2;
     }
-    let floor = (ceiling / 2).max(least);
+    let ceiling = (floor * 2).min(most).max(floor);
     floor + random.below(ceiling - floor + 1)
 }
 

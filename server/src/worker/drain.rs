@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imageops_catalogue::{Error, ImageRow, JobOutcome, JobRow};
-use imageops_model::{CompanionKind, DrainSpec, ImageId, JobPhase, StoreId};
+use imageops_model::{CompanionKind, DrainSpec, ImageId, ImageState, JobPhase, StoreId};
 use serde::{Deserialize, Serialize};
+use tonic::Code;
 use uuid::Uuid;
 
 use super::run::result_of;
@@ -15,8 +16,8 @@ use super::transfer::{Target, transfer};
 use super::{Stop, still_wanted};
 use crate::app::App;
 use crate::clock::now;
-use crate::failure::Result;
-use crate::replicas;
+use crate::failure::{Failure, Result};
+use crate::{reason, replicas};
 
 /// Images that are asked for at a time.
 const PAGE: u32 = 100;
@@ -105,6 +106,11 @@ impl Drain<'_> {
     }
 
     async fn copy(&self, image: &ImageRow) -> Result<()> {
+        if image.state != ImageState::Active {
+            // No copy is made of what may go, or is not to be trusted.
+            let message = "only an active image gets another copy";
+            return Err(Failure::new(Code::FailedPrecondition, reason::IMAGE_NOT_ACTIVE, message));
+        }
         let without: Vec<StoreId> = image.replicas.iter().map(|replica| replica.store).collect();
         let store = self.app.stores.place("", Some(image.size_bytes), &without).await?;
         let blob = Uuid::new_v4().to_string();

@@ -1,0 +1,75 @@
+//! Stores in the tests: how they are asked for, and what lies in them.
+
+use std::path::{Path, PathBuf};
+
+use imageops::v1::stores_client::StoresClient;
+use imageops::v1::{
+    CopyImageRequest, DrainStoreRequest, GetStoreRequest, Image, Job, ReplicaState, ScrubStoreRequest, Store,
+};
+use imageops_client::{Client, ConnectOptions, Connection};
+
+use super::Service;
+
+/// Starts a server with directory stores of these names beside the default one. New bytes go into the first of them.
+pub fn start_with_stores(names: &[&str], more: &[&str]) -> Service {
+    Service::start_changed(|setup| {
+        for (index, name) in names.iter().enumerate() {
+            let (place, weight) = (directory(&setup.data_dir, name), names.len() - index);
+            let store = format!("{name}={}?weight={weight}", place.display());
+            setup.arguments.extend(["--store".to_owned(), store]);
+        }
+        setup.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+    })
+}
+
+fn directory(data_dir: &Path, name: &str) -> PathBuf {
+    data_dir.parent().expect("a directory of the test").join(format!("store-{name}"))
+}
+
+/// Where the bytes of a store of [`start_with_stores`] lie.
+pub fn blobs_of(service: &Service, name: &str) -> PathBuf {
+    directory(service.data_dir(), name).join("blobs")
+}
+
+/// A client of the stores.
+pub fn stores(service: &Service) -> StoresClient<Connection> {
+    let uri = format!("http://{}", service.grpc());
+    let connection = Connection::connect_lazy(&uri, ConnectOptions::default());
+    StoresClient::new(connection.expect("the address of the server"))
+}
+
+/// A store by its name.
+pub async fn store(service: &Service, name: &str) -> Store {
+    let answer = stores(service).get_store(GetStoreRequest { name: name.to_owned() }).await;
+    answer.expect("a store").into_inner().store.expect("a store in the answer")
+}
+
+/// The states of the copies of an image, by the names of their stores.
+pub async fn copies(service: &Service, image: &Image) -> Vec<(String, ReplicaState)> {
+    let mut copies = Vec::new();
+    for replica in &image.replicas {
+        copies.push((store(service, &replica.store).await.display_name, replica.state()));
+    }
+    copies.sort_by(|one, other| one.0.cmp(&other.0));
+    copies
+}
+
+/// Starts a copy of an image into a store.
+pub async fn copy(client: &Client, image: &str, store: &str) -> Job {
+    let request =
+        CopyImageRequest { name: image.to_owned(), store: store.to_owned(), ..CopyImageRequest::default() };
+    let answer = client.images().copy_image(request).await.expect("a copy that can be made");
+    answer.into_inner().job.expect("a job")
+}
+
+/// Starts a scrub.
+pub async fn scrub(service: &Service, name: &str) -> Job {
+    let answer = stores(service).scrub_store(ScrubStoreRequest { name: name.to_owned() }).await;
+    answer.expect("a scrub").into_inner().job.expect("a job")
+}
+
+/// Starts a drain.
+pub async fn drain(service: &Service, name: &str) -> Job {
+    let answer = stores(service).drain_store(DrainStoreRequest { name: name.to_owned() }).await;
+    answer.expect("a drain").into_inner().job.expect("a job")
+}
