@@ -1,8 +1,8 @@
 //! Stores as an operator writes them: `NAME=PLACE`, one form for flags, environment and file.
 //!
 //! ```text
-//! fast=/mnt/nvme/images                                   a directory
-//! slow=/mnt/disks/images?weight=-5&limit_bytes=1099511627776
+//! fast=/srv/nvme/images                                   a directory
+//! slow=/srv/disks/images?weight=-5&limit_bytes=1099511627776
 //! cold=s3://bucket/prefix?endpoint=https://s3.example.org&region=eu-1&path_style=true
 //! ```
 
@@ -58,7 +58,7 @@ impl FromStr for StoreSetting {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let Some((name, place)) = text.split_once('=') else {
-            return invalid("a store is written NAME=PLACE, for instance fast=/mnt/nvme/images");
+            return invalid("a store is written NAME=PLACE, for instance fast=/srv/nvme/images");
         };
         if !is_store_name(name) {
             return invalid(
