@@ -170,7 +170,7 @@ fn http_status(code: Code, reason: &str) -> StatusCode {
 }
 
 /// Whether the message of such an error may tell of the server's inside.
-fn is_internal(code: Code) -> bool {
+pub(crate) fn is_internal(code: Code) -> bool {
     matches!(code, Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss | Code::Unavailable)
 }
 

@@ -138,6 +138,25 @@ fn a_delete_ends_the_work_on_the_image() {
     assert_eq!((fs.listed().len(), fs.call("GET", &format!("/{id}")).status), (0, 404));
 }
 
+/// What is withheld is withheld in every form.
+#[tokio::test]
+async fn a_disabled_image_is_not_handed_out_slim_either() {
+    use imageops::v1::{Image, UpdateImageRequest};
+    let service = Service::start();
+    let fs = FileSystem(service.http());
+    let Some(good) = fixtures::good(service.scratch()) else { return };
+    let id = fs.upload_id("disk.qcow2", &good);
+    assert_text(&fs.slim(&id), STARTED);
+    assert_eq!(fs.slimmed(&id)["slimStatus"], 2);
+    let disabled = Image { name: format!("images/{id}"), disabled: true, ..Image::default() };
+    let change = UpdateImageRequest { image: Some(disabled), update_mask: None };
+    service.client().update_image(change).await.unwrap();
+    for tail in ["", "?isZip=true"] {
+        assert_refused(&fs.download(&id, tail, &[]), 404, NO_IMAGE);
+    }
+    assert_eq!(fs.record(&id)["slimStatus"], 2, "it is a row all the same");
+}
+
 #[test]
 fn row_64_texts_of_life_and_wrong_methods() {
     let service = Service::start();

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tonic::{Code, Status};
 
 use super::TEXT;
+use crate::problem::is_internal;
 
 /// An error answer.
 #[derive(Clone, Debug)]
@@ -49,7 +50,11 @@ impl Refusal {
     /// A failure of the server, as `legacy` where the caller has the right to the call.
     pub(super) fn of_failure(status: &Status, legacy: Self) -> Self {
         Self::of_denied(status).unwrap_or_else(|| {
-            tracing::warn!(code = ?status.code(), answer = %legacy.text, "a call of the file-system service failed");
+            let code = status.code();
+            // Clients are wrong all the time; the server should not be.
+            if is_internal(code) {
+                tracing::warn!(?code, answer = %legacy.text, "a call of the file-system service failed");
+            }
             legacy
         })
     }
