@@ -214,6 +214,8 @@ fn the_documented_defaults_are_those_in_force() {
         let value = match value.trim_matches(['"', '[', ']']).trim_end_matches(".0") {
             "1099511627776" => "1 TiB",
             "17592186044416" => "16 TiB",
+            "21474836480" => "20 GiB",
+            "" => "none",
             plain => plain,
         };
         assert_eq!(default, value, "the default of {flag}");
