@@ -76,6 +76,9 @@ pub(crate) enum Command {
     /// Images that a server keeps.
     #[command(subcommand)]
     Image(crate::image::ImageCommand),
+    /// Stores of a server: where the bytes of its images lie.
+    #[command(subcommand)]
+    Store(crate::store::StoreCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -357,6 +360,14 @@ pub(crate) struct UploadArgs {
     #[arg(long)]
     pub(crate) tag: Vec<String>,
 
+    /// Store that the bytes go to, by its name; without it the server chooses by weight and room.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) store: String,
+
+    /// The file is a zip: the image in it is what is taken.
+    #[arg(long)]
+    pub(crate) zip: bool,
+
     /// Go on with an upload that was interrupted (uploads/ID).
     #[arg(long, value_name = "UPLOAD")]
     pub(crate) resume: Option<String>,
@@ -370,6 +381,10 @@ pub(crate) struct DownloadArgs {
     /// The file to write; an existing one is replaced when all is there. `-`: standard output.
     #[arg(value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) target: PathBuf,
+
+    /// Format to get it in: where the image has another one the server converts it first.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatName>,
 }
 
 /// What to do with jobs.

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use imageops::v1::Image;
+use imageops::v1::{Image, ImageFormat};
 use imageops_client::{Client, Error as ClientError};
 use tokio::io::AsyncWrite;
 
-use crate::args::{DownloadArgs, Global};
+use crate::args::{DownloadArgs, FormatName, Global};
 use crate::exit::{Exit, Failure};
 use crate::output::{Facts, Form, print, print_json, rate, size_exact, span};
 use crate::progress::Bar;
@@ -19,15 +19,20 @@ pub(crate) async fn run(global: &Global, arguments: &DownloadArgs) -> Result<Exi
     let client = server::connect_required(global)?;
     let name = &arguments.image;
     let image = if name.contains('/') { name.clone() } else { format!("images/{name}") };
+    let format = match arguments.format {
+        Some(FormatName::Raw) => ImageFormat::Raw,
+        Some(FormatName::Qcow2) => ImageFormat::Qcow2,
+        None => ImageFormat::Unspecified,
+    };
     if arguments.target == Path::new("-") {
-        return to_stdout(&client, &image).await;
+        return to_stdout(&client, &image, format).await;
     }
     let start = Instant::now();
     let target = Target::create(&arguments.target, None)?;
     let file = target.file().try_clone().map_err(|error| Failure::io(arguments.target.display(), &error))?;
     let mut file = tokio::fs::File::from_std(file);
     file.set_max_buf_size(1 << 20);
-    let downloaded = fetch(&client, &image, &mut file).await?;
+    let downloaded = fetch(&client, &image, format, &mut file).await?;
     // Flushing a large file takes long: not on the reactor.
     server::call(async {
         let published = tokio::task::spawn_blocking(move || target.publish()).await;
@@ -41,25 +46,24 @@ pub(crate) async fn run(global: &Global, arguments: &DownloadArgs) -> Result<Exi
 async fn fetch<W: AsyncWrite + Unpin>(
     client: &Client,
     image: &str,
+    format: ImageFormat,
     target: &mut W,
 ) -> Result<Image, Failure> {
     let bar = Bar::new();
-    let downloading =
-        client.download(image, 0, target, |progress| bar.show_transfer("downloading", progress));
+    let progress = |progress| bar.show_transfer("downloading", progress);
+    let downloading = client.download_in(image, format, 0, target, progress);
     let image = server::call(downloading).await;
     bar.clear();
     image
 }
 
 /// Nothing but the image goes to stdout. A reader who has seen enough is no error.
-async fn to_stdout(client: &Client, image: &str) -> Result<Exit, Failure> {
+async fn to_stdout(client: &Client, image: &str, format: ImageFormat) -> Result<Exit, Failure> {
     let bar = Bar::new();
     let mut stdout = tokio::io::stdout();
     let downloading = async {
-        match client
-            .download(image, 0, &mut stdout, |progress| bar.show_transfer("downloading", progress))
-            .await
-        {
+        let progress = |progress| bar.show_transfer("downloading", progress);
+        match client.download_in(image, format, 0, &mut stdout, progress).await {
             Err(ClientError::Target(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             other => other.map(drop),
         }

@@ -1,4 +1,4 @@
-//! `imageops image list|show|set|delete|restore|purge`.
+//! `imageops image list|show|set|delete|restore|copy|forget|purge`.
 
 mod args;
 mod change;
@@ -29,6 +29,14 @@ pub(crate) async fn run(global: &Global, command: &ImageCommand) -> Result<Exit,
             Some(image) => image,
             None => return Ok(Exit::Success),
         },
+        ImageCommand::Copy { image, to } => {
+            let job = server::call(client.copy_image(&name(image), to)).await?;
+            server::run_job(&client, job).await?;
+            server::call(client.get_image(&name(image))).await?
+        }
+        ImageCommand::Forget { image, from } => {
+            server::call(client.remove_replica(&name(image), from, "")).await?
+        }
         ImageCommand::Show { image } => server::call(client.get_image(&name(image))).await?,
         ImageCommand::Set(arguments) => set(&client, arguments).await?,
         ImageCommand::Restore { image } => server::call(client.restore_image(&name(image))).await?,

@@ -84,6 +84,13 @@ async fn watch(global: &Global, client: &Client, name: &str) -> Result<Exit, Fai
     Ok(if job.state() == JobState::Succeeded { Exit::Success } else { Exit::Failure })
 }
 
+/// Waits for a job that this command started, and shows what came of it.
+pub(crate) async fn finish(global: &Global, client: &Client, job: Job) -> Result<Exit, Failure> {
+    let job = server::run_job(client, job).await?;
+    show(global, &job)?;
+    Ok(Exit::Success)
+}
+
 fn show(global: &Global, job: &Job) -> Result<(), Failure> {
     if global.output == Form::Json {
         return print_json(job);

@@ -23,6 +23,7 @@ mod output;
 mod picture;
 mod progress;
 mod server;
+mod store;
 mod target;
 mod upload;
 mod view;
@@ -78,6 +79,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Download(arguments) => download::run(global, arguments).await,
         Command::Job(command) => job::run(global, command).await,
         Command::Image(command) => image::run(global, command).await,
+        Command::Store(command) => store::run(global, command).await,
         Command::Completions { shell } => completions::run(*shell),
     }
 }

@@ -1,5 +1,6 @@
 //! `imageops upload`.
 
+use imageops::v1::Archive;
 use imageops_client::{Client, UploadOptions};
 use tokio::fs::File;
 use uuid::Uuid;
@@ -34,6 +35,8 @@ pub(crate) async fn run(global: &Global, arguments: &UploadArgs) -> Result<Exit,
         labels: arguments.label.iter().cloned().collect(),
         properties: arguments.property.iter().cloned().collect(),
         tags: arguments.tag.clone(),
+        archive: if arguments.zip { Archive::Zip } else { Archive::Unspecified },
+        store: arguments.store.clone(),
         id: Some(id),
         ..UploadOptions::default()
     };

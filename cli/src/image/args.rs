@@ -24,6 +24,22 @@ pub(crate) enum ImageCommand {
         /// images/ID, or the ID alone.
         image: String,
     },
+    /// Copy the bytes of an image into another store, and wait for it.
+    Copy {
+        /// images/ID, or the ID alone.
+        image: String,
+        /// The store, by its name.
+        #[arg(long, value_name = "STORE")]
+        to: String,
+    },
+    /// Remove the copy of an image in a store; the last one stays.
+    Forget {
+        /// images/ID, or the ID alone.
+        image: String,
+        /// The store, by its name.
+        #[arg(long, value_name = "STORE")]
+        from: String,
+    },
     /// Remove an image that lies in the trash for good.
     Purge {
         /// images/ID, or the ID alone.

@@ -1,7 +1,7 @@
 //! Downloads that verify what comes and go on where they broke.
 
 use imageops::v1::download_image_response::Message;
-use imageops::v1::{Chunk, DownloadHeader, DownloadImageRequest, DownloadImageResponse, Image};
+use imageops::v1::{Chunk, DownloadHeader, DownloadImageRequest, DownloadImageResponse, Image, ImageFormat};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tonic::Streaming;
@@ -19,6 +19,22 @@ impl Client {
     pub async fn download<W>(
         &self,
         image: &str,
+        offset_bytes: u64,
+        target: &mut W,
+        progress: impl FnMut(TransferProgress),
+    ) -> Result<Image>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        self.download_in(image, ImageFormat::Unspecified, offset_bytes, target, progress).await
+    }
+
+    /// The same in another format, RAW or QCOW2: where the server has the image in none of it, it converts it first, which
+    /// takes as long as that does. The answer is the image as it was converted.
+    pub async fn download_in<W>(
+        &self,
+        image: &str,
+        format: ImageFormat,
         offset_bytes: u64,
         target: &mut W,
         mut progress: impl FnMut(TransferProgress),
@@ -39,7 +55,7 @@ impl Client {
                     sink.verify(&image)?;
                     return Ok(image);
                 }
-                _ => match self.open_download(image, sink.next_bytes, None).await {
+                _ => match self.open_download(image, format, sink.next_bytes, None).await {
                     Ok((header, stream)) => {
                         let end_bytes = end_of(&header, sink.next_bytes)?;
                         let image = header.image.ok_or(Error::Protocol("a download without an image"))?;
@@ -62,6 +78,7 @@ impl Client {
     async fn open_download(
         &self,
         image: &str,
+        format: ImageFormat,
         offset_bytes: u64,
         length_bytes: Option<u64>,
     ) -> Result<(DownloadHeader, Streaming<DownloadImageResponse>)> {
@@ -69,6 +86,7 @@ impl Client {
             image: image.to_owned(),
             offset_bytes,
             length_bytes,
+            format: format.into(),
             ..DownloadImageRequest::default()
         };
         let mut stream = self.stub().download_image(request).await?.into_inner();

@@ -1,0 +1,120 @@
+//! Stores that are listed, added and changed by the command line, and stores that are not at their place.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use imageops::v1::{Image, StoreStatus, UploadMetadata};
+use serde_json::Value;
+use support::stores::{blobs_of, start_with_stores, store};
+use support::upload::{metadata, try_upload};
+use support::{Service, binary};
+use tonic::{Code, Status};
+
+fn imageops(service: &Service, arguments: &[&str]) -> Output {
+    Command::new(binary("imageops"))
+        .args(arguments)
+        .env("IMAGEOPS_SERVER", format!("http://{}", service.grpc()))
+        .env_remove("IMAGEOPS_TOKEN")
+        .output()
+        .unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+async fn upload_to(service: &Service, name: &str, data: &[u8]) -> Result<Image, Status> {
+    let metadata = UploadMetadata { store: name.to_owned(), ..metadata("disk") };
+    try_upload(&service.client(), &metadata, data).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_keeps_stores() {
+    let roots = tempfile::tempdir().unwrap();
+    let place = roots.path().join("fast");
+    let (place, root) = (place.to_str().unwrap(), roots.path().to_str().unwrap());
+    let service = Service::start_with(&["--store-roots", root]);
+
+    let refused = imageops(&service, &["store", "add", "outside", "/srv/outside"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--store-roots"));
+    let added = json(&imageops(&service, &["store", "add", "fast", place, "--weight", "7", "-o", "json"]));
+    assert_eq!((&added["displayName"], &added["weight"]), (&"fast".into(), &7.into()));
+    assert_eq!(added["status"], "STORE_STATUS_CONNECTED");
+    let twice = imageops(&service, &["store", "add", "fast", &format!("{place}-2")]);
+    assert_eq!(twice.status.code(), Some(1), "the name is taken");
+
+    // The heaviest gets what names no store.
+    let image = upload_to(&service, "", b"into the heaviest store").await.unwrap();
+    assert_eq!(names(&roots.path().join("fast/blobs")), [image.name.trim_start_matches("images/")]);
+    let listed = String::from_utf8(imageops(&service, &["store", "list"]).stdout).unwrap();
+    let lines: Vec<_> = listed.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(lines, ["fast", "default"], "{listed}");
+
+    // Nothing new once it is disabled; what is there is read, and moved away by a drain.
+    json(&imageops(&service, &["store", "disable", "fast", "-o", "json"]));
+    let refused = upload_to(&service, "fast", b"more").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let full = imageops(&service, &["store", "remove", "fast"]);
+    assert!(String::from_utf8(full.stderr).unwrap().contains("drain it first"));
+    let scrubbed = json(&imageops(&service, &["store", "scrub", "fast", "-o", "json"]));
+    assert_eq!(scrubbed["scrub"]["verifiedBlobs"], "1");
+    let drained = json(&imageops(&service, &["store", "drain", "fast", "-o", "json"]));
+    assert_eq!(drained["drain"]["movedImages"], "1");
+    assert!(imageops(&service, &["store", "remove", "fast"]).status.success());
+    let target = roots.path().join("again");
+    let fetched = imageops(&service, &["download", &image.name, target.to_str().unwrap()]);
+    assert!(fetched.status.success(), "{fetched:?}");
+    assert_eq!(fs::read(target).unwrap(), b"into the heaviest store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_where_a_store_no_longer_is() {
+    let mut service = start_with_stores(&["disk"], &[]);
+    let kept = upload_to(&service, "disk", b"on the disk").await.unwrap();
+    let place = blobs_of(&service, "disk").parent().unwrap().to_owned();
+    let away = place.with_extension("away");
+
+    // The disk goes, and leaves its empty mount point.
+    fs::rename(&place, &away).unwrap();
+    fs::create_dir(&place).unwrap();
+    let refused = upload_to(&service, "disk", b"lost").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert_eq!(names(&place), [""; 0], "written below the mount point");
+    let told = store(&service, "disk").await;
+    assert_eq!(told.status(), StoreStatus::Disconnected);
+    assert!(!told.status_message.is_empty());
+    // Whoever names no store is served by the others.
+    upload_to(&service, "", b"elsewhere").await.unwrap();
+
+    // The same at the start of a server, which goes on without it.
+    service.kill();
+    service.restart();
+    assert_eq!(store(&service, "disk").await.status(), StoreStatus::Disconnected);
+    assert_eq!(upload_to(&service, "disk", b"lost").await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(names(&place), [""; 0], "written below the mount point");
+
+    // It comes back with all it had.
+    service.kill();
+    fs::remove_dir(&place).unwrap();
+    fs::rename(&away, &place).unwrap();
+    service.restart();
+    assert_eq!(store(&service, "disk").await.status(), StoreStatus::Connected);
+    let data = support::jobs::download(&service.client(), &kept.name).await;
+    assert_eq!(data, b"on the disk");
+}
