@@ -196,7 +196,7 @@ fn stores_are_registered_changed_drained_and_forgotten() {
     let service = Service::start_with(&["--store-roots", roots.path().to_str().unwrap()]);
     let rest = Rest(service.http());
     let place = roots.path().join("fast");
-    let fast = json!({"displayName": "fast", "weight": -1, "directory": {"path": place}});
+    let fast = json!({"displayName": "fast", "weight": -5, "directory": {"path": place}});
     let registered = rest.json("POST", "/v1/stores", &fast);
     assert_eq!(registered.status, 201, "{}", registered.text());
     let location = registered.header("location").unwrap().to_owned();

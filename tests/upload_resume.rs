@@ -167,9 +167,10 @@ async fn rel_04_sigkill_around_the_commit_leaves_one_outcome() {
     let mut service = Service::start();
     let mut random = Random::new("rel_04");
     let client = service.client();
-    let data = random.bytes(3 * MIB);
     let mut committed = 0;
     for _ in 0..8 {
+        // Others each time: equal bytes of a tenant are stored once.
+        let data = random.bytes(3 * MIB);
         let metadata = metadata("commit");
         let name = name_of(&metadata);
         let stream = Stream::begin(&client, &metadata).await;

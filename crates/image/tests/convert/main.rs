@@ -79,7 +79,8 @@ fn every_image_of_the_set_becomes_what_the_peer_makes_of_it() {
     let Some(directory) = images(name, &["qemu-img"]) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let target = scratch.path().join("out.raw");
-    let refused = ["backing-mid", "backing-top", "data-file", "luks"];
+    // The last one promises more than a file of most file systems can hold.
+    let refused = ["backing-mid", "backing-top", "data-file", "luks", "huge-virtual"];
     let mut sources = files(&directory, &["raw", "qcow2"]);
     sources
         .extend(["fs", "variants"].iter().flat_map(|below| files(&directory.join(below), &["raw", "qcow2"])));
