@@ -52,7 +52,7 @@ impl Content {
 
     /// The digests of all bytes.
     pub fn digests(&self) -> Digests {
-        let (mut md5, mut sha256) = (md5::Md5::new(), Sha256::new());
+        let (mut md5, mut sha256, mut crc32) = (md5::Md5::new(), Sha256::new(), crc32fast::Hasher::new());
         let mut block = vec![0; UNIT_BYTES];
         let mut offset = 0;
         while offset < self.size_bytes {
@@ -60,9 +60,15 @@ impl Content {
             self.fill(offset, &mut block[..count]);
             md5.update(&block[..count]);
             sha256.update(&block[..count]);
+            crc32.update(&block[..count]);
             offset += count as u64;
         }
-        Digests { md5: hex::encode(md5.finalize()), sha256: hex::encode(sha256.finalize()) }
+        Digests {
+            md5: hex::encode(md5.finalize()),
+            sha256: hex::encode(sha256.finalize()),
+            crc32: Some(crc32.finalize()),
+            ..Digests::default()
+        }
     }
 
     /// The bytes of a part, as a vector.
