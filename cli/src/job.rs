@@ -99,7 +99,8 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
     facts.add("job", &job.name);
     facts.add("kind", kind(job));
     facts.add("state", state(job));
-    facts.add("source", source_name(job));
+    facts.add_some("source", Some(source_name(job)).filter(|name| !name.is_empty()));
+    facts.add_some("store", Some(&job.store).filter(|store| !store.is_empty()));
     facts.add_some("compression", job.compression.as_ref().map(asked::line));
     facts.add("done", percent(job));
     facts.add("created", created(job));
