@@ -1,7 +1,7 @@
 //! Keeps the catalogue and the stores free of what nobody needs any more.
 //!
 //! At start, alone on the directory stores, everything without a row goes: what a former life was making was never
-//! acknowledged. Later, jobs and uploads go when their time is over, and [`Orphans`] collects what calls that were cut off
+//! acknowledged. Later, jobs and uploads go when their time is over, and `Orphans` collects what calls that were cut off
 //! left in a store (reliability R-5).
 
 use std::collections::HashMap;

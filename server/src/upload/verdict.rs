@@ -34,7 +34,7 @@ pub(super) async fn judge(app: &App, upload: &UploadRow, ingest: &Ingest) -> Res
     judge_storage(app, upload, ingest.storage()?).await
 }
 
-/// As [`judge`], wherever the bytes are.
+/// As `judge`, wherever the bytes are.
 pub async fn judge_storage(
     app: &App,
     upload: &UploadRow,
