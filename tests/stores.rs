@@ -56,6 +56,9 @@ async fn the_command_line_keeps_stores() {
     let added = json(&imageops(&service, &["store", "add", "fast", place, "--weight", "7", "-o", "json"]));
     assert_eq!((&added["displayName"], &added["weight"]), (&"fast".into(), &7.into()));
     assert_eq!(added["status"], "STORE_STATUS_CONNECTED");
+    // Asked for again it is the same store, and stays open.
+    let again = json(&imageops(&service, &["store", "add", "fast", place, "--weight", "7", "-o", "json"]));
+    assert_eq!((&again["name"], &again["status"]), (&added["name"], &added["status"]));
     let twice = imageops(&service, &["store", "add", "fast", &format!("{place}-2")]);
     assert_eq!(twice.status.code(), Some(1), "the name is taken");
 

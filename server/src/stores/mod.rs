@@ -152,6 +152,12 @@ impl Stores {
 
     /// Opens a store that an operator names, and takes it in.
     pub async fn register(&self, catalogue: &dyn Catalogue, setting: &StoreSetting) -> Result<Slot> {
+        // Open already: a second handle would not get the lock of the first.
+        if let Some(slot) =
+            self.find(&setting.name).filter(|slot| slot.is_connected() && slot.row.kind == setting.kind)
+        {
+            return Ok(slot);
+        }
         if self.read().len() >= STORES_MAX {
             let message = format!("there are {STORES_MAX} stores already; remove one first");
             return Err(Failure::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message));
