@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
 use imageops::v1::{
     CancelJobRequest, DeleteJobRequest, GetJobRequest, JobKind, JobState, ListJobsRequest, WaitJobRequest,
 };
 
-use super::{answer, present, resource};
+use super::{answer, present, resource, wrong_method};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::route::{Content, Route};
@@ -126,11 +126,7 @@ async fn act(
         }
         Some(_) => Err(Problem::not_found()),
         None => {
-            let detail = "a job is not posted to; a verb like `:cancel` is missing";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
-            let mut response = problem.into_response();
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD,DELETE"));
-            Ok(response)
+            Ok(wrong_method("a job is not posted to; a verb like `:cancel` is missing", "GET,HEAD,DELETE"))
         }
     }
 }

@@ -17,7 +17,7 @@ mod uploads;
 use std::error::Error as _;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
@@ -121,6 +121,14 @@ fn broken_body() -> Problem {
 /// A body of a type that is not taken here.
 fn unsupported(types: &str) -> Problem {
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", format!("this takes {types}"))
+}
+
+/// What a path answers to a method that only the handler can see it does not have.
+fn wrong_method(detail: &str, allow: &'static str) -> Response {
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
+    let mut response = problem.into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
 }
 
 /// Whether reading a body stopped at its bound.

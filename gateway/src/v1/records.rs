@@ -17,7 +17,7 @@ use super::changes::{Change, expected_etag};
 use super::images::pair;
 use super::starts::{IDEMPOTENCY_KEY, IDEMPOTENCY_TEXT, started, take_key};
 use super::stores::store_name;
-use super::{answer, present, read_message, resource};
+use super::{answer, present, read_message, resource, wrong_method};
 use crate::call;
 use crate::problem::Problem;
 use crate::query::{self, Query};
@@ -278,13 +278,10 @@ async fn act(
             started(call::within(limit, stub.copy_image(call::request(&headers, message))).await?.job)
         }
         Some(_) => Err(Problem::not_found()),
-        None => {
-            let detail = "an image is not posted to; a verb like `:restore` is missing";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
-            let mut response = problem.into_response();
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD,PATCH,DELETE"));
-            Ok(response)
-        }
+        None => Ok(wrong_method(
+            "an image is not posted to; a verb like `:restore` is missing",
+            "GET,HEAD,PATCH,DELETE",
+        )),
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use imageops::v1::{AbortSessionRequest, ComposeImageRequest, ListUploadsRequest, UploadMetadata};
 
 use super::images::{about_bytes, made, read_query, take_bytes};
-use super::{answer, content, present, read_message};
+use super::{answer, content, present, read_message, wrong_method};
 use crate::call;
 use crate::problem::Problem;
 use crate::route::{Content, Route};
@@ -111,11 +111,7 @@ async fn compose(
     body: Body,
 ) -> Result<Response, Problem> {
     let Some(session) = target.strip_suffix(":compose") else {
-        let detail = "a session is not posted to; `:compose` is missing";
-        let mut response =
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response();
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD,DELETE"));
-        return Ok(response);
+        return Ok(wrong_method("a session is not posted to; `:compose` is missing", "GET,HEAD,DELETE"));
     };
     let mut metadata: UploadMetadata = read_message(&gateway, &headers, body).await?;
     if !metadata.session.is_empty() && metadata.session != session {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use imageops::v1::{
     DrainStoreRequest, GetStoreRequest, ListStoresRequest, RegisterStoreRequest, RemoveStoreRequest,
@@ -14,7 +14,7 @@ use imageops::v1::{
 
 use super::changes::{Change, expected_etag};
 use super::starts::started;
-use super::{answer, id_of, present, read_message, uuid};
+use super::{answer, id_of, present, read_message, uuid, wrong_method};
 use crate::call;
 use crate::problem::Problem;
 use crate::query::Query;
@@ -177,13 +177,10 @@ async fn act(
             started(call::within(limit, stub.scrub_store(call::request(&headers, message))).await?.job)
         }
         Some(_) => Err(Problem::not_found()),
-        None => {
-            let detail = "a store is not posted to; a verb like `:drain` is missing";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
-            let mut response = problem.into_response();
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD,PATCH,DELETE"));
-            Ok(response)
-        }
+        None => Ok(wrong_method(
+            "a store is not posted to; a verb like `:drain` is missing",
+            "GET,HEAD,PATCH,DELETE",
+        )),
     }
 }
 

@@ -17,7 +17,7 @@ use imageops::v1::{
 use uuid::Uuid;
 
 use super::incoming::Incoming;
-use super::{answer, content_length, header_text, id_of, present, resource, tus};
+use super::{answer, content_length, header_text, id_of, present, resource, tus, wrong_method};
 use crate::call;
 use crate::intake::Intake;
 use crate::problem::Problem;
@@ -173,13 +173,7 @@ async fn overridden(
         Some(b"PATCH") => append_bytes(&gateway, &headers, &id, body).await,
         Some(b"HEAD") => tell_offset(&gateway, &headers, &id).await,
         Some(b"DELETE") => abort(&gateway, &headers, &id).await,
-        _ => {
-            let detail = "an upload goes on with PATCH";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
-            let mut response = problem.into_response();
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD,PATCH,DELETE"));
-            Ok(response)
-        }
+        _ => Ok(wrong_method("an upload goes on with PATCH", "GET,HEAD,PATCH,DELETE")),
     })
 }
 
