@@ -82,9 +82,11 @@ pub trait Catalogue: Send + Sync + 'static {
     ///
     /// An image that was made becomes the tenant's in the same transaction, with the check that it brings:
     /// [`Error::QuotaExceeded`] when it is larger than what the job holds and the quota; [`Error::NotFound`] when it is the
-    /// companion of an image that is gone, and [`Error::Conflict`] when its key is taken. A slim companion takes the place of the one before. A copy that was made
-    /// becomes a copy of its image as by [`Catalogue::add_replica`]. After any of these errors the job still runs: its worker
-    /// ends it otherwise. The end of an image's newest check or slimming is written into the image, whatever it was.
+    /// companion of an image that is gone, and [`Error::Conflict`] when its key is taken. A slim companion takes the place of
+    /// the one before. Where the tenant has the same bytes, the image shares them, as by [`Catalogue::commit_upload`]. A copy
+    /// that was made becomes a copy of its image as by [`Catalogue::add_replica`]. After any of these errors the job still
+    /// runs: its worker ends it otherwise. The end of an image's newest check or slimming is written into the image, whatever
+    /// it was.
     async fn finish_job(
         &self,
         id: JobId,

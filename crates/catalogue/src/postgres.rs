@@ -48,6 +48,8 @@ mod removal;
 mod replicas;
 #[path = "sql/sessions.rs"]
 mod sessions;
+#[path = "sql/sharing.rs"]
+mod sharing;
 #[path = "sql/stores.rs"]
 mod stores;
 #[path = "sql/trash.rs"]

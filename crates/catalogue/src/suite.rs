@@ -163,6 +163,8 @@ macro_rules! catalogue_suite {
             records::an_id_is_retaken_by_its_owner_alone,
             records::what_came_corrupt_goes_into_quarantine,
             sharing::equal_bytes_are_stored_once,
+            sharing::what_jobs_make_is_stored_once,
+            sharing::equal_bytes_in_the_place_of_others_stay,
             sharing::sec_29_bytes_are_never_shared_across_tenants,
             sharing::bytes_that_are_not_trusted_are_not_shared,
             sharing::doomed_bytes_are_never_named_again,

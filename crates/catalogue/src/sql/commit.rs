@@ -1,16 +1,10 @@
 //! An upload becomes an image.
 
-use imageops_model::{ImageState, JobId, Micros, ReplicaState, StoreId, UploadEvent, UploadId, UploadState};
+use imageops_model::{JobId, Micros, UploadEvent, UploadId, UploadState};
 
 use super::usage::{self, Amount};
-use super::{Connection, companions, doomed, image_rows, images, jobs, records, sessions, uploads};
-use crate::rows::{write_number, write_uuid};
-use crate::{Committed, Created, Error, ImageRow, NewJob, Replica, Result};
-
-// Never across tenants, and never bytes that are not to be trusted (SEC-29).
-pub(super) const SELECT_SAME: &str = "SELECT image_replicas.blob FROM images JOIN image_replicas ON image = images.id \
-     WHERE tenant = $1 AND sha256 = $2 AND size_bytes = $3 AND quarantine IS NULL AND store = $4 \
-     AND image_replicas.state = 'ready' ORDER BY image_replicas.create_time, images.id LIMIT 1";
+use super::{Connection, companions, image_rows, images, jobs, records, sessions, sharing, uploads};
+use crate::{Committed, Created, Error, ImageRow, NewJob, Result};
 
 pub(super) async fn commit(
     db: &mut Connection,
@@ -39,26 +33,23 @@ pub(super) async fn commit(
         discard = joined.parts;
     }
 
-    let (shared, spare) = share(db, image).await?;
-    match (&shared.companion, before.record) {
+    match (&image.companion, before.record) {
         (Some(companion), None) => {
             // No job made it: the upload stands for the one that its source would remember.
             let made_by = JobId(before.id.0);
-            companions::join(db, (&before.tenant, held), made_by, &shared, companion, now).await?;
+            companions::join(db, (&before.tenant, held), made_by, image, companion, now).await?;
         }
         (Some(_), Some(_)) => return Err(Error::Conflict { what: images::WHAT }),
         (None, record) => {
             let charge = Amount { images: u64::from(record.is_none()), bytes: image.size_bytes };
             usage::ensure_room(db, &before.tenant, charge, held).await?;
             usage::charge(db, &before.tenant, charge).await?;
+            let shared = sharing::share(db, image, now).await?;
             match record {
                 Some(record) => records::fill(db, &before, record, &shared, now).await?,
                 None => image_rows::insert(db, &before.tenant, &shared, image.size_bytes).await?,
             }
         }
-    }
-    for replica in spare {
-        doomed::doom(db, replica.store, &replica.blob, now).await?;
     }
     let check_job = match check_job {
         Some(job) => match jobs::create(db, job.clone(), u64::MAX).await? {
@@ -68,30 +59,4 @@ pub(super) async fn commit(
     };
     let image = images::get(db, &before.tenant, image.id).await?;
     Ok(Committed { upload: after, image, check_job, discard })
-}
-
-/// The image with the bytes that the tenant has already, where it has; and what came in vain.
-async fn share(db: &mut Connection, image: &ImageRow) -> Result<(ImageRow, Vec<Replica>)> {
-    let (mut shared, mut spare) = (image.clone(), Vec::new());
-    if image.state == ImageState::Quarantined || image.sha256.is_empty() {
-        return Ok((shared, spare));
-    }
-    for replica in shared.replicas.iter_mut().filter(|replica| replica.state == ReplicaState::Ready) {
-        if let Some(blob) = find_same(db, image, replica.store).await?.filter(|blob| *blob != replica.blob) {
-            spare.push(replica.clone());
-            replica.blob = blob;
-        }
-    }
-    Ok((shared, spare))
-}
-
-async fn find_same(db: &mut Connection, image: &ImageRow, store: StoreId) -> Result<Option<String>> {
-    let same = sqlx::query_scalar(SELECT_SAME)
-        .bind(image.tenant.as_str())
-        .bind(&image.sha256)
-        .bind(write_number("image size", image.size_bytes)?)
-        .bind(write_uuid(store.0))
-        .fetch_optional(db)
-        .await?;
-    Ok(same)
 }

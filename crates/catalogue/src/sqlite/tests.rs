@@ -289,7 +289,7 @@ async fn statements_on_copies_and_parts_use_the_indexes() {
     let file = SqliteFile::new();
     let catalogue = file.open().await;
     for (statement, index) in [
-        (commit::SELECT_SAME, "images_by_content"),
+        (sharing::SELECT_SAME, "images_by_content"),
         (replicas::SELECT_TO_VERIFY, "replicas_to_verify"),
         (replicas::SELECT_IN_STORE, "replicas_by_store"),
         (replicas::SELECT_OF_BLOB, "replicas_by_blob"),

@@ -1,7 +1,10 @@
 //! Bytes that several images are, and bytes that none is any more.
 
+use imageops_model::CompanionKind;
+
+use super::companions::accompanied;
 use super::*;
-use crate::ImageOrder;
+use crate::{Companion, ImageOrder, JobOutcome};
 
 /// Another image with the bytes of `image`, which came under a key of their own.
 fn same_bytes(image: &ImageRow) -> ImageRow {
@@ -46,6 +49,49 @@ pub(crate) async fn equal_bytes_are_stored_once<D: Database>() {
     for other in [elsewhere, longer] {
         assert_eq!(added(&catalogue, other.clone()).await, other);
     }
+    assert_sound::<D>(&catalogue).await;
+}
+
+pub(crate) async fn what_jobs_make_is_stored_once<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let first = added(&catalogue, image_row(tenant())).await;
+    let made = same_bytes(&first);
+    let job = claimed(&catalogue, at(1)).await;
+    let outcome = |image: &ImageRow| JobOutcome::Succeeded {
+        result: "{}".into(),
+        image: Some(image.clone()),
+        replica: None,
+    };
+    catalogue.finish_job(job.id, 1, outcome(&made), 0, at(2)).await.unwrap();
+    let second = catalogue.get_image(&tenant(), made.id).await.unwrap();
+    assert_eq!((blob(&second), second.size_bytes), (blob(&first), made.size_bytes));
+    assert_eq!(doomed(&catalogue).await, [blob(&made)]);
+    for kind in [CompanionKind::Slim, CompanionKind::Conversion] {
+        let companion = Companion { of: first.id, kind, key: None };
+        let made = ImageRow { companion: Some(companion), ..same_bytes(&first) };
+        let job = claimed(&catalogue, at(3)).await;
+        catalogue.finish_job(job.id, 1, outcome(&made), 0, at(4)).await.unwrap();
+        let companion = catalogue.get_image(&tenant(), made.id).await.unwrap();
+        assert_eq!(blob(&companion), blob(&first), "{kind:?}");
+        assert!(doomed(&catalogue).await.contains(&blob(&made).to_owned()), "{kind:?}");
+    }
+    assert_sound::<D>(&catalogue).await;
+}
+
+/// What takes another's place does not share what goes with that.
+pub(crate) async fn equal_bytes_in_the_place_of_others_stay<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let source = added(&catalogue, image_row(tenant())).await;
+    let first = accompanied(&catalogue, source.id, CompanionKind::Slim, None).await;
+    let companion = first.companion.clone();
+    let second = ImageRow { companion, ..same_bytes(&first) };
+    let job = claimed(&catalogue, at(5)).await;
+    let outcome = JobOutcome::Succeeded { result: "{}".into(), image: Some(second.clone()), replica: None };
+    catalogue.finish_job(job.id, 1, outcome, 0, at(6)).await.unwrap();
+    assert_eq!(catalogue.get_image(&tenant(), second.id).await.unwrap(), second);
+    assert_eq!(doomed(&catalogue).await, [blob(&first)]);
     assert_sound::<D>(&catalogue).await;
 }
 
