@@ -76,6 +76,28 @@ async fn sec_14_bytes_are_held_before_they_come_and_freed_when_they_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sec_14_uploads_of_unknown_length_hold_what_came() {
+    let service = Service::start();
+    let client = service.client();
+    set(&client, None, Some(10 * 100_000)).await;
+    let all = (0..64_u8).map(|number| {
+        let client = client.clone();
+        async move {
+            let mut metadata = metadata("of unknown length");
+            metadata.size_bytes = None;
+            try_upload(&client, &metadata, &[number; 100_000]).await
+        }
+    });
+    let (passed, refused): (Vec<_>, Vec<_>) =
+        futures::future::join_all(all).await.into_iter().partition(Result::is_ok);
+    for refused in &refused {
+        assert_status(refused.as_ref().unwrap_err(), Code::ResourceExhausted, "QUOTA_EXCEEDED");
+    }
+    let used = usage(&client).await;
+    assert_eq!((passed.len(), refused.len(), used.bytes), (10, 54, 10 * 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sec_14_what_a_job_makes_counts_and_nothing_stays_of_what_is_too_much() {
     let service = Service::start();
     let client = service.client();

@@ -1,5 +1,7 @@
 //! The one door to the rows.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
 use imageops_model::{
     ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Micros, StoreId, Tenant, UploadId,
@@ -145,10 +147,10 @@ pub trait Catalogue: Send + Sync + 'static {
         expire_time: Micros,
     ) -> Result<()>;
 
-    /// Lets an upload hold `wanted_bytes` of the quota in all, or as many as there are; how many it holds now, with those of
-    /// the parts that it joins. Never takes any back. What is missing, [`Catalogue::get_usage`] tells. [`Error::State`]
+    /// Lets an upload hold as many bytes of the quota in all as there are within `bytes`; how many it holds now, with those of
+    /// the parts that it joins. Nothing changes when it holds as many already, or when there are too few. What is missing, [`Catalogue::get_usage`] tells. [`Error::State`]
     /// unless open.
-    async fn reserve_upload(&self, id: UploadId, wanted_bytes: u64, now: Micros) -> Result<u64>;
+    async fn reserve_upload(&self, id: UploadId, bytes: RangeInclusive<u64>, now: Micros) -> Result<u64>;
 
     /// Makes the image: upload committed and image row added, or the record filled that the upload named, in one
     /// transaction. [`Error::State`] unless open, [`Error::Conflict`] when the image's id is taken or its tenant is not the

@@ -1,5 +1,7 @@
 //! The catalogue over the steps of the modules beside: which run in a transaction, and which only read.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
 use imageops_model::{
     ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Micros, StoreId, Tenant, UploadId,
@@ -144,8 +146,8 @@ impl Catalogue for Handle {
         in_transaction!(self, uploads::extend, id, durable_bytes, now, expire_time)
     }
 
-    async fn reserve_upload(&self, id: UploadId, wanted_bytes: u64, now: Micros) -> Result<u64> {
-        in_transaction!(self, uploads::reserve, id, wanted_bytes, now)
+    async fn reserve_upload(&self, id: UploadId, bytes: RangeInclusive<u64>, now: Micros) -> Result<u64> {
+        in_transaction!(self, uploads::reserve, id, &bytes, now)
     }
 
     async fn commit_upload(

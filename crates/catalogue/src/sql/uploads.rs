@@ -1,5 +1,7 @@
 //! Uploads: statements, and the steps of their life.
 
+use std::ops::RangeInclusive;
+
 use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState};
 
 use super::usage::{self, Amount};
@@ -248,7 +250,7 @@ pub(super) async fn extend(
 pub(super) async fn reserve(
     db: &mut Connection,
     id: UploadId,
-    wanted_bytes: u64,
+    bytes: &RangeInclusive<u64>,
     now: Micros,
 ) -> Result<u64> {
     let before = load(db, id).await?;
@@ -258,11 +260,11 @@ pub(super) async fn reserve(
         None => 0,
     };
     let held_bytes = parts_bytes.saturating_add(before.reserved_bytes);
-    if wanted_bytes <= held_bytes {
+    let free_bytes = usage::free_bytes(db, &before.tenant).await?;
+    let granted_bytes = held_bytes.saturating_add(free_bytes).min(*bytes.end());
+    if granted_bytes <= held_bytes || granted_bytes < *bytes.start() {
         return Ok(held_bytes);
     }
-    let free_bytes = usage::free_bytes(db, &before.tenant).await?;
-    let granted_bytes = wanted_bytes.min(held_bytes.saturating_add(free_bytes));
     after.reserved_bytes = granted_bytes.saturating_sub(parts_bytes);
     save(db, &before, &after).await?;
     Ok(granted_bytes)

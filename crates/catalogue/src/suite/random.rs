@@ -229,10 +229,10 @@ async fn on_upload(
     match operation {
         Operation::Extend(_, bytes) => {
             // As the server does: what comes is held before it is written.
-            let held_bytes = catalogue.reserve_upload(id, bytes, now).await?;
+            let held_bytes = catalogue.reserve_upload(id, 0..=bytes, now).await?;
             catalogue.extend_upload(id, bytes.min(held_bytes), now, now.plus_ms(60_000)).await?;
         }
-        Operation::Reserve(_, bytes) => drop(catalogue.reserve_upload(id, bytes, now).await?),
+        Operation::Reserve(_, bytes) => drop(catalogue.reserve_upload(id, 0..=bytes, now).await?),
         Operation::Store(_) => drop(catalogue.store_part(id, now).await?),
         Operation::Commit(_, content) => {
             let upload = catalogue.get_upload(&tenant(), id).await?;

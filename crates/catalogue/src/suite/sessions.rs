@@ -215,8 +215,8 @@ pub(crate) async fn parts_need_the_quota_once<D: Database>() {
     let begun = catalogue.begin_compose(whole_row(Some(950)), "a disk", at(3)).await.unwrap();
     let whole = new_row(begun.0);
     assert_eq!(whole.reserved_bytes, 50);
-    assert_eq!(catalogue.reserve_upload(whole.id, 950, at(4)).await.unwrap(), 950);
-    assert_eq!(catalogue.reserve_upload(whole.id, 2000, at(4)).await.unwrap(), 1000);
+    assert_eq!(catalogue.reserve_upload(whole.id, 1..=950, at(4)).await.unwrap(), 950);
+    assert_eq!(catalogue.reserve_upload(whole.id, 1..=2000, at(4)).await.unwrap(), 1000);
     let image = ImageRow { size_bytes: 1000, ..image_row(tenant()) };
     catalogue.commit_upload(whole.id, image, None, at(5)).await.unwrap();
     let usage = catalogue.get_usage(&tenant()).await.unwrap();

@@ -89,12 +89,13 @@ pub(crate) async fn what_an_upload_holds_becomes_what_the_image_costs<D: Databas
     let undeclared = UploadRow { size_bytes: None, ..upload_row(at(0)) };
     let undeclared = new_row(catalogue.create_upload(undeclared).await.unwrap()).id;
     assert_eq!(usage(&catalogue).await, counted(0, 0, 1, 0));
-    assert_eq!(catalogue.reserve_upload(undeclared, 800, at(1)).await.unwrap(), 800);
-    assert_eq!(catalogue.reserve_upload(undeclared, 500, at(1)).await.unwrap(), 800);
+    assert_eq!(catalogue.reserve_upload(undeclared, 1..=800, at(1)).await.unwrap(), 800);
+    assert_eq!(catalogue.reserve_upload(undeclared, 1..=500, at(1)).await.unwrap(), 800);
     let declared = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap());
     assert_eq!(declared.reserved_bytes, 1000);
-    // No more than there is.
-    assert_eq!(catalogue.reserve_upload(undeclared, 9000, at(2)).await.unwrap(), 2000);
+    // No more than there is, and nothing where that is too little.
+    assert_eq!(catalogue.reserve_upload(undeclared, 2001..=9000, at(2)).await.unwrap(), 800);
+    assert_eq!(catalogue.reserve_upload(undeclared, 1..=9000, at(2)).await.unwrap(), 2000);
     assert_eq!(usage(&catalogue).await, counted(0, 0, 2, 3000));
     // A length that lied is found at the end, and the upload stays as it is.
     let lie = catalogue.commit_upload(declared.id, sized(1001), None, at(3)).await;
@@ -103,10 +104,10 @@ pub(crate) async fn what_an_upload_holds_becomes_what_the_image_costs<D: Databas
     catalogue.commit_upload(undeclared, sized(1200), None, at(4)).await.unwrap();
     catalogue.commit_upload(declared.id, sized(1800), None, at(5)).await.unwrap();
     assert_eq!(usage(&catalogue).await, counted(2, 3000, 0, 0));
-    assert_error!(catalogue.reserve_upload(declared.id, 1, at(6)).await, Error::State { what: "upload" });
+    assert_error!(catalogue.reserve_upload(declared.id, 1..=1, at(6)).await, Error::State { what: "upload" });
     let failed = UploadRow { size_bytes: Some(0), ..upload_row(at(7)) };
     let failed = new_row(catalogue.create_upload(failed).await.unwrap()).id;
-    assert_eq!(catalogue.reserve_upload(failed, 1, at(7)).await.unwrap(), 0);
+    assert_eq!(catalogue.reserve_upload(failed, 1..=1, at(7)).await.unwrap(), 0);
     catalogue.fail_upload(failed, failure(), at(8)).await.unwrap();
     assert_eq!(usage(&catalogue).await, counted(2, 3000, 0, 0));
     assert_sound::<D>(&catalogue).await;
