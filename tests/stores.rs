@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 
 use imageops::v1::{Image, StoreStatus, UploadMetadata};
 use serde_json::Value;
+use support::status::assert_status;
 use support::stores::{blobs_of, start_with_stores, store};
 use support::upload::{metadata, try_upload};
 use support::{Service, binary};
@@ -68,6 +69,18 @@ async fn the_command_line_keeps_stores() {
     let listed = String::from_utf8(imageops(&service, &["store", "list"]).stdout).unwrap();
     let lines: Vec<_> = listed.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(lines, ["fast", "default"], "{listed}");
+
+    // A limit holds from the moment that it is set.
+    let changed = json(&imageops(
+        &service,
+        &["store", "set", "fast", "--weight", "8", "--limit-bytes", "4096", "-o", "json"],
+    ));
+    assert_eq!((&changed["weight"], &changed["limitBytes"]), (&8.into(), &"4096".into()));
+    let refused = upload_to(&service, "fast", &[7; 10_000]).await.unwrap_err();
+    assert_status(&refused, Code::ResourceExhausted, "NO_SPACE");
+    let changed = json(&imageops(&service, &["store", "set", "fast", "--no-limit", "-o", "json"]));
+    assert_eq!((&changed["weight"], &changed["limitBytes"]), (&8.into(), &Value::Null));
+    assert_eq!(imageops(&service, &["store", "set", "fast"]).status.code(), Some(1), "nothing to change");
 
     // Nothing new once it is disabled; what is there is read, and moved away by a drain.
     json(&imageops(&service, &["store", "disable", "fast", "-o", "json"]));

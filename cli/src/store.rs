@@ -1,6 +1,6 @@
-//! `imageops store list|show|add|enable|disable|drain|scrub|remove`.
+//! `imageops store list|show|add|set|enable|disable|drain|scrub|remove`.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use imageops::FieldMask;
 use imageops::v1::store::Place;
 use imageops::v1::{BucketPlace, DirectoryPlace, Store, StoreState, StoreStatus, UpdateStoreRequest};
@@ -24,6 +24,8 @@ pub(crate) enum StoreCommand {
     },
     /// Add a directory or a bucket to the stores.
     Add(AddArgs),
+    /// Change what is said of a store; what is not named stays.
+    Set(SetArgs),
     /// Let a store take new bytes.
     Enable {
         /// Name of the store.
@@ -71,13 +73,41 @@ pub(crate) struct AddArgs {
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     weight: i32,
 
-    /// Most bytes that it may hold.
+    /// Most bytes that a directory may hold.
     #[arg(long, value_name = "BYTES")]
     limit_bytes: Option<u64>,
 
     /// Text for people.
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
+}
+
+#[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("change")
+        .args(["weight", "limit_bytes", "no_limit", "description"])
+        .required(true)
+        .multiple(true)
+))]
+pub(crate) struct SetArgs {
+    /// Name of the store.
+    store: String,
+
+    /// New bytes go to the highest weight that has room.
+    #[arg(long, allow_negative_numbers = true)]
+    weight: Option<i32>,
+
+    /// Most bytes that a directory may hold.
+    #[arg(long, value_name = "BYTES", conflicts_with = "no_limit")]
+    limit_bytes: Option<u64>,
+
+    /// Let it hold as many bytes as its medium has.
+    #[arg(long)]
+    no_limit: bool,
+
+    /// Text for people.
+    #[arg(long)]
+    description: Option<String>,
 }
 
 pub(crate) async fn run(global: &Global, command: &StoreCommand) -> Result<Exit, Failure> {
@@ -98,6 +128,7 @@ pub(crate) async fn run(global: &Global, command: &StoreCommand) -> Result<Exit,
         }
         StoreCommand::Show { store } => server::call(client.get_store(store)).await?,
         StoreCommand::Add(arguments) => server::call(client.register_store(arguments.store())).await?,
+        StoreCommand::Set(arguments) => server::call(client.update_store(arguments.request())).await?,
         StoreCommand::Enable { store } => set_state(&client, store, StoreState::Enabled).await?,
         StoreCommand::Disable { store } => set_state(&client, store, StoreState::Disabled).await?,
     };
@@ -127,6 +158,25 @@ impl AddArgs {
             limit_bytes: self.limit_bytes,
             ..Store::default()
         }
+    }
+}
+
+impl SetArgs {
+    fn request(&self) -> UpdateStoreRequest {
+        let changed = [
+            ("weight", self.weight.is_some()),
+            ("limit_bytes", self.limit_bytes.is_some() || self.no_limit),
+            ("description", self.description.is_some()),
+        ];
+        let paths = changed.into_iter().filter(|(_, is_named)| *is_named).map(|(name, _)| name.to_owned());
+        let store = Store {
+            name: self.store.clone(),
+            weight: self.weight.unwrap_or_default(),
+            limit_bytes: self.limit_bytes,
+            description: self.description.clone().unwrap_or_default(),
+            ..Store::default()
+        };
+        UpdateStoreRequest { store: Some(store), update_mask: Some(FieldMask { paths: paths.collect() }) }
     }
 }
 

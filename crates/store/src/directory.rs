@@ -16,6 +16,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use imageops_model::StoreId;
 use rustix::fs::{self as sys, OFlags};
@@ -43,6 +44,8 @@ pub(crate) use room::free_bytes;
 
 const STAGING: &str = "staging";
 const BLOBS: &str = "blobs";
+/// More bytes than a directory can hold.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// A store in a directory of a local or network file system.
 #[derive(Debug)]
@@ -51,8 +54,8 @@ pub struct DirectoryStore {
     place: Place,
     staging: OwnedFd,
     blobs: OwnedFd,
-    /// Bytes that blobs and staged files may take together.
-    limit_bytes: Option<u64>,
+    /// See [`Store::set_limit`]; [`NO_LIMIT`] where there is none.
+    limit_bytes: AtomicU64,
     calls: Box<dyn Calls>,
     /// Holds the lock until the store is dropped, or the process ends by whatever cause.
     _lock: File,
@@ -84,13 +87,6 @@ impl DirectoryStore {
         Self::open_in(place, id, lock, Box::new(SystemCalls))
     }
 
-    /// Sets the number of bytes that blobs and staged files may take together, for stores that share a file system.
-    #[must_use]
-    pub fn with_limit(mut self, limit_bytes: u64) -> Self {
-        self.limit_bytes = Some(limit_bytes);
-        self
-    }
-
     fn open_or_create_with(path: &Path, calls: Box<dyn Calls>) -> Result<Self> {
         place::make_directories(path)?;
         let place = Place::open(path)?;
@@ -106,7 +102,11 @@ impl DirectoryStore {
         let staging = open_directory(place.directory(), STAGING)?;
         let blobs = open_directory(place.directory(), BLOBS)?;
         sys::fsync(place.directory()).map_err(failure)?;
-        Ok(Self { id, place, staging, blobs, limit_bytes: None, calls, _lock: lock })
+        Ok(Self { id, place, staging, blobs, limit_bytes: AtomicU64::new(NO_LIMIT), calls, _lock: lock })
+    }
+
+    fn limit_bytes(&self) -> Option<u64> {
+        Some(self.limit_bytes.load(Relaxed)).filter(|limit_bytes| *limit_bytes != NO_LIMIT)
     }
 
     /// Opens a regular file. `O_NONBLOCK`, which means nothing to such a file, keeps a pipe in its place from blocking.
@@ -197,7 +197,7 @@ impl Store for DirectoryStore {
         check_key(blob)?;
         self.place.check()?;
         let file = self.open_file(&self.staging, staged, OFlags::RDWR)?;
-        room::check_limit(&self.blobs, &self.staging, self.limit_bytes)?;
+        room::check_limit(&self.blobs, &self.staging, self.limit_bytes())?;
         if let Err(error) = self.calls.flush_file(&file) {
             self.give_up(staged, None);
             return Err(failure(error));
@@ -234,6 +234,10 @@ impl Store for DirectoryStore {
     }
 
     fn space(&self) -> Result<Space> {
-        room::space(&self.blobs, &self.staging, self.limit_bytes)
+        room::space(&self.blobs, &self.staging, self.limit_bytes())
+    }
+
+    fn set_limit(&self, limit_bytes: Option<u64>) {
+        self.limit_bytes.store(limit_bytes.unwrap_or(NO_LIMIT), Relaxed);
     }
 }

@@ -75,6 +75,10 @@ pub trait Store: Send + Sync + 'static {
     /// Room for blobs.
     fn space(&self) -> Result<Space>;
 
+    /// Sets the number of bytes that blobs and staged files may take together; `None`: as many as the medium has. Only
+    /// directories have such a limit: those that share a file system can be held apart by it.
+    fn set_limit(&self, _limit_bytes: Option<u64>) {}
+
     /// Room for staged files, which may lie elsewhere.
     fn staging_space(&self) -> Result<Space> {
         self.space()

@@ -178,7 +178,7 @@ async fn update(app: &App, caller: &Caller, request: v1::UpdateStoreRequest) -> 
     let store = request.store.ok_or_else(|| Failure::invalid("store", "is missing"))?;
     let slot = find(app, &store.name)?;
     let revision = wire::read_etag(&store.etag)?;
-    let change = wire::read_store_change(store, request.update_mask)?;
+    let change = wire::read_store_change(&slot.row.kind, store, request.update_mask)?;
     let row = app.catalogue.update_store(slot.row.id, change, revision, now()).await?;
     app.stores.update(row);
     show(app, caller, find(app, &slot.row.name)?).await

@@ -21,7 +21,7 @@ use tonic::Code;
 pub use self::open::Credentials;
 use self::open::{Opener, sentence};
 use self::place::{Candidate, place};
-pub use self::setting::{InvalidStoreSetting, StoreSetting, is_store_name};
+pub use self::setting::{InvalidStoreSetting, StoreSetting, has_limit, is_store_name};
 use crate::app::blocking;
 use crate::clock::now;
 use crate::failure::{Failure, Result, no_space};
@@ -62,6 +62,7 @@ impl Slot {
     }
 
     fn connected(row: StoreRow, store: Arc<dyn Store>) -> Self {
+        store.set_limit(row.limit_bytes);
         let space = store.space().unwrap_or_default();
         Self { row, store: Some(store), problem: String::new(), probe_time: now(), space }
     }
@@ -118,7 +119,7 @@ impl Stores {
             }
             return Ok(slot);
         }
-        let store = self.connect(&setting.name, &setting.kind, None, setting.limit_bytes).await?;
+        let store = self.connect(&setting.name, &setting.kind, None).await?;
         let store = store.map_err(|error| {
             let message = format!("the store {} cannot be used: {}", setting.name, sentence(&error));
             Failure::new(Code::FailedPrecondition, reason::STORE_DISCONNECTED, message)
@@ -129,7 +130,7 @@ impl Stores {
     }
 
     async fn open_row(&self, row: StoreRow) -> Result<Slot> {
-        match self.connect(&row.name, &row.kind, Some(row.id), row.limit_bytes).await? {
+        match self.connect(&row.name, &row.kind, Some(row.id)).await? {
             Ok(store) => Ok(Slot::connected(row, store)),
             Err(error) => {
                 let problem = sentence(&error);
@@ -144,10 +145,9 @@ impl Stores {
         name: &str,
         kind: &StoreKind,
         id: Option<StoreId>,
-        limit_bytes: Option<u64>,
     ) -> Result<imageops_store::Result<Arc<dyn Store>>> {
         let (opener, name, kind) = (self.opener.clone(), name.to_owned(), kind.clone());
-        blocking(move || opener.open(&name, &kind, id, limit_bytes)).await
+        blocking(move || opener.open(&name, &kind, id)).await
     }
 
     /// Opens a store that an operator names, and takes it in.
@@ -170,6 +170,9 @@ impl Stores {
     /// Takes a changed record in.
     pub fn update(&self, row: StoreRow) {
         if let Some(slot) = self.write().get_mut(&row.id) {
+            if let Some(store) = &slot.store {
+                store.set_limit(row.limit_bytes);
+            }
             slot.row = row;
         }
     }
@@ -314,6 +317,9 @@ impl Stores {
             if let Some(slot) = slots.get_mut(&id) {
                 // The record may have changed meanwhile.
                 *slot = Slot { row: slot.row.clone(), ..after };
+                if let Some(store) = &slot.store {
+                    store.set_limit(slot.row.limit_bytes);
+                }
                 let up = if slot.is_connected() { 1.0 } else { 0.0 };
                 metrics::gauge!("imageops_store_up", "store" => slot.row.name.clone()).set(up);
             }

@@ -36,23 +36,13 @@ pub(super) struct Opener {
 impl Opener {
     /// Opens the store in `kind`. With an `id` it must be that very store, and nothing is written where it is not; without
     /// one it is made where there is none. Blocks.
-    pub(super) fn open(
-        &self,
-        name: &str,
-        kind: &StoreKind,
-        id: Option<StoreId>,
-        limit_bytes: Option<u64>,
-    ) -> Result<Arc<dyn Store>> {
+    pub(super) fn open(&self, name: &str, kind: &StoreKind, id: Option<StoreId>) -> Result<Arc<dyn Store>> {
         match kind {
             StoreKind::Directory { path } => {
                 let path = PathBuf::from(path);
-                let store = match id {
-                    Some(id) => DirectoryStore::open_existing(&path, id)?,
-                    None => DirectoryStore::open_or_create(&path)?,
-                };
-                Ok(match limit_bytes {
-                    Some(limit_bytes) => Arc::new(store.with_limit(limit_bytes)),
-                    None => Arc::new(store),
+                Ok(match id {
+                    Some(id) => Arc::new(DirectoryStore::open_existing(&path, id)?),
+                    None => Arc::new(DirectoryStore::open_or_create(&path)?),
                 })
             }
             StoreKind::Bucket { endpoint, region, bucket, prefix, path_style, allow_http } => {

@@ -53,6 +53,11 @@ pub fn is_store_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(known) && !name.starts_with('-')
 }
 
+/// Whether a store of this kind can be held to a number of bytes.
+pub fn has_limit(kind: &StoreKind) -> bool {
+    matches!(kind, StoreKind::Directory { .. })
+}
+
 impl FromStr for StoreSetting {
     type Err = InvalidStoreSetting;
 
@@ -70,9 +75,13 @@ impl FromStr for StoreSetting {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             options.set(pair)?;
         }
+        let kind = options.kind(place)?;
+        if options.limit_bytes.is_some() && !has_limit(&kind) {
+            return invalid("limit_bytes belongs to a directory; a bucket is limited where it lies");
+        }
         Ok(Self {
             name: name.to_owned(),
-            kind: options.kind(place)?,
+            kind,
             weight: options.weight,
             limit_bytes: options.limit_bytes,
             text: text.to_owned(),
@@ -196,6 +205,7 @@ mod tests {
             ("a=/a?weight=heavy", "weight=heavy"),
             ("a=/a?region=x", "belong to a bucket"),
             ("a=s3://", "s3://BUCKET"),
+            ("a=s3://b?limit_bytes=1", "belongs to a directory"),
         ] {
             let error = text.parse::<StoreSetting>().unwrap_err();
             assert!(error.to_string().contains(said), "{text}: {error}");

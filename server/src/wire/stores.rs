@@ -7,7 +7,7 @@ use imageops_model::{StoreKind, StoreState};
 
 use super::timestamp;
 use crate::failure::{Failure, Result};
-use crate::stores::{Slot, StoreSetting, is_store_name};
+use crate::stores::{Slot, StoreSetting, has_limit, is_store_name};
 
 /// Longest description, in characters.
 const DESCRIPTION_CHARACTERS_MAX: usize = 2048;
@@ -80,6 +80,7 @@ pub(crate) fn read_store(store: &v1::Store) -> Result<StoreSetting> {
         Some(Place::Bucket(_)) => return Err(Failure::invalid("store.bucket.bucket", "is missing")),
         None => return Err(Failure::invalid("store", "names no directory and no bucket")),
     };
+    check_limit(&kind, store.limit_bytes)?;
     Ok(StoreSetting::new(store.display_name.clone(), kind, store.weight, store.limit_bytes))
 }
 
@@ -97,8 +98,12 @@ pub(crate) fn read_store_state(value: i32) -> Result<Option<StoreState>> {
     })
 }
 
-/// What of a store is to be changed.
-pub(crate) fn read_store_change(store: v1::Store, mask: Option<imageops::FieldMask>) -> Result<StoreChange> {
+/// What of a store of this kind is to be changed.
+pub(crate) fn read_store_change(
+    kind: &StoreKind,
+    store: v1::Store,
+    mask: Option<imageops::FieldMask>,
+) -> Result<StoreChange> {
     let paths = mask.map(|mask| mask.paths).unwrap_or_default();
     if let Some(path) = paths.iter().find(|path| *path != "*" && !MEMBERS.contains(&path.as_str())) {
         let message = format!("{path:?} cannot be changed; there are {}", MEMBERS.join(", "));
@@ -112,12 +117,24 @@ pub(crate) fn read_store_change(store: v1::Store, mask: Option<imageops::FieldMa
     if changed("state", false) && state.is_none() {
         return Err(Failure::invalid("store.state", "must be ENABLED or DISABLED"));
     }
+    let limit_bytes = changed("limit_bytes", store.limit_bytes.is_some()).then_some(store.limit_bytes);
+    check_limit(kind, limit_bytes.flatten())?;
     Ok(StoreChange {
         weight: changed("weight", store.weight != 0).then_some(store.weight),
         state: state.filter(|_| changed("state", true)),
-        limit_bytes: changed("limit_bytes", store.limit_bytes.is_some()).then_some(store.limit_bytes),
+        limit_bytes,
         description: changed("description", !store.description.is_empty()).then_some(store.description),
     })
+}
+
+fn check_limit(kind: &StoreKind, limit_bytes: Option<u64>) -> Result<()> {
+    if limit_bytes.is_some() && !has_limit(kind) {
+        return Err(Failure::invalid(
+            "store.limit_bytes",
+            "belongs to a directory; a bucket is limited where it lies",
+        ));
+    }
+    Ok(())
 }
 
 fn check_description(text: &str) -> Result<()> {

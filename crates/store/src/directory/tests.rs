@@ -493,7 +493,8 @@ fn rel_17_a_read_only_file_system_is_told() {
 fn a_limit_counts_each_byte_once() {
     const LIMIT_BYTES: u64 = 1 << 20;
     let directory = TempDir::new().unwrap();
-    let store = DirectoryStore::open_or_create(directory.path()).unwrap().with_limit(LIMIT_BYTES);
+    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
+    store.set_limit(Some(LIMIT_BYTES));
     assert_eq!(
         store.space().unwrap(),
         Space { total_bytes: Some(LIMIT_BYTES), free_bytes: Some(LIMIT_BYTES) }
