@@ -7,7 +7,7 @@ use imageops_catalogue::{Catalogue, ImageRow};
 use imageops_image::format::Format;
 use imageops_image::storage::{FileStorage, Storage};
 use imageops_model::{ImageId, ImageState, ReplicaState, Source, StoreId, Tenant, UploadId};
-use imageops_store::ImageRoot;
+use imageops_store::{ImageRoot, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,12 +19,12 @@ use crate::blob_storage;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::hub::Hub;
-use crate::reason;
 use crate::stored;
 use crate::stores::Stores;
 use crate::upload::Uploads;
+use crate::{reason, replicas};
 
-/// Bytes without a row that one call removes at most.
+/// Bytes without a row that one call removes of a store at most.
 const DOOMED_MAX: u32 = 1_000;
 
 /// The parts of a running server.
@@ -107,7 +107,7 @@ impl App {
     }
 
     async fn open_image(&self, image: &ImageRow) -> Result<OpenSource> {
-        let blob = self.stores.open_image(image).await?;
+        let blob = replicas::open_first(self, image).await?;
         let storage = blob_storage::open(blob).map_err(io_failed)?;
         Ok(OpenSource { storage, file: None, format: image.format.parse().ok() })
     }
@@ -149,15 +149,25 @@ impl App {
 
     /// Removes the bytes that lost their last row. Those of a store that is not there wait.
     pub async fn remove_doomed(&self) -> Result<()> {
-        for (id, blob) in self.catalogue.take_doomed(DOOMED_MAX).await? {
-            let Some(store) = self.stores.readable(id) else { continue };
-            let key = blob.clone();
+        for slot in self.stores.all() {
+            if let Some(store) = slot.store {
+                self.remove_doomed_of(slot.row.id, &store).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_doomed_of(&self, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
+        for blob in self.catalogue.list_doomed(id, DOOMED_MAX).await? {
+            let (store, key) = (Arc::clone(store), blob.clone());
             match blocking(move || store.remove(&key)).await? {
                 // No row can name them again, so nobody can have come in between.
                 Ok(()) => self.catalogue.forget_doomed(id, &blob).await?,
+                // The others would hardly fare better.
                 Err(error) => {
                     tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
                     self.stores.report(id, &error);
+                    break;
                 }
             }
         }

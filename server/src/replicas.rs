@@ -1,7 +1,9 @@
 //! The copies of an image's bytes: which to read, and what follows when one is not what it must be.
 
+use std::vec::IntoIter;
+
 use imageops_catalogue::{ImageRow, Replica};
-use imageops_model::{ReplicaState, StoreId};
+use imageops_model::{ImageId, ReplicaState, StoreId};
 use imageops_store::Blob;
 use tonic::Code;
 
@@ -31,6 +33,38 @@ pub async fn open(app: &App, store: StoreId, blob: &str) -> Result<imageops_stor
     let blob = blob.to_owned();
     let opened = blocking(move || opened.open(&blob)).await?;
     Ok(opened.inspect_err(|error| app.stores.report(store, error)))
+}
+
+/// Opens the next copy that can be opened; `failure` when there is none.
+pub async fn open_next(
+    app: &App,
+    image: ImageId,
+    copies: &mut IntoIter<Replica>,
+    mut failure: Failure,
+) -> Result<(StoreId, Box<dyn Blob>)> {
+    for copy in copies {
+        match open(app, copy.store, &copy.blob).await? {
+            Ok(blob) => return Ok((copy.store, blob)),
+            Err(error) => {
+                tracing::warn!(%image, store = %copy.store, %error, "a copy cannot be opened");
+                failure = match error {
+                    // Rows without bytes cannot exist: someone removed them from the store.
+                    imageops_store::Error::NotFound => {
+                        Failure::internal(format!("the bytes of {image} are gone"))
+                    }
+                    error => error.into(),
+                };
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Opens the bytes of an image: the first of its copies that can be opened.
+pub async fn open_first(app: &App, image: &ImageRow) -> Result<Box<dyn Blob>> {
+    let mut copies = readable(app, image).into_iter();
+    let (_, blob) = open_next(app, image.id, &mut copies, none_there()).await?;
+    Ok(blob)
 }
 
 /// Bytes that were read do not have their digest, or cannot be read while their store can: nobody reads them any more, and

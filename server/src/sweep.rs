@@ -4,13 +4,13 @@
 //! acknowledged. Later, jobs and uploads go when their time is over, and `Orphans` collects what calls that were cut off
 //! left in a store (reliability R-5).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use imageops_catalogue::Catalogue;
 use imageops_model::{JobSpec, JobState, Micros, ScrubSpec, StoreId, StoreState, Tenant, UploadId};
-use imageops_store::{ImageRoot, Kind, Store};
+use imageops_store::{Entry, ImageRoot, Kind, Store};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use crate::clock::now;
 use crate::failure::Result;
 use crate::rpc::{start_once, work_key};
 use crate::stores::{Slot, Stores};
+use crate::upload::give_up;
 
 /// Time between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -102,7 +103,7 @@ async fn is_staged_wanted(catalogue: &dyn Catalogue, key: &str) -> Result<bool> 
 pub async fn run(app: Arc<App>) {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut orphans = Orphans::default();
+    let mut orphans = Orphans::new(&app);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -138,11 +139,7 @@ pub async fn expire_uploads(app: &App, time: Micros) -> Result<u64> {
     // Ended uploads are kept a day, so that a client that missed the answer can still ask.
     let uploads = app.catalogue.expire_uploads(time, time.plus_ms(-DAY_MS)).await?;
     for id in &uploads {
-        let session = app.uploads.session(*id);
-        let mut hold = session.take_over().await;
-        *hold.ingest = None;
-        app.discard_staged(*id).await;
-        app.uploads.forget(*id);
+        give_up(app, *id).await;
     }
     Ok(uploads.len() as u64)
 }
@@ -197,11 +194,29 @@ async fn start_scrubs(app: &App, time: Micros) -> Result<()> {
     Ok(())
 }
 
-/// What was seen in the stores without a row, and since when.
-#[derive(Default)]
-struct Orphans(HashMap<(StoreId, String), Instant>);
+/// Bytes that lie in the stores without a row.
+struct Orphans {
+    /// Since when they are known to.
+    seen: HashMap<(StoreId, String), Instant>,
+    /// Stores all of whose blobs had a row, or are in `seen`: only what is young is asked for again.
+    known: HashSet<StoreId>,
+    /// A blob that is older than this was published longer ago than any call takes.
+    young: Duration,
+}
 
 impl Orphans {
+    fn new(app: &App) -> Self {
+        // A blob has the age of the last byte that came, and an upload may wait that long for its commit.
+        let wait = Duration::from_secs(u64::from(app.config.upload_expiry_hours) * 3_600);
+        Self { seen: HashMap::new(), known: HashSet::new(), young: wait + 2 * GRACE }
+    }
+
+    /// Whether the catalogue is asked for a blob: all once, then those whose row may have failed since.
+    fn is_suspect(&self, store: StoreId, entry: &Entry) -> bool {
+        let is_young = entry.modified.elapsed().map_or(true, |age| age < self.young);
+        is_young || !self.known.contains(&store) || self.seen.contains_key(&(store, entry.key.clone()))
+    }
+
     /// Removes what has had no row for [`GRACE`]: what lies between publishing and the row takes seconds.
     async fn collect(&mut self, app: &App) -> Result<()> {
         let mut seen = HashMap::new();
@@ -223,24 +238,29 @@ impl Orphans {
                 }
             };
             for entry in entries {
+                if !self.is_suspect(id, &entry) {
+                    continue;
+                }
                 if app.catalogue.is_blob_referenced(id, &entry.key).await? {
                     continue;
                 }
                 let place = (id, entry.key);
-                let since = self.0.get(&place).copied().unwrap_or_else(Instant::now);
+                let since = self.seen.get(&place).copied().unwrap_or_else(Instant::now);
                 if since.elapsed() < GRACE {
                     bytes += entry.size_bytes;
                     seen.insert(place, since);
                     continue;
                 }
                 tracing::info!(store = slot.row.name, key = place.1, "bytes without a row are removed");
-                let store = Arc::clone(&store);
-                if let Err(error) = blocking(move || store.remove(&place.1)).await? {
+                let (store, key) = (Arc::clone(&store), place.1.clone());
+                if let Err(error) = blocking(move || store.remove(&key)).await? {
                     tracing::warn!(%error, "bytes without a row were not removed; tried again later");
+                    seen.insert(place, since);
                 }
             }
+            self.known.insert(id);
         }
-        self.0 = seen;
+        self.seen = seen;
         metrics::gauge!("imageops_orphans_bytes").set(bytes as f64);
         Ok(())
     }

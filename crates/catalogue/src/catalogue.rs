@@ -288,9 +288,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Whether a row names these bytes.
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool>;
 
-    /// Bytes that no row names any more and none ever will, those doomed first first; at most `limit`. Whoever removes
-    /// them needs no lock.
-    async fn take_doomed(&self, limit: u32) -> Result<Vec<(StoreId, String)>>;
+    /// Bytes of a store that no row names any more and none ever will, those doomed first first; at most `limit`. Whoever
+    /// removes them needs no lock.
+    async fn list_doomed(&self, store: StoreId, limit: u32) -> Result<Vec<String>>;
 
     /// Forgets doomed bytes, once they are removed.
     async fn forget_doomed(&self, store: StoreId, blob: &str) -> Result<()>;

@@ -71,40 +71,19 @@ struct Copies {
 impl Copies {
     async fn open(app: &Arc<App>, image: &ImageRow) -> Result<Self> {
         let mut others = replicas::readable(app, image).into_iter();
-        let (store, blob) = open_next(app, image.id, &mut others, replicas::none_there()).await?;
-        Ok(Self { app: Arc::clone(app), image: image.id, store, blob, others })
+        let none = replicas::none_there();
+        let (store, blob) = replicas::open_next(app, image.id, &mut others, none).await?;
+        Ok(Self { app: Arc::clone(app), image: image.id, store, blob: blob.into(), others })
     }
 
     /// Goes on with another copy, after the one that was read failed.
     async fn next(&mut self, error: io::Error) -> Result<()> {
         tracing::warn!(image = %self.image, store = %self.store, %error, "a copy cannot be read on");
         let failure = Failure::from(Error::from(error));
-        (self.store, self.blob) = open_next(&self.app, self.image, &mut self.others, failure).await?;
+        let next = replicas::open_next(&self.app, self.image, &mut self.others, failure).await?;
+        (self.store, self.blob) = (next.0, next.1.into());
         Ok(())
     }
-}
-
-/// Opens the next copy that can be opened; `failure` when there is none.
-async fn open_next(
-    app: &App,
-    image: ImageId,
-    copies: &mut IntoIter<Replica>,
-    mut failure: Failure,
-) -> Result<(StoreId, Arc<dyn Blob>)> {
-    for copy in copies {
-        match replicas::open(app, copy.store, &copy.blob).await? {
-            Ok(blob) => return Ok((copy.store, blob.into())),
-            Err(error) => {
-                tracing::warn!(%image, store = %copy.store, %error, "a copy cannot be opened");
-                failure = match error {
-                    // Rows without bytes cannot exist: someone removed them from the store.
-                    Error::NotFound => Failure::internal(format!("the bytes of {image} are gone")),
-                    error => error.into(),
-                };
-            }
-        }
-    }
-    Err(failure)
 }
 
 /// Ends early when the reader is gone. Only the reads are on the pool: a slow reader holds none of its threads.

@@ -2,7 +2,7 @@
 
 use imageops::v1;
 use imageops_catalogue::{Created, Error, ImageRow};
-use imageops_model::{ImageId, ImageState, Tenant, UploadId};
+use imageops_model::{ImageId, ImageState, Tenant};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
+use crate::upload::give_up;
 use crate::{reason, wire};
 
 /// Makes a record without bytes.
@@ -88,15 +89,6 @@ async fn tidy(app: &App, row: &ImageRow) -> Result<()> {
         give_up(app, upload).await;
     }
     app.remove_doomed().await
-}
-
-/// Takes an upload away from the stream that has it; its row has ended already.
-async fn give_up(app: &App, upload: UploadId) {
-    let session = app.uploads.session(upload);
-    let mut hold = session.take_over().await;
-    *hold.ingest = None;
-    app.discard_staged(upload).await;
-    app.uploads.forget(upload);
 }
 
 /// Why an image was not changed: of a companion the catalogue says no more than that its state does not allow it.

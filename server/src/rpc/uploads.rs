@@ -7,7 +7,7 @@ use std::time::Duration;
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
 use imageops_catalogue::{Committed, Cursor, UploadRow};
-use imageops_model::{UploadId, UploadState};
+use imageops_model::UploadState;
 
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -18,7 +18,7 @@ use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::upload::{
-    CommitError, Composed, Grant, Ingest, Promise, Session, admission, commit, commit_part, compose,
+    CommitError, Composed, Grant, Ingest, Promise, Session, admission, commit, commit_part, compose, give_up,
     judge_prefix, refuse, store_of,
 };
 use crate::{reason, wire};
@@ -381,18 +381,9 @@ pub(super) async fn abort_session(
     admission::check_session("session", &request.session)?;
     let aborted = app.catalogue.abort_session(&caller.tenant, &request.session, now()).await?;
     for id in &aborted {
-        drop_bytes(app, *id).await;
+        give_up(app, *id).await;
     }
     Ok(v1::AbortSessionResponse { parts: u32::try_from(aborted.len()).unwrap_or(u32::MAX) })
-}
-
-/// Drops what came of an upload whose row has ended: a stream that holds it lets go first.
-async fn drop_bytes(app: &App, id: UploadId) {
-    let session = app.uploads.session(id);
-    let mut hold = session.take_over().await;
-    *hold.ingest = None;
-    app.discard_staged(id).await;
-    app.uploads.forget(id);
 }
 
 fn sequence(message: &str) -> Failure {
@@ -454,6 +445,6 @@ pub(super) async fn abort(
     let id = parse_name("name", &request.name)?;
     // First the row: a stream that holds the upload can then no longer commit it.
     let row = app.catalogue.abort_upload(&caller.tenant, id, now()).await?;
-    drop_bytes(app, id).await;
+    give_up(app, id).await;
     Ok(wire::upload(&row))
 }

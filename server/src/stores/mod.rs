@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use imageops_catalogue::{Catalogue, Created, ImageRow, StoreRow};
-use imageops_model::{Micros, ReplicaState, StoreId, StoreKind, StoreState};
-use imageops_store::{Blob, Error, Space, Store};
+use imageops_catalogue::{Catalogue, Created, StoreRow};
+use imageops_model::{Micros, StoreId, StoreKind, StoreState};
+use imageops_store::{Error, Space, Store};
 use tokio::runtime::Handle;
 use tonic::Code;
 
@@ -96,11 +96,13 @@ impl Stores {
         stores.write().insert(row.id, Slot::connected(row, default));
         for setting in settings {
             let slot = stores.open_setting(catalogue, setting).await?;
+            log_change("", &slot);
             stores.write().insert(slot.row.id, slot);
         }
         for row in catalogue.list_stores().await? {
             if !stores.read().contains_key(&row.id) {
                 let slot = stores.open_row(row).await?;
+                log_change("", &slot);
                 stores.write().insert(slot.row.id, slot);
             }
         }
@@ -132,11 +134,7 @@ impl Stores {
     async fn open_row(&self, row: StoreRow) -> Result<Slot> {
         match self.connect(&row.name, &row.kind, Some(row.id)).await? {
             Ok(store) => Ok(Slot::connected(row, store)),
-            Err(error) => {
-                let problem = sentence(&error);
-                tracing::warn!(store = row.name, problem, "a store is not there; nothing is written to it");
-                Ok(Slot::disconnected(row, problem))
-            }
+            Err(error) => Ok(Slot::disconnected(row, sentence(&error))),
         }
     }
 
@@ -266,34 +264,6 @@ impl Stores {
         place(&candidates, size_bytes).ok_or_else(no_space)
     }
 
-    /// Opens the bytes of an image: of its ready copies that in the store with the highest weight, and the next where one
-    /// cannot be opened.
-    pub async fn open_image(&self, image: &ImageRow) -> Result<Box<dyn Blob>> {
-        let mut replicas: Vec<_> =
-            image.replicas.iter().filter(|replica| replica.state == ReplicaState::Ready).collect();
-        let weight = |id| self.read().get(&id).map_or(i32::MIN, |slot| slot.row.weight);
-        replicas.sort_by_key(|replica| std::cmp::Reverse(weight(replica.store)));
-        let mut last = None;
-        for replica in replicas {
-            let Some(store) = self.readable(replica.store) else { continue };
-            let blob = replica.blob.clone();
-            match blocking(move || store.open(&blob)).await? {
-                Ok(blob) => return Ok(blob),
-                Err(error) => {
-                    tracing::warn!(image = %image.id, store = %replica.store, %error, "a copy cannot be opened");
-                    self.report(replica.store, &error);
-                    last = Some(error);
-                }
-            }
-        }
-        Err(match last {
-            // Rows without bytes cannot exist: someone removed them from the store.
-            Some(Error::NotFound) => Failure::internal(format!("the bytes of {} are gone", image.id)),
-            Some(error) => error.into(),
-            None => disconnected(),
-        })
-    }
-
     /// Notes what a call to a store came to: one that is gone takes no writes from now on.
     pub fn report(&self, id: StoreId, error: &Error) {
         if let Error::Gone(problem) = error
@@ -315,6 +285,7 @@ impl Stores {
             };
             let mut slots = self.write();
             if let Some(slot) = slots.get_mut(&id) {
+                log_change(&slot.problem, &after);
                 // The record may have changed meanwhile.
                 *slot = Slot { row: slot.row.clone(), ..after };
                 if let Some(store) = &slot.store {
@@ -330,7 +301,6 @@ impl Stores {
     async fn probe(&self, before: Slot, store: Arc<dyn Store>) -> Result<Slot> {
         let probed = Arc::clone(&store);
         let (result, space) = blocking(move || (probed.probe(), probed.space().unwrap_or_default())).await?;
-        let name = before.row.name.clone();
         let (store, problem) = match result {
             // A full store is there: it is read, and takes bytes again once there is room.
             Ok(()) | Err(Error::NoSpace(_)) => (Some(store), String::new()),
@@ -338,11 +308,6 @@ impl Stores {
             Err(error @ Error::Gone(_)) if before.row.id != self.default => (None, sentence(&error)),
             Err(error) => (Some(store), sentence(&error)),
         };
-        match (before.problem.is_empty(), problem.is_empty()) {
-            (true, false) => tracing::error!(store = name, problem, "a store does not answer its probe"),
-            (false, true) => tracing::info!(store = name, "a store is back"),
-            _ => {}
-        }
         Ok(Slot { store, problem, probe_time: now(), space, ..before })
     }
 
@@ -352,6 +317,16 @@ impl Stores {
 
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<StoreId, Slot>> {
         self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the operator what has changed; what stays as it is, is told once.
+fn log_change(problem_before: &str, now: &Slot) {
+    let (store, problem) = (&now.row.name, &now.problem);
+    match (problem_before, problem.as_str()) {
+        (before, now) if before == now => {}
+        (_, "") => tracing::info!(store, "a store is back"),
+        _ => tracing::error!(store, problem, "a store is not there; nothing is written to it"),
     }
 }
 

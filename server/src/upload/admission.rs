@@ -22,7 +22,7 @@ const PART_MAX: u32 = 999_999_999;
 pub async fn begin(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<UploadRow> {
     let wanted = metadata.store.clone();
     let asked = read(app, tenant, metadata)?;
-    let row = UploadRow { store: Some(place(app, &asked, &wanted, &[]).await?), ..asked };
+    let row = UploadRow { store: Some(place(app, &asked, &wanted).await?), ..asked };
     let made = app.catalogue.create_upload(row).await.map_err(|error| match error {
         Error::State { what: "image" } => not_queued(),
         other => other.into(),
@@ -78,13 +78,13 @@ pub fn read(app: &App, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<
 }
 
 /// The store that an upload goes to: where it began, if it did.
-pub async fn place(app: &Arc<App>, asked: &UploadRow, wanted: &str, without: &[StoreId]) -> Result<StoreId> {
+pub async fn place(app: &Arc<App>, asked: &UploadRow, wanted: &str) -> Result<StoreId> {
     match app.catalogue.get_upload(&asked.tenant, asked.id).await {
         Ok(known) => return Ok(known.store.unwrap_or_else(|| app.stores.default_id())),
         Err(Error::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    app.stores.place(wanted, asked.size_bytes, without).await
+    app.stores.place(wanted, asked.size_bytes, &[]).await
 }
 
 /// When an upload is given up to which nothing comes any more.

@@ -247,7 +247,7 @@ async fn store(
     let committed = write_row(app, upload, row, check_job, (store, &blob), time).await?;
     fail_point::reach("after-row-commit");
     // Only now: until the row was there, the staged name was what a resume would go on with.
-    app.discard_staged(upload.id).await;
+    stored::discard(app, store, upload.id.0.to_string()).await;
     for part in &committed.discard {
         app.uploads.forget(*part);
         app.discard_staged(*part).await;
@@ -329,6 +329,6 @@ pub async fn refuse(app: &App, upload: &UploadRow, failure: &Failure) -> Result<
     let why: JobFailure = failure.clone().into_job_failure();
     let ended = app.catalogue.fail_upload(upload.id, why, now()).await?;
     debug_assert_eq!(ended.state, UploadState::Failed);
-    app.discard_staged(upload.id).await;
+    stored::discard(app, store_of(app, upload), upload.id.0.to_string()).await;
     Ok(())
 }

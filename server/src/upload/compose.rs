@@ -15,7 +15,7 @@ use super::ingest::Ingest;
 use crate::app::{App, blocking};
 use crate::clock::now;
 use crate::failure::{Failure, Result};
-use crate::reason;
+use crate::{reason, stored};
 
 /// How long one part may take: its bytes are copied and hashed.
 const STALLED_MS: i64 = 3_600_000;
@@ -54,7 +54,7 @@ pub async fn compose(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetada
         Err(CommitError::Other(failure)) => {
             // Given up, so that the session can be composed again.
             app.catalogue.abort_upload(tenant, upload.id, now()).await?;
-            app.discard_staged(upload.id).await;
+            stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
             Err(failure)
         }
     }
@@ -81,11 +81,11 @@ async fn ask(
     let beside = parts.first().and_then(|part| part.store).map(|store| store.to_string());
     let sized = UploadRow { size_bytes: asked.size_bytes.or(Some(total)), ..asked.clone() };
     let store = match (wanted.is_empty(), beside) {
-        (true, Some(beside)) => match admission::place(app, &sized, &beside, &[]).await {
+        (true, Some(beside)) => match admission::place(app, &sized, &beside).await {
             Ok(store) => store,
-            Err(_) => admission::place(app, &sized, "", &[]).await?,
+            Err(_) => admission::place(app, &sized, "").await?,
         },
-        _ => admission::place(app, &sized, &wanted, &[]).await?,
+        _ => admission::place(app, &sized, &wanted).await?,
     };
     let expire_time = expiry(asked.create_time);
     Ok(UploadRow { store: Some(store), composes: Some(session.to_owned()), expire_time, ..asked })

@@ -27,8 +27,18 @@ pub use ingest::Ingest;
 pub use session::Session;
 pub use verdict::{judge_prefix, judge_storage};
 
+use crate::app::App;
 use crate::failure::{Failure, Result};
 use crate::reason;
+
+/// Drops what came of an upload whose row has ended: a stream that holds it lets go first.
+pub async fn give_up(app: &App, id: UploadId) {
+    let session = app.uploads.session(id);
+    let mut hold = session.take_over().await;
+    *hold.ingest = None;
+    app.discard_staged(id).await;
+    app.uploads.forget(id);
+}
 
 /// Sessions without an open stream that are kept for a quick resume: beyond these, a resume hashes again.
 const IDLE_SESSIONS_MAX: usize = 64;

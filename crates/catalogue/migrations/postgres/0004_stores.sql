@@ -112,7 +112,7 @@ CREATE TABLE doomed_blobs (
     PRIMARY KEY (store, blob)
 );
 
-CREATE INDEX doomed_by_time ON doomed_blobs (doom_time, store, blob);
+CREATE INDEX doomed_by_time ON doomed_blobs (store, doom_time, blob);
 
 ALTER TABLE uploads ADD COLUMN store           TEXT COLLATE "C";   -- where the bytes go
 ALTER TABLE uploads ADD COLUMN session         TEXT COLLATE "C";   -- of a part: what it is a part of; else what it composes

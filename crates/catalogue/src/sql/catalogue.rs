@@ -281,8 +281,8 @@ impl Catalogue for Handle {
         on_reader!(self, images::is_blob_referenced, store, blob)
     }
 
-    async fn take_doomed(&self, limit: u32) -> Result<Vec<(StoreId, String)>> {
-        on_reader!(self, doomed::take, limit)
+    async fn list_doomed(&self, store: StoreId, limit: u32) -> Result<Vec<String>> {
+        on_reader!(self, doomed::list, store, limit)
     }
 
     async fn forget_doomed(&self, store: StoreId, blob: &str) -> Result<()> {

@@ -4,13 +4,13 @@ use imageops_model::{Micros, StoreId};
 
 use super::Connection;
 use crate::Result;
-use crate::rows::{read_uuid, write_uuid};
+use crate::rows::write_uuid;
 
 const DOOM: &str = "INSERT INTO doomed_blobs (store, blob, doom_time) SELECT $1, $2, $3 WHERE NOT EXISTS \
      (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = $2) ON CONFLICT (store, blob) DO NOTHING";
 
 pub(super) const SELECT: &str =
-    "SELECT store, blob FROM doomed_blobs ORDER BY doom_time, store, blob LIMIT $1";
+    "SELECT blob FROM doomed_blobs WHERE store = $1 ORDER BY doom_time, blob LIMIT $2";
 
 const FORGET: &str = "DELETE FROM doomed_blobs WHERE store = $1 AND blob = $2";
 
@@ -26,10 +26,9 @@ pub(super) async fn doom(db: &mut Connection, store: StoreId, blob: &str, now: M
     Ok(())
 }
 
-pub(super) async fn take(db: &mut Connection, limit: u32) -> Result<Vec<(StoreId, String)>> {
-    let rows: Vec<(String, String)> =
-        sqlx::query_as(SELECT).bind(i64::from(limit.clamp(1, 1_000))).fetch_all(db).await?;
-    rows.into_iter().map(|(store, blob)| Ok((StoreId(read_uuid("store id", &store)?), blob))).collect()
+pub(super) async fn list(db: &mut Connection, store: StoreId, limit: u32) -> Result<Vec<String>> {
+    let query = sqlx::query_scalar(SELECT).bind(write_uuid(store.0)).bind(i64::from(limit.clamp(1, 1_000)));
+    Ok(query.fetch_all(db).await?)
 }
 
 pub(super) async fn forget(db: &mut Connection, store: StoreId, blob: &str) -> Result<()> {

@@ -35,8 +35,7 @@ pub(crate) async fn an_image_takes_its_companions_and_jobs_along<D: Database>() 
     assert_eq!(job(of_other).await, (JobState::Queued, false));
     assert_eq!(catalogue.get_usage(&tenant()).await.unwrap().reserved_bytes, 14);
     assert_error!(catalogue.get_image(&tenant(), slim.id).await, Error::NotFound { what: WHAT });
-    let mut doomed: Vec<_> =
-        catalogue.take_doomed(10).await.unwrap().into_iter().map(|(_, blob)| blob).collect();
+    let mut doomed = catalogue.list_doomed(image.replicas[0].store, 10).await.unwrap();
     doomed.sort();
     let mut expected = [image.replicas[0].blob.clone(), slim.replicas[0].blob.clone()];
     expected.sort();
