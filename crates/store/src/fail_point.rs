@@ -4,7 +4,8 @@
 //! environment names one place, and the process ends there at once, as by SIGKILL: nothing is dropped, flushed or answered.
 
 /// The points on the way of an upload to an image, in their order.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: [&str; 10] = [
+    "composition-begun",
     "before-data-flush",
     "after-data-flush",
     "before-link",

@@ -1,11 +1,13 @@
 //! Joins the parts of a session into one image. What the parts hold is copied once, by the kernel where it can (shared
 //! where the file system shares), and hashed on the way; a composition that fails leaves the session as it was.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use imageops::v1;
 use imageops_catalogue::{Committed, Created, Error, UploadRow};
 use imageops_model::{Micros, Tenant};
+use imageops_store::fail_point;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -36,14 +38,24 @@ pub async fn compose(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetada
         return Err(Failure::invalid("metadata.part", "must be 0: the parts are composed, not sent"));
     }
     let upload = ask(app, tenant, metadata, &session).await?;
-    let begun = app.catalogue.begin_compose(upload, &session, now()).await;
-    let (upload, parts) = match begun.map_err(|error| not_there(error, &session))? {
+    // Before the row: by its staged file the next start knows what was being composed here, and frees the session.
+    stage(app, &upload).await?;
+    let begun = match app.catalogue.begin_compose(upload.clone(), &session, now()).await {
+        Ok(begun) => begun,
+        Err(error) => {
+            stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
+            return Err(not_there(error, &session));
+        }
+    };
+    let (upload, parts) = match begun {
         (Created::New(upload), parts) => (upload, parts),
         (Created::Existing(upload), _) if upload.state.is_final() => {
+            stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
             return Ok(Composed::Before(Box::new(upload)));
         }
         (Created::Existing(_), _) => return Err(Error::State { what: "session" }.into()),
     };
+    fail_point::reach("composition-begun");
     let result = join(app, &upload, &parts).await;
     match result {
         Ok(committed) => Ok(Composed::Now(Box::new(committed))),
@@ -93,11 +105,7 @@ async fn ask(
 
 async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Committed, CommitError> {
     check_complete(parts)?;
-    let id = store_of(app, upload);
-    let (store, key) = (app.stores.writable(id)?, upload.id.0.to_string());
-    let file = blocking(move || store.stage(&key)).await?;
-    let file = file.inspect_err(|error| app.stores.report(id, error))?;
-    let mut ingest = Ingest::open(file, 0, upload.wishes.sha512).await?;
+    let mut ingest = Ingest::open(stage(app, upload).await?, 0, upload.wishes.sha512).await?;
     for part in parts {
         let (store, key) = (app.stores.writable(store_of(app, part))?, part.id.0.to_string());
         let file = blocking(move || store.open_staged(&key)).await?;
@@ -111,6 +119,14 @@ async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Comm
         app.catalogue.extend_upload(upload.id, 0, time, expiry(time)).await?;
     }
     commit(app, upload, &mut ingest, &[Promise::of(upload)], Default::default()).await
+}
+
+/// The file that the parts are copied into.
+async fn stage(app: &App, upload: &UploadRow) -> Result<File> {
+    let id = store_of(app, upload);
+    let (store, key) = (app.stores.writable(id)?, upload.id.0.to_string());
+    let file = blocking(move || store.stage(&key)).await?;
+    Ok(file.inspect_err(|error| app.stores.report(id, error))?)
 }
 
 /// When a composition that makes no headway is given up, so that another one can begin.
