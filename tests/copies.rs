@@ -278,3 +278,25 @@ async fn a_copy_that_is_not_there_is_passed_over() {
     assert!(download(&client, &stored.name).await == bytes);
     assert_eq!(scrubbed(&service, "one").await.damaged_images, std::slice::from_ref(&stored.name));
 }
+
+/// An upload of bytes that the tenant has already makes them whole, whatever has become of the stored ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_bytes_that_come_again_heal_the_stored_ones() {
+    let service = Service::start();
+    let client = service.client();
+    let data = Random::new("heal").bytes(300_000);
+    let blobs = service.data_dir().join("store/blobs");
+    let mut stored = vec![upload(&client, &data).await];
+    for is_lost in [false, true] {
+        if is_lost {
+            fs::remove_file(blobs.join(&names_in(&blobs)[0])).unwrap();
+        } else {
+            flip_a_bit(&blobs);
+        }
+        stored.push(upload(&client, &data).await);
+        for image in &stored {
+            assert!(download(&client, &image.name).await == data, "{}", image.name);
+        }
+        assert_eq!(service.blobs().len(), 1);
+    }
+}

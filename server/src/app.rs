@@ -163,11 +163,13 @@ impl App {
             match blocking(move || store.remove(&key)).await? {
                 // No row can name them again, so nobody can have come in between.
                 Ok(()) => self.catalogue.forget_doomed(id, &blob).await?,
-                // The others would hardly fare better.
                 Err(error) => {
                     tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
                     self.stores.report(id, &error);
-                    break;
+                    if matches!(error, imageops_store::Error::Gone(_) | imageops_store::Error::Unavailable(_))
+                    {
+                        break;
+                    }
                 }
             }
         }

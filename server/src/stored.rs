@@ -10,12 +10,44 @@ use imageops_model::{
 
 use crate::app::{App, blocking};
 use crate::failure::Result;
+use crate::replicas;
 
 /// Makes the staged file `staged` the blob `blob` of its store: flushed, named, and its name durable.
 pub async fn publish(app: &App, store: StoreId, staged: &str, blob: &str) -> Result<()> {
     let (opened, staged, blob) = (app.stores.writable(store)?, staged.to_owned(), blob.to_owned());
     let published = blocking(move || opened.publish(&staged, &blob)).await?;
     published.inspect_err(|error| app.stores.report(store, error)).map_err(Into::into)
+}
+
+/// Which bytes a staged file became.
+pub struct Published {
+    /// Their key in the store.
+    pub blob: String,
+    /// The image that has them too.
+    pub shares: Option<ImageId>,
+}
+
+/// Makes the staged file `staged` the blob of an image with this digest: that of the tenant's image with the same bytes,
+/// made whole by the ones that came, whatever has become of it; else the blob `fresh`.
+pub async fn publish_or_share(
+    app: &App,
+    tenant: &Tenant,
+    (sha256, size_bytes): (&str, u64),
+    (store, staged, fresh): (StoreId, &str, &str),
+) -> Result<Published> {
+    if let Some((image, blob)) = app.catalogue.find_same(tenant, sha256, size_bytes, store).await? {
+        let (opened, staged, key) = (app.stores.writable(store)?, staged.to_owned(), blob.clone());
+        match blocking(move || opened.renew(&staged, &key)).await? {
+            Ok(()) => return Ok(Published { blob, shares: Some(image) }),
+            Err(imageops_store::Error::Exists) => drop(replicas::mark_damaged(app, store, &blob).await?),
+            Err(error) => {
+                app.stores.report(store, &error);
+                return Err(error.into());
+            }
+        }
+    }
+    publish(app, store, staged, fresh).await?;
+    Ok(Published { blob: fresh.to_owned(), shares: None })
 }
 
 /// Drops a staged file that nobody needs any more. What cannot be removed now the next start removes.

@@ -17,7 +17,11 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub fn start(config: &Config) -> Result<PrometheusHandle, Fatal> {
     let filter = EnvFilter::try_new(&config.log)
         .map_err(|error| Fatal::new(Exit::Configuration, error.to_string()))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // What cannot be logged is lost: to complain of it on the same stream would end the work that it tells of.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         LogFormat::Json => logs.json().init(),

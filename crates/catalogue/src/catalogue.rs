@@ -85,10 +85,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// An image that was made becomes the tenant's in the same transaction, with the check that it brings:
     /// [`Error::QuotaExceeded`] when it is larger than what the job holds and the quota; [`Error::NotFound`] when it is the
     /// companion of an image that is gone, and [`Error::Conflict`] when its key is taken. A slim companion takes the place of
-    /// the one before. Where the tenant has the same bytes, the image shares them, as by [`Catalogue::commit_upload`]. A copy
-    /// that was made becomes a copy of its image as by [`Catalogue::add_replica`]. After any of these errors the job still
-    /// runs: its worker ends it otherwise. The end of an image's newest check or slimming is written into the image, whatever
-    /// it was.
+    /// the one before. A copy that was made becomes a copy of its image as by [`Catalogue::add_replica`]. After any of these
+    /// errors the job still runs: its worker ends it otherwise. The end of an image's newest check or slimming is written into
+    /// the image, whatever it was.
     async fn finish_job(
         &self,
         id: JobId,
@@ -157,14 +156,17 @@ pub trait Catalogue: Send + Sync + 'static {
     /// upload's, [`Error::QuotaExceeded`] when more came than the upload holds and the quota allows.
     ///
     /// Of a record, what is said of it, its label and its age stay. An image that says so becomes the companion of another
-    /// one, as by [`Catalogue::finish_job`]: its source remembers a job with the upload's id. Where another image of the
-    /// tenant, that is not in quarantine, has the same bytes in the same store, the new one shares them, and those that
-    /// came are doomed. The check is queued whatever the queue. When the upload joins parts, they are committed as well,
-    /// what is still open of the session is aborted, and the session is gone.
+    /// one, as by [`Catalogue::finish_job`]: its source remembers a job with the upload's id. The check is queued whatever
+    /// the queue. When the upload joins parts, they are committed as well, what is still open of the session is aborted, and
+    /// the session is gone.
+    ///
+    /// The blob that the image names is its own, or with `shares` that of another image, as [`Catalogue::find_same`] told:
+    /// [`Error::Conflict`] of the blob when that has it no more.
     async fn commit_upload(
         &self,
         id: UploadId,
         image: ImageRow,
+        shares: Option<ImageId>,
         check_job: Option<NewJob>,
         now: Micros,
     ) -> Result<Committed>;
@@ -284,6 +286,16 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Removes what has lain in the trash for its time, of all tenants, as [`Catalogue::purge_image`] does; at most 100 a
     /// call.
     async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>>;
+
+    /// The oldest image of the tenant with these bytes in this store, and their blob there. Never one whose bytes are not to
+    /// be trusted, or of another tenant (SEC-29).
+    async fn find_same(
+        &self,
+        tenant: &Tenant,
+        sha256: &str,
+        size_bytes: u64,
+        store: StoreId,
+    ) -> Result<Option<(ImageId, String)>>;
 
     /// Whether a row names these bytes.
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool>;

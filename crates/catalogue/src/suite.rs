@@ -163,8 +163,7 @@ macro_rules! catalogue_suite {
             records::an_id_is_retaken_by_its_owner_alone,
             records::what_came_corrupt_goes_into_quarantine,
             sharing::equal_bytes_are_stored_once,
-            sharing::what_jobs_make_is_stored_once,
-            sharing::equal_bytes_in_the_place_of_others_stay,
+            sharing::bytes_that_went_are_not_shared,
             sharing::sec_29_bytes_are_never_shared_across_tenants,
             sharing::bytes_that_are_not_trusted_are_not_shared,
             sharing::doomed_bytes_are_never_named_again,
@@ -337,12 +336,18 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
     }
 }
 
-/// Adds an image as an upload does.
-pub(crate) async fn added(catalogue: &impl Catalogue, image: ImageRow) -> ImageRow {
+/// Adds an image as an upload does, with the blob that its tenant has of the same bytes.
+pub(crate) async fn added(catalogue: &impl Catalogue, mut image: ImageRow) -> ImageRow {
     let upload =
         UploadRow { tenant: image.tenant.clone(), size_bytes: Some(image.size_bytes), ..upload_row(at(0)) };
     let upload = new_row(catalogue.create_upload(upload).await.unwrap());
-    catalogue.commit_upload(upload.id, image, None, at(1)).await.unwrap().image
+    let store = image.replicas[0].store;
+    let same = catalogue.find_same(&image.tenant, &image.sha256, image.size_bytes, store).await.unwrap();
+    let shares = same.map(|(shares, blob)| {
+        image.replicas[0].blob = blob;
+        shares
+    });
+    catalogue.commit_upload(upload.id, image, shares, None, at(1)).await.unwrap().image
 }
 
 pub(crate) fn missing_image() -> ImageId {

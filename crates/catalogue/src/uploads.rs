@@ -70,7 +70,7 @@ pub struct UploadPart {
 pub struct Committed {
     /// The upload, committed.
     pub upload: UploadRow,
-    /// The image. Its bytes may be those of another image of the tenant: what was published for it then goes by itself.
+    /// The image.
     pub image: ImageRow,
     /// The check that was queued with it.
     pub check_job: Option<JobRow>,

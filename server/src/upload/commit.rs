@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use imageops_catalogue::{Committed, Companion, Error, ImageRow, NewJob, UploadRow};
 use imageops_image::digest::Digests;
 use imageops_model::{
-    CheckSpec, ImageDetails, ImageId, JobFailure, JobId, JobSpec, Micros, Source, StoreId, UploadState,
+    CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobSpec, Micros, Source, StoreId,
+    UploadState,
 };
 use imageops_store::fail_point;
 use tonic::Code;
@@ -21,7 +22,7 @@ use crate::app::App;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::reason;
-use crate::stored::{self, ImageOf, StoredBytes};
+use crate::stored::{self, ImageOf, Published, StoredBytes};
 
 /// What the client says the whole must be.
 #[derive(Clone, Debug, Default)]
@@ -229,8 +230,8 @@ async fn store(
 ) -> Result<Committed, CommitError> {
     let judged = judge(app, upload, ingest).await?.map_err(CommitError::Refused)?;
     let (id, store) = (image.id, store_of(app, upload));
-    stored::publish(app, store, staged, &blob).await?;
     let time = now();
+    let check_job = is_check_wanted(app, upload).then(|| check_of(&upload.tenant, id, time));
     let image = ImageOf { quarantine: judged.quarantine, ..image };
     let bytes = StoredBytes {
         store,
@@ -240,11 +241,18 @@ async fn store(
         format: judged.format.as_str().to_owned(),
         virtual_size_bytes: judged.virtual_size_bytes,
     };
-    let check_job = is_check_wanted(app, upload).then(|| check_of(&upload.tenant, id, time));
-    fail_point::reach("before-row-commit");
     let mut row = stored::image(image, bytes, time);
     row.create_time = create_time.unwrap_or(time);
-    let committed = write_row(app, upload, row, check_job, (store, &blob), time).await?;
+    let place = (store, staged, blob.as_str());
+    let published = match row.state {
+        ImageState::Quarantined => {
+            stored::publish(app, store, staged, &blob).await?;
+            Published { blob: blob.clone(), shares: None }
+        }
+        _ => stored::publish_or_share(app, &row.tenant, (&row.sha256, row.size_bytes), place).await?,
+    };
+    fail_point::reach("before-row-commit");
+    let committed = write_row(app, upload, (&row, published), (staged, &blob), check_job).await?;
     fail_point::reach("after-row-commit");
     // Only now: until the row was there, the staged name was what a resume would go on with.
     stored::discard(app, store, upload.id.0.to_string()).await;
@@ -260,29 +268,33 @@ async fn store(
     Ok(committed)
 }
 
+/// Writes the row with the bytes that were published for it.
 async fn write_row(
     app: &App,
     upload: &UploadRow,
-    row: ImageRow,
+    (row, mut published): (&ImageRow, Published),
+    (staged, fresh): (&str, &str),
     check_job: Option<NewJob>,
-    (store, blob): (StoreId, &str),
-    time: Micros,
 ) -> Result<Committed, CommitError> {
-    match app.catalogue.commit_upload(upload.id, row, check_job, time).await {
-        Ok(committed) => {
-            let shares = committed.image.replicas.iter().all(|replica| replica.blob != blob);
-            // The tenant had these bytes already: those that came go. What cannot go now goes with a sweep.
-            if shares && let Err(failure) = app.remove_doomed().await {
-                tracing::warn!(
-                    reason = failure.reason,
-                    "bytes that a tenant had already were not removed yet"
-                );
-            }
-            Ok(committed)
-        }
+    let store = store_of(app, upload);
+    let write = async |published: &Published| {
+        let mut row = row.clone();
+        row.replicas.iter_mut().for_each(|replica| replica.blob.clone_from(&published.blob));
+        let now = row.update_time;
+        app.catalogue.commit_upload(upload.id, row, published.shares, check_job.clone(), now).await
+    };
+    let mut written = write(&published).await;
+    if matches!(written, Err(Error::Conflict { what: "blob" })) && published.shares.is_some() {
+        // The image with the same bytes went in between, and its blob goes with it.
+        stored::publish(app, store, staged, fresh).await?;
+        published = Published { blob: fresh.to_owned(), shares: None };
+        written = write(&published).await;
+    }
+    match written {
+        Ok(committed) => Ok(committed),
         Err(error) => {
             if is_settled(app, upload, &error).await {
-                app.remove_unless_referenced(store, blob).await;
+                app.remove_unless_referenced(store, &published.blob).await;
             }
             fail_point::reach("after-failed-row-commit");
             match error {

@@ -21,7 +21,7 @@ use crate::replicas;
 const PAGE: u32 = 100;
 /// Images that a result names at most.
 pub(super) const IMAGES_MAX: usize = 1_000;
-/// How often what cannot be read is tried before it counts as damaged, the store being there.
+/// How often what cannot be read, or is not what it should be, is tried before it counts as damaged, the store being there.
 const READS: u32 = 2;
 
 /// What a scrub job leaves in its row.
@@ -93,7 +93,11 @@ async fn is_sound(
 ) -> Result<bool> {
     for _ in 0..READS {
         match read(app, store, blob, stop, meter).await? {
-            Ok(reading @ Reading::Whole { .. }) => return Ok(reading.is(&blob.sha256, blob.size_bytes)),
+            Ok(reading @ Reading::Whole { .. }) if reading.is(&blob.sha256, blob.size_bytes) => {
+                return Ok(true);
+            }
+            // Once more: an upload of the same bytes may have made it whole meanwhile.
+            Ok(Reading::Whole { .. }) => continue,
             Ok(Reading::Failed(error)) => {
                 tracing::warn!(%store, blob = blob.blob, %error, "stored bytes cannot be read");
             }

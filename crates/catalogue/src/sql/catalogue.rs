@@ -10,8 +10,8 @@ use imageops_model::{
 use uuid::Uuid;
 
 use super::{
-    Handle, commit, companions, doomed, images, jobs, keys, leases, records, replicas, sessions, stores,
-    trash, uploads, usage,
+    Handle, commit, companions, doomed, images, jobs, keys, leases, records, replicas, sessions, sharing,
+    stores, trash, uploads, usage,
 };
 use crate::{
     BlobToVerify, Catalogue, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage,
@@ -154,10 +154,11 @@ impl Catalogue for Handle {
         &self,
         id: UploadId,
         image: ImageRow,
+        shares: Option<ImageId>,
         check_job: Option<NewJob>,
         now: Micros,
     ) -> Result<Committed> {
-        in_transaction!(self, commit::commit, id, &image, &check_job, now)
+        in_transaction!(self, commit::commit, id, &image, shares, &check_job, now)
     }
 
     async fn store_part(&self, id: UploadId, now: Micros) -> Result<Vec<UploadId>> {
@@ -275,6 +276,16 @@ impl Catalogue for Handle {
 
     async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>> {
         in_transaction!(self, trash::purge_expired, now)
+    }
+
+    async fn find_same(
+        &self,
+        tenant: &Tenant,
+        sha256: &str,
+        size_bytes: u64,
+        store: StoreId,
+    ) -> Result<Option<(ImageId, String)>> {
+        on_reader!(self, sharing::find_same, tenant, sha256, size_bytes, store)
     }
 
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! An upload becomes an image.
 
-use imageops_model::{JobId, Micros, UploadEvent, UploadId, UploadState};
+use imageops_model::{ImageId, JobId, Micros, UploadEvent, UploadId, UploadState};
 
 use super::usage::{self, Amount};
 use super::{Connection, companions, image_rows, images, jobs, records, sessions, sharing, uploads};
@@ -10,6 +10,7 @@ pub(super) async fn commit(
     db: &mut Connection,
     id: UploadId,
     image: &ImageRow,
+    shares: Option<ImageId>,
     check_job: &Option<NewJob>,
     now: Micros,
 ) -> Result<Committed> {
@@ -33,6 +34,9 @@ pub(super) async fn commit(
         discard = joined.parts;
     }
 
+    if let Some(shares) = shares {
+        sharing::ensure(db, &before.tenant, shares, image).await?;
+    }
     match (&image.companion, before.record) {
         (Some(companion), None) => {
             // No job made it: the upload stands for the one that its source would remember.
@@ -44,10 +48,9 @@ pub(super) async fn commit(
             let charge = Amount { images: u64::from(record.is_none()), bytes: image.size_bytes };
             usage::ensure_room(db, &before.tenant, charge, held).await?;
             usage::charge(db, &before.tenant, charge).await?;
-            let shared = sharing::share(db, image, now).await?;
             match record {
-                Some(record) => records::fill(db, &before, record, &shared, now).await?,
-                None => image_rows::insert(db, &before.tenant, &shared, image.size_bytes).await?,
+                Some(record) => records::fill(db, &before, record, image, now).await?,
+                None => image_rows::insert(db, &before.tenant, image, image.size_bytes).await?,
             }
         }
     }

@@ -4,7 +4,7 @@ use imageops_model::{CompanionKind, ImageId, ImageState, JobId, Micros, Tenant};
 
 use super::images::{self, WHAT, select_images};
 use super::usage::{self, Amount};
-use super::{Connection, image_rows, jobs, removal, sharing};
+use super::{Connection, image_rows, jobs, removal};
 use crate::lists::found;
 use crate::rows::{ImageRecord, StoredJob, read_number, write_uuid};
 use crate::{Companion, Conversions, Error, ImageRow, Result};
@@ -91,10 +91,7 @@ pub(super) async fn join(
     }
     match companion.kind {
         // Kept for the service's own good, so it costs the tenant nothing.
-        CompanionKind::Conversion => {
-            let shared = sharing::share(db, image, now).await?;
-            image_rows::insert(db, tenant, &shared, 0).await
-        }
+        CompanionKind::Conversion => image_rows::insert(db, tenant, image, 0).await,
         CompanionKind::Slim => {
             if let Some(former) = source.slim.and_then(|slim| slim.image)
                 && let Some(former) = images::find(db, former).await?
@@ -104,8 +101,7 @@ pub(super) async fn join(
             let came = Amount { images: 0, bytes: image.size_bytes };
             usage::ensure_room(db, tenant, came, held).await?;
             usage::charge(db, tenant, came).await?;
-            let shared = sharing::share(db, image, now).await?;
-            image_rows::insert(db, tenant, &shared, image.size_bytes).await?;
+            image_rows::insert(db, tenant, image, image.size_bytes).await?;
             sqlx::query(SET_SLIM)
                 .bind(write_uuid(image.id.0))
                 .bind(now.0)

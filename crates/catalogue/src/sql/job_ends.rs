@@ -3,7 +3,7 @@
 use imageops_model::{ImageId, JobFailure, JobSpec, JobState, Micros};
 
 use super::usage::{self, Amount};
-use super::{Connection, companions, image_rows, jobs, sharing};
+use super::{Connection, companions, image_rows, jobs};
 use crate::rows::{StoredJob, write_failure, write_uuid};
 use crate::{ImageRow, JobRow, Result};
 
@@ -89,6 +89,5 @@ pub(super) async fn bring(db: &mut Connection, job: &StoredJob, image: &ImageRow
     let came = Amount { images: 1, bytes: image.size_bytes };
     usage::ensure_room(db, &job.row.tenant, came, jobs::held(job)).await?;
     usage::charge(db, &job.row.tenant, came).await?;
-    let shared = sharing::share(db, image, now).await?;
-    image_rows::insert(db, &job.row.tenant, &shared, image.size_bytes).await
+    image_rows::insert(db, &job.row.tenant, image, image.size_bytes).await
 }

@@ -51,7 +51,7 @@ pub(crate) async fn blobs_are_referenced_by_store_and_key<D: Database>() {
     let image = ImageRow { virtual_size_bytes: None, derived_from: None, ..image_row(tenant()) };
     let copy = image.replicas[0].clone();
     assert!(!catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
-    catalogue.commit_upload(upload.id, image.clone(), None, at(1)).await.unwrap();
+    catalogue.commit_upload(upload.id, image.clone(), None, None, at(1)).await.unwrap();
     assert_eq!(catalogue.get_image(&tenant(), image.id).await.unwrap(), image);
     assert!(catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
     assert!(!catalogue.is_blob_referenced(StoreId(Uuid::new_v4()), &copy.blob).await.unwrap());
@@ -151,7 +151,7 @@ pub(crate) async fn the_id_of_a_purged_image_stays_taken<D: Database>() {
     catalogue.trash_image(&tenant(), image.id, None, at(3), at(30)).await.unwrap();
     catalogue.purge_image(&tenant(), image.id, None, false, at(4)).await.unwrap();
     let upload = new_row(catalogue.create_upload(upload_row(at(5))).await.unwrap());
-    let taken = catalogue.commit_upload(upload.id, image, None, at(6)).await;
+    let taken = catalogue.commit_upload(upload.id, image, None, None, at(6)).await;
     assert_error!(taken, Error::Conflict { what: WHAT });
 }
 

@@ -8,7 +8,7 @@ use crate::{Companion, LastSlim, Quota};
 /// Commits an image in an upload of its own.
 async fn brought(catalogue: &impl Catalogue, image: &ImageRow) -> (UploadId, crate::Result<ImageRow>) {
     let upload = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap());
-    let committed = catalogue.commit_upload(upload.id, image.clone(), None, at(7)).await;
+    let committed = catalogue.commit_upload(upload.id, image.clone(), None, None, at(7)).await;
     (upload.id, committed.map(|committed| committed.image))
 }
 

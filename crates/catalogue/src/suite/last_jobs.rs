@@ -75,7 +75,7 @@ pub(crate) async fn a_check_is_queued_with_the_image<D: Database>() {
     let upload = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap()).id;
     let image = image_row(tenant());
     let job = check_of(image.id);
-    let committed = catalogue.commit_upload(upload, image, Some(job.clone()), at(2)).await.unwrap();
+    let committed = catalogue.commit_upload(upload, image, None, Some(job.clone()), at(2)).await.unwrap();
     assert_eq!(committed.check_job.as_ref().map(|job| (job.id, job.state)), Some((job.id, JobState::Queued)));
     assert_eq!(committed.image.check.map(|check| check.job), Some(job.id));
     assert_eq!(catalogue.get_job(&tenant(), job.id).await.unwrap(), committed.check_job.unwrap());
@@ -83,7 +83,7 @@ pub(crate) async fn a_check_is_queued_with_the_image<D: Database>() {
     let upload = new_row(catalogue.create_upload(upload_row(at(3))).await.unwrap()).id;
     let image = image_row(tenant());
     let taken = NewJob { id: job.id, ..check_of(image.id) };
-    let refused = catalogue.commit_upload(upload, image.clone(), Some(taken), at(4)).await;
+    let refused = catalogue.commit_upload(upload, image.clone(), None, Some(taken), at(4)).await;
     assert_error!(refused, Error::Conflict { what: "job" });
     let absent = catalogue.get_image(&tenant(), image.id).await;
     assert_error!(absent, Error::NotFound { what: "image" });

@@ -96,7 +96,7 @@ pub(crate) async fn a_database_of_before_is_carried_over<D: Database>() {
     assert_eq!((open.durable_bytes, open.reserved_bytes), (200, 300));
     assert_eq!(open.wishes, UploadWishes::default());
     let bytes = ImageRow { size_bytes: 300, ..image_row(owner.clone()) };
-    catalogue.commit_upload(open.id, bytes, None, Micros(20)).await.unwrap();
+    catalogue.commit_upload(open.id, bytes, None, None, Micros(20)).await.unwrap();
     assert_eq!(catalogue.get_job(&owner, JobId(id(ENDED_JOB))).await.unwrap().state, JobState::Succeeded);
     catalogue.purge_expired_images(Micros(20)).await.unwrap();
     let gone = catalogue.get_image(&owner, ImageId(id(TRASHED))).await;

@@ -237,14 +237,20 @@ async fn on_upload(
         Operation::Commit(_, content) => {
             let upload = catalogue.get_upload(&tenant(), id).await?;
             let fresh = image_row(tenant());
-            let image = ImageRow {
+            let mut image = ImageRow {
                 id: upload.record.unwrap_or(fresh.id),
                 size_bytes: 40 * content,
                 sha256: content.to_string(),
                 ..fresh
             };
             made.images.extend(upload.record.is_none().then_some(image.id));
-            catalogue.commit_upload(id, image, None, now).await?;
+            let store = image.replicas[0].store;
+            let same = catalogue.find_same(&tenant(), &image.sha256, image.size_bytes, store).await?;
+            let shares = same.map(|(shares, blob)| {
+                image.replicas[0].blob = blob;
+                shares
+            });
+            catalogue.commit_upload(id, image, shares, None, now).await?;
         }
         Operation::Abort(_) => drop(catalogue.abort_upload(&tenant(), id, now).await?),
         _ => drop(catalogue.fail_upload(id, failure(), now).await?),

@@ -56,10 +56,10 @@ pub(crate) async fn an_upload_fills_a_record<D: Database>() {
     // What is said of it can be changed meanwhile.
     let change = crate::ImageChange { enabled: Some(false), ..Default::default() };
     catalogue.update_image(&tenant(), record.id, change, None, at(3)).await.unwrap();
-    let other = catalogue.commit_upload(upload.id, image_row(tenant()), None, at(4)).await;
+    let other = catalogue.commit_upload(upload.id, image_row(tenant()), None, None, at(4)).await;
     assert_error!(other, Error::Conflict { what: WHAT });
     let bytes = ImageRow { id: record.id, ..image_row(tenant()) };
-    let committed = catalogue.commit_upload(upload.id, bytes.clone(), None, at(4)).await.unwrap();
+    let committed = catalogue.commit_upload(upload.id, bytes.clone(), None, None, at(4)).await.unwrap();
     let expected = ImageRow {
         label: asked.label.clone(),
         details: asked.details.clone(),
@@ -155,7 +155,7 @@ pub(crate) async fn what_came_corrupt_goes_into_quarantine<D: Database>() {
         quarantine: Some(failure()),
         ..image_row(tenant())
     };
-    let filled = catalogue.commit_upload(upload, corrupt, None, at(4)).await.unwrap().image;
+    let filled = catalogue.commit_upload(upload, corrupt, None, None, at(4)).await.unwrap().image;
     assert_eq!((filled.state, filled.quarantine), (ImageState::Quarantined, Some(failure())));
     let corrupt =
         ImageRow { state: ImageState::Quarantined, quarantine: Some(failure()), ..image_row(tenant()) };

@@ -51,7 +51,7 @@ pub(crate) async fn parts_are_joined_in_order<D: Database>() {
     assert_eq!((existing_row(again), parts_again), (whole.clone(), parts));
 
     let image = ImageRow { size_bytes: 300, ..image_row(tenant()) };
-    let committed = catalogue.commit_upload(whole.id, image.clone(), None, at(4)).await.unwrap();
+    let committed = catalogue.commit_upload(whole.id, image.clone(), None, None, at(4)).await.unwrap();
     assert_eq!(committed.discard, [ids[2], ids[0], ids[1], late]);
     assert_eq!(committed.upload.state, UploadState::Committed);
     for id in &ids {
@@ -84,7 +84,7 @@ pub(crate) async fn a_part_takes_the_place_of_the_one_before<D: Database>() {
     assert_error!(catalogue.store_part(other, at(4)).await, Error::State { what: "upload" });
     // A stored part takes no more bytes and makes no image by itself.
     assert_error!(catalogue.extend_upload(second, 400, at(5), at(65)).await, Error::State { .. });
-    let alone = catalogue.commit_upload(second, image_row(tenant()), None, at(5)).await;
+    let alone = catalogue.commit_upload(second, image_row(tenant()), None, None, at(5)).await;
     assert_error!(alone, Error::State { what: "upload" });
     catalogue.abort_upload(&tenant(), second, at(6)).await.unwrap();
     assert_eq!(numbers(&catalogue).await, [0; 0]);
@@ -115,7 +115,7 @@ pub(crate) async fn rel_28_one_of_many_compositions_wins<D: Database>() {
     }
     assert_eq!(winners.len(), 1);
     let image = ImageRow { size_bytes: 200, ..image_row(tenant()) };
-    handles[1].commit_upload(winners[0], image, None, at(4)).await.unwrap();
+    handles[1].commit_upload(winners[0], image, None, None, at(4)).await.unwrap();
     assert_sound::<D>(&handles[0]).await;
 }
 
@@ -173,7 +173,7 @@ pub(crate) async fn rel_28_a_session_can_be_given_up_while_it_is_composed<D: Dat
     for id in expected {
         assert_eq!(catalogue.get_upload(&tenant(), id).await.unwrap().state, UploadState::Aborted);
     }
-    let late = catalogue.commit_upload(whole, image_row(tenant()), None, at(5)).await;
+    let late = catalogue.commit_upload(whole, image_row(tenant()), None, None, at(5)).await;
     assert_error!(late, Error::State { what: "upload" });
     assert_eq!(catalogue.abort_session(&tenant(), "a disk", at(6)).await.unwrap(), []);
     let usage = catalogue.get_usage(&tenant()).await.unwrap();
@@ -218,7 +218,7 @@ pub(crate) async fn parts_need_the_quota_once<D: Database>() {
     assert_eq!(catalogue.reserve_upload(whole.id, 1..=950, at(4)).await.unwrap(), 950);
     assert_eq!(catalogue.reserve_upload(whole.id, 1..=2000, at(4)).await.unwrap(), 1000);
     let image = ImageRow { size_bytes: 1000, ..image_row(tenant()) };
-    catalogue.commit_upload(whole.id, image, None, at(5)).await.unwrap();
+    catalogue.commit_upload(whole.id, image, None, None, at(5)).await.unwrap();
     let usage = catalogue.get_usage(&tenant()).await.unwrap();
     assert_eq!((usage.images, usage.bytes), (1, 1000));
     assert_eq!((usage.reserved_images, usage.reserved_bytes), (0, 0));

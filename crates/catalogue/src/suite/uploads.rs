@@ -80,7 +80,7 @@ pub(crate) async fn a_commit_makes_the_image<D: Database>() {
     let catalogue = database.open().await;
     let upload = opened(&catalogue).await;
     let image = image_row(tenant());
-    let committed = catalogue.commit_upload(upload.id, image.clone(), None, at(5)).await.unwrap();
+    let committed = catalogue.commit_upload(upload.id, image.clone(), None, None, at(5)).await.unwrap();
     assert_eq!((&committed.image, &committed.check_job, committed.discard.len()), (&image, &None, 0));
     let committed = committed.upload;
     assert_eq!(
@@ -97,16 +97,16 @@ pub(crate) async fn a_failed_commit_changes_nothing<D: Database>() {
     let catalogue = database.open().await;
     let (first, second) = (opened(&catalogue).await, opened(&catalogue).await);
     let image = image_row(tenant());
-    catalogue.commit_upload(first.id, image.clone(), None, at(1)).await.unwrap();
+    catalogue.commit_upload(first.id, image.clone(), None, None, at(1)).await.unwrap();
     for wrong in [image, image_row(other_tenant())] {
         assert_error!(
-            catalogue.commit_upload(second.id, wrong, None, at(2)).await,
+            catalogue.commit_upload(second.id, wrong, None, None, at(2)).await,
             Error::Conflict { what: "image" }
         );
     }
     assert_eq!(catalogue.get_upload(&tenant(), second.id).await.unwrap(), second);
     let missing = UploadId(Uuid::new_v4());
-    let commit = catalogue.commit_upload(missing, image_row(tenant()), None, at(2)).await;
+    let commit = catalogue.commit_upload(missing, image_row(tenant()), None, None, at(2)).await;
     assert_error!(commit, Error::NotFound { what: WHAT });
 }
 
@@ -114,7 +114,7 @@ pub(crate) async fn an_upload_ends_once<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
     let committed = opened(&catalogue).await.id;
-    catalogue.commit_upload(committed, image_row(tenant()), None, at(1)).await.unwrap();
+    catalogue.commit_upload(committed, image_row(tenant()), None, None, at(1)).await.unwrap();
     let aborted = opened(&catalogue).await.id;
     assert_eq!(catalogue.abort_upload(&tenant(), aborted, at(1)).await.unwrap().state, UploadState::Aborted);
     let failed = opened(&catalogue).await.id;
@@ -127,7 +127,7 @@ pub(crate) async fn an_upload_ends_once<D: Database>() {
         assert_error!(catalogue.extend_upload(id, 1, at(2), at(3)).await, Error::State { what: WHAT });
         let image = image_row(tenant());
         assert_error!(
-            catalogue.commit_upload(id, image.clone(), None, at(2)).await,
+            catalogue.commit_upload(id, image.clone(), None, None, at(2)).await,
             Error::State { what: WHAT }
         );
         assert_error!(catalogue.get_image(&tenant(), image.id).await, Error::NotFound { .. });
@@ -151,7 +151,7 @@ pub(crate) async fn one_of_many_commits_wins<D: Database>() {
             let catalogue = Arc::clone(&handles[n % 2]);
             tokio::spawn(async move {
                 let image = image_row(tenant());
-                (image.id, catalogue.commit_upload(id, image, None, at(1)).await)
+                (image.id, catalogue.commit_upload(id, image, None, None, at(1)).await)
             })
         })
         .collect();
@@ -180,7 +180,7 @@ pub(crate) async fn uploads_expire_and_are_forgotten<D: Database>() {
     catalogue.fail_upload(failed, failure(), at(10)).await.unwrap();
     let committed = opened(&catalogue).await.id;
     let image = image_row(tenant());
-    catalogue.commit_upload(committed, image.clone(), None, at(70)).await.unwrap();
+    catalogue.commit_upload(committed, image.clone(), None, None, at(70)).await.unwrap();
 
     // Nothing has expired at the very end of its time.
     assert!(catalogue.expire_uploads(at(60), at(0)).await.unwrap().is_empty());

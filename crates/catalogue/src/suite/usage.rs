@@ -72,7 +72,7 @@ pub(crate) async fn sec_14_a_quota_fits_ten_of_many_uploads<D: Database>() {
         assert_eq!(passed.len(), 10);
         // What passed can be committed, and what is given up makes room.
         for id in &passed[1..] {
-            handles[1].commit_upload(*id, sized(1000), None, at(1)).await.unwrap();
+            handles[1].commit_upload(*id, sized(1000), None, None, at(1)).await.unwrap();
         }
         assert_error!(handles[1].create_upload(upload_row(at(2))).await, Error::QuotaExceeded { .. });
         handles[0].abort_upload(&tenant(), passed[0], at(3)).await.unwrap();
@@ -98,11 +98,11 @@ pub(crate) async fn what_an_upload_holds_becomes_what_the_image_costs<D: Databas
     assert_eq!(catalogue.reserve_upload(undeclared, 1..=9000, at(2)).await.unwrap(), 2000);
     assert_eq!(usage(&catalogue).await, counted(0, 0, 2, 3000));
     // A length that lied is found at the end, and the upload stays as it is.
-    let lie = catalogue.commit_upload(declared.id, sized(1001), None, at(3)).await;
+    let lie = catalogue.commit_upload(declared.id, sized(1001), None, None, at(3)).await;
     assert_error!(lie, Error::QuotaExceeded { what: "bytes", limit: 3000, used: 2000 });
     assert_eq!(catalogue.get_upload(&tenant(), declared.id).await.unwrap(), declared);
-    catalogue.commit_upload(undeclared, sized(1200), None, at(4)).await.unwrap();
-    catalogue.commit_upload(declared.id, sized(1800), None, at(5)).await.unwrap();
+    catalogue.commit_upload(undeclared, sized(1200), None, None, at(4)).await.unwrap();
+    catalogue.commit_upload(declared.id, sized(1800), None, None, at(5)).await.unwrap();
     assert_eq!(usage(&catalogue).await, counted(2, 3000, 0, 0));
     assert_error!(catalogue.reserve_upload(declared.id, 1..=1, at(6)).await, Error::State { what: "upload" });
     let failed = UploadRow { size_bytes: Some(0), ..upload_row(at(7)) };
@@ -123,9 +123,9 @@ pub(crate) async fn what_was_promised_is_kept_when_the_quota_shrinks<D: Database
         catalogue.create_upload(UploadRow { size_bytes: None, ..upload_row(at(1)) }).await,
         Error::QuotaExceeded { what: "images", limit: 0, used: 1 }
     );
-    let more = catalogue.commit_upload(upload, sized(1001), None, at(2)).await;
+    let more = catalogue.commit_upload(upload, sized(1001), None, None, at(2)).await;
     assert_error!(more, Error::QuotaExceeded { what: "bytes", limit: 0, used: 0 });
-    catalogue.commit_upload(upload, sized(1000), None, at(3)).await.unwrap();
+    catalogue.commit_upload(upload, sized(1000), None, None, at(3)).await.unwrap();
     assert_eq!(usage(&catalogue).await, counted(1, 1000, 0, 0));
     assert_sound::<D>(&catalogue).await;
 }
@@ -195,11 +195,11 @@ pub(crate) async fn sec_14_an_image_that_is_deleted_during_its_upload_costs_noth
         if n % 2 == 0 {
             let purged = catalogue.purge_image(&tenant(), record.id, None, true, at(1)).await.unwrap();
             assert_eq!(purged.upload, Some(upload.id));
-            let late = catalogue.commit_upload(upload.id, filled, None, at(2)).await;
+            let late = catalogue.commit_upload(upload.id, filled, None, None, at(2)).await;
             assert_error!(late, Error::State { what: "upload" });
             assert_error!(catalogue.extend_upload(upload.id, 1, at(2), at(3)).await, Error::State { .. });
         } else {
-            catalogue.commit_upload(upload.id, filled, None, at(1)).await.unwrap();
+            catalogue.commit_upload(upload.id, filled, None, None, at(1)).await.unwrap();
             assert_eq!(usage(&catalogue).await, counted(1, 1000, 0, 0));
             catalogue.purge_image(&tenant(), record.id, None, true, at(2)).await.unwrap();
         }
