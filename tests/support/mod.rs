@@ -14,6 +14,7 @@ pub mod mount;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod s3;
 pub mod status;
 pub mod stores;
 pub mod upload;
