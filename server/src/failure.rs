@@ -236,7 +236,14 @@ impl From<imageops_store::Error> for Failure {
 }
 
 impl From<imageops_image::Error> for Failure {
-    fn from(error: imageops_image::Error) -> Self {
+    fn from(mut error: imageops_image::Error) -> Self {
+        // What the engine read lay in a store that failed.
+        if let Some(source) = error.source.take() {
+            match source.downcast::<imageops_store::Error>() {
+                Ok(store) => return store.into(),
+                Err(source) => error.source = Some(source),
+            }
+        }
         let code = match error.kind {
             ErrorKind::Invalid | ErrorKind::Unsafe | ErrorKind::Unsupported => Code::InvalidArgument,
             ErrorKind::Corrupt => Code::DataLoss,
@@ -274,6 +281,16 @@ mod tests {
         assert!(!status.message().contains("secret"));
         let info = status.get_details_error_info().expect("an ErrorInfo");
         assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason::INTERNAL, DOMAIN));
+    }
+
+    #[test]
+    fn a_store_that_fails_under_the_engine_is_not_the_servers_fault() {
+        let away = imageops_store::Error::Unavailable(std::io::ErrorKind::TimedOut.into());
+        let error = imageops_image::Error::from(std::io::Error::other(away));
+        let failure = Failure::from(error);
+        assert_eq!((failure.code, failure.reason.as_str()), (Code::Unavailable, reason::STORE_DISCONNECTED));
+        let other = Failure::from(imageops_image::Error::from(std::io::Error::other("a disk")));
+        assert_eq!((other.code, other.reason.as_str()), (Code::Internal, imageops_image::reason::IO));
     }
 
     #[test]

@@ -42,6 +42,8 @@ use crate::{shutdown, sweep, telemetry, worker};
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
 /// How often the stores are probed (zstack.md 1.4).
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often those are looked for that are not there: one that is back takes bytes within 10 s (reliability rel_15).
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(5);
 /// How much one call may send ahead of what is taken from it.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// How much one connection may send ahead.
@@ -177,14 +179,21 @@ async fn open_stores(
 
 /// Looks after the stores until shutdown.
 async fn probe(app: Arc<App>) {
-    let mut tick = tokio::time::interval(PROBE_INTERVAL);
+    let mut tick = tokio::time::interval(RECONNECT_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut all_due = tokio::time::Instant::now();
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
+        let now = tokio::select! {
+            now = tick.tick() => now,
             () = app.shutdown.cancelled() => return,
-        }
-        if let Err(failure) = app.stores.probe_all().await {
+        };
+        let probed = if now >= all_due {
+            all_due = now + PROBE_INTERVAL;
+            app.stores.probe_all().await
+        } else {
+            app.stores.probe_disconnected().await
+        };
+        if let Err(failure) = probed {
             tracing::warn!(reason = failure.reason, "the stores were not probed; the next time comes");
         }
     }

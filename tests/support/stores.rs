@@ -9,24 +9,32 @@ use imageops::v1::{
 use imageops_client::{Client, ConnectOptions, Connection};
 
 use super::Service;
+use super::process::Setup;
+
+/// The store in the data directory.
+pub const DEFAULT: &str = "default";
 
 /// Starts a server with directory stores of these names beside the default one. New bytes go into the first of them.
 pub fn start_with_stores(names: &[&str], more: &[&str]) -> Service {
     Service::start_changed(|setup| {
         for (index, name) in names.iter().enumerate() {
-            let (place, weight) = (directory(&setup.data_dir, name), names.len() - index);
-            let store = format!("{name}={}?weight={weight}", place.display());
-            setup.arguments.extend(["--store".to_owned(), store]);
+            add_store(setup, name, (names.len() - index) as i32);
         }
         setup.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
     })
+}
+
+/// Has a server start with one more directory store; the default one has the weight -1.
+pub fn add_store(setup: &mut Setup, name: &str, weight: i32) {
+    let store = format!("{name}={}?weight={weight}", directory(&setup.data_dir, name).display());
+    setup.arguments.extend(["--store".to_owned(), store]);
 }
 
 fn directory(data_dir: &Path, name: &str) -> PathBuf {
     data_dir.parent().expect("a directory of the test").join(format!("store-{name}"))
 }
 
-/// Where the bytes of a store of [`start_with_stores`] lie.
+/// Where the bytes of a store of [`add_store`] lie.
 pub fn blobs_of(service: &Service, name: &str) -> PathBuf {
     directory(service.data_dir(), name).join("blobs")
 }

@@ -1,8 +1,8 @@
 //! The crash and fault tests of docs/reliability.md: the real server is killed, starved and lied to, and then audited.
 //!
 //! One file for each `rel_` test; what they share stands beside them: [`run`] (scale, seed, figures), [`content`] (the
-//! bytes of an image to be), [`roads`] (every way in), [`work`] (every job), [`ledger`] and [`audit`] (what was
-//! acknowledged, and whether it is there). All of it is black box: processes, sockets and the files they leave.
+//! bytes of an image to be), [`roads`] (every way in), [`work`] and [`outcome`] (every job, and what must be there
+//! when it has ended), [`ledger`] and [`audit`] (what was acknowledged, and whether it is there). All of it is black box: processes, sockets and the files they leave.
 //!
 //! A binary of its own and not part of `cargo test`: its tests are hungry, run one after another, and take a scale.
 //! `cargo xtask torture` runs it in full, `cargo xtask test` at one per cent.
@@ -15,6 +15,7 @@ mod support;
 mod audit;
 mod content;
 mod ledger;
+mod outcome;
 mod rel_01;
 mod rel_02;
 mod rel_04;

@@ -3,228 +3,248 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use imageops::v1::job::Result as JobResult;
-use imageops::v1::{Digests, Job, JobState};
-use imageops_client::Client;
+use imageops::v1::{Job, JobState};
+use imageops_client::is_final;
 use tokio::task::block_in_place;
 
 use crate::audit;
+use crate::content::Content;
+use crate::outcome::{Asked, Subject};
 use crate::run::Run;
-use crate::support::images::{have, qemu_img};
-use crate::support::jobs::{download, ended, write_busy_disk};
+use crate::support::jobs::{ended, write_busy_disk};
 use crate::support::status::eventually;
+use crate::support::stores::{add_store, blobs_of};
 use crate::support::upload::{digests, upload};
-use crate::support::{Service, wait_for};
-use crate::work::{Output, SOURCE, WORKS, Work, outputs};
+use crate::support::{Service, names_in, wait_for};
+use crate::work::{COPIES, DRAINED, SOURCE, WORKS, Work};
 
 const KILLS: u64 = 500;
+/// Kills until one has struck a job, in so many times what was to be done.
+const PATIENCE: u64 = 20;
 /// Jobs that are asked for between two kills.
 const JOBS_PER_KILL: u64 = 2;
 /// R-4: time from a start to the first running job.
 const START_MAX: Duration = Duration::from_secs(10);
+const MIB: u64 = 1 << 20;
+/// Longest image that is made for one job.
+const OWN_BYTES_MAX: u64 = 32 * MIB;
 
-/// One job that was asked for.
-struct Asked {
-    name: String,
-    work: &'static Work,
-    output: String,
+/// A server whose jobs are killed, and what came of them.
+struct Torture {
+    run: Run,
+    service: Service,
+    shared: Subject,
+    own_bytes: u64,
+    /// Jobs that were asked for and not looked at yet.
+    open: Vec<Asked>,
+    /// All that were ever acknowledged.
+    names: Vec<String>,
+    succeeded: u64,
+    failed: u64,
+    attempts_max: u32,
+    /// Kinds that a kill has struck.
+    struck: BTreeSet<&'static str>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rel_02_each_job_ends_once_whatever_is_killed() {
-    let mut run = Run::new("rel_02");
-    let kills = run.part_of(KILLS, 5);
-    // As many attempts as there can be: here no number of kills may stop a job.
-    let mut service = run.service(|setup| setup.arguments = vec!["--job-attempts".into(), "100".into()]);
-    write_busy_disk(&service.image_path().join(SOURCE), run.part_of(256 << 20, 8 << 20));
-    let disk = std::fs::read(service.image_path().join(SOURCE)).unwrap();
-    let source = upload(&service.client(), &disk).await.name;
-    let normal = normal_times(&service, &source).await;
-    let longest_ms = normal.values().max().unwrap().as_millis() as u64;
-
-    let (mut asked, mut log) = (Vec::new(), String::new());
-    let first_work = run.random.below(WORKS.len() as u64);
-    for kill in 0..kills {
-        let client = service.client();
-        for number in 0..JOBS_PER_KILL {
-            let work = &WORKS[((first_work + kill * JOBS_PER_KILL + number) % WORKS.len() as u64) as usize];
-            let output = format!("out-{kill}-{number}.img");
-            let job = work
-                .start(&client, &source, &output)
-                .await
-                .unwrap_or_else(|error| panic!("{}: {error}", work.name));
-            asked.push(Asked { name: job.name, work, output });
+    let mut torture = Torture::start().await;
+    let source = std::fs::read(torture.source()).unwrap();
+    let normal = torture.normal_times().await;
+    let longest = *normal.values().max().unwrap();
+    let (mut log, mut kill) = (String::new(), 0);
+    let kills = torture.run.part_of(KILLS, 5);
+    let first_work = torture.run.random.below(WORKS.len() as u64);
+    while kill < kills || (!log.contains("attempt=2") && kill < PATIENCE * kills) {
+        for number in kill * JOBS_PER_KILL..(kill + 1) * JOBS_PER_KILL {
+            let work = &WORKS[((first_work + number) % WORKS.len() as u64) as usize];
+            torture.ask(work, format!("out-{number}.img")).await;
         }
-        if kill % 2 == 0 {
-            // Into the middle of a job for certain; the other kills fall where they will.
-            let last = &asked[asked.len() - 1];
+        torture.wait_for_a_moment(kill, &normal, longest).await;
+        log += &block_in_place(|| torture.service.kill());
+        block_in_place(|| torture.service.restart());
+        torture.check_known().await;
+        kill += 1;
+    }
+
+    torture.wait_for_all(normal).await;
+    while let Some(asked) = torture.open.pop() {
+        torture.settle(asked).await;
+    }
+    assert!(torture.attempts_max > 1, "expected a kill in the middle of a job");
+    assert!(std::fs::read(torture.source()).unwrap() == source, "R-8: expected the source as it was");
+    log += &torture.service.kill();
+    let attempts = check_attempts(&log);
+    block_in_place(|| torture.service.restart());
+    torture.check_left().await;
+    let Torture { run, names, succeeded, failed, attempts_max, struck, .. } = torture;
+    run.finish(&format!(
+        "{kill} kills; {} jobs of {} kinds: {succeeded} succeeded, {failed} failed with a reason; {attempts} attempts, at most \
+         {attempts_max} of one job; {} kinds struck; one outcome each",
+        names.len(),
+        WORKS.len(),
+        struck.len()
+    ));
+}
+
+impl Torture {
+    async fn start() -> Self {
+        let mut run = Run::new("rel_02");
+        let service = run.service(|setup| {
+            // As many attempts as there can be: here no number of kills may stop a job.
+            setup.arguments = vec!["--job-attempts".into(), "100".into()];
+            // Nothing goes into them but what names them.
+            add_store(setup, COPIES, -5);
+            add_store(setup, DRAINED, -9);
+        });
+        let source_bytes = run.part_of(256 * MIB, 8 * MIB);
+        write_busy_disk(&service.image_path().join(SOURCE), source_bytes);
+        let disk = std::fs::read(service.image_path().join(SOURCE)).unwrap();
+        let name = upload(&service.client(), &disk).await.name;
+        let shared = Subject { name, digests: digests(&disk), is_own: false };
+        Self {
+            run,
+            service,
+            shared,
+            own_bytes: source_bytes.min(OWN_BYTES_MAX),
+            open: Vec::new(),
+            names: Vec::new(),
+            succeeded: 0,
+            failed: 0,
+            attempts_max: 0,
+            struck: BTreeSet::new(),
+        }
+    }
+
+    fn source(&self) -> std::path::PathBuf {
+        self.service.image_path().join(SOURCE)
+    }
+
+    /// Asks for a job. The one before it of the same kind is looked at first: some kinds have one job at a time.
+    async fn ask(&mut self, work: &'static Work, output: String) {
+        if let Some(index) = self.open.iter().position(|asked| asked.work.name == work.name) {
+            let former = self.open.remove(index);
+            self.settle(former).await;
+        }
+        let client = self.service.client();
+        let own = Content::new(self.run.random.next(), self.own_bytes);
+        let subject = Subject::of(&client, work, &self.shared, own).await;
+        let job = work.start(&client, &subject.name, &output).await;
+        let name = job.unwrap_or_else(|error| panic!("{}: {error}", work.name)).name;
+        self.names.push(name.clone());
+        self.open.push(Asked { name, work, output, subject });
+    }
+
+    /// Waits for the end of a job and takes what it has made.
+    async fn settle(&mut self, asked: Asked) {
+        let job = ended(&self.service.client(), &asked.name).await;
+        let is_success = asked.check(&self.service, &job).await;
+        asked.remove(&self.service, &job).await;
+        *if is_success { &mut self.succeeded } else { &mut self.failed } += 1;
+        self.attempts_max = self.attempts_max.max(job.attempt);
+        if job.attempt > 1 {
+            self.struck.insert(asked.work.name);
+        }
+    }
+
+    /// How long each kind of job takes when nothing disturbs it.
+    async fn normal_times(&mut self) -> BTreeMap<&'static str, Duration> {
+        let mut times = BTreeMap::new();
+        for work in WORKS {
+            self.ask(work, "normal.img".to_owned()).await;
+            let asked = self.open.pop().expect("the job that was just asked for");
+            let job = wait_for(&self.service.client(), &asked.name, JobState::Succeeded).await;
+            times.insert(work.name, taken(&job));
+            self.settle(asked).await;
+        }
+        times
+    }
+
+    /// Every second kill strikes the middle of a job, if that takes long enough; the others fall where they will.
+    async fn wait_for_a_moment(
+        &mut self,
+        kill: u64,
+        normal: &BTreeMap<&'static str, Duration>,
+        longest: Duration,
+    ) {
+        // A little longer than the longest job, so that some end between two kills and the queue stays short.
+        let mut most = longest * 3 / 2;
+        if kill.is_multiple_of(2) {
+            let client = self.service.client();
+            let last = self.open.last().expect("a job");
             eventually("a job that runs", || async {
                 (client.get_job(&last.name).await.ok()?.state() != JobState::Queued).then_some(())
             })
             .await;
+            most = normal[last.work.name];
         }
-        // A little longer than the longest job, so that some end between two kills and the queue stays short.
-        tokio::time::sleep(Duration::from_millis(
-            run.random.below(longest_ms * 3 / 2) >> (2 * ((kill + 1) % 2)),
-        ))
-        .await;
-        log += &block_in_place(|| service.kill());
-        block_in_place(|| service.restart());
-        check_known(&service.client(), &asked).await;
+        let most_us = u64::try_from(most.as_micros()).unwrap().max(1);
+        tokio::time::sleep(Duration::from_micros(self.run.random.below(most_us))).await;
     }
 
-    let client = service.client();
-    let start = Instant::now();
-    let pending = pending(&client, &asked).await;
-    for asked in &pending {
-        ended(&client, &asked.name).await;
+    /// No job that was answered is forgotten.
+    async fn check_known(&self) {
+        let client = self.service.client();
+        for name in &self.names {
+            if let Err(error) = client.get_job(name).await {
+                panic!("expected {name}, which was acknowledged: {error}");
+            }
+        }
     }
-    let waited = start.elapsed();
-    let allowed = 2 * pending.iter().map(|asked| normal[asked.work.name]).sum::<Duration>() + START_MAX;
-    assert!(
-        waited <= allowed,
-        "expected the {} jobs that were open to end within {allowed:?}, not {waited:?}",
-        pending.len()
-    );
-    let mut figures = Figures::default();
-    for asked in &asked {
-        let job = client.get_job(&asked.name).await.unwrap();
-        figures.attempts_max = figures.attempts_max.max(job.attempt);
-        figures.take(&service, &client, asked, &job, &digests(&disk)).await;
-    }
-    assert!(figures.attempts_max > 1, "expected a kill in the middle of a job");
-    figures.check_outputs(&service, &client, &source).await;
-    assert!(
-        std::fs::read(service.image_path().join(SOURCE)).unwrap() == disk,
-        "R-8: expected the source as it was"
-    );
-    log += &service.kill();
-    let started = check_attempts(&log);
-    block_in_place(|| service.restart());
-    audit::check_store(&service).await;
-    run.finish(&format!(
-        "{kills} kills; {} jobs: {} succeeded, {} failed with a reason; {started} attempts, at most {} of one job; {} outputs",
-        asked.len(),
-        figures.succeeded,
-        figures.failed,
-        figures.attempts_max,
-        figures.files.len() + figures.images.len()
-    ));
-}
 
-/// How long each kind of job takes when nothing disturbs it.
-async fn normal_times(service: &Service, source: &str) -> BTreeMap<&'static str, Duration> {
-    let client = service.client();
-    let mut times = BTreeMap::new();
-    for work in WORKS {
+    /// R-4: the open jobs end in twice their time.
+    async fn wait_for_all(&mut self, mut normal: BTreeMap<&'static str, Duration>) {
+        let client = self.service.client();
         let start = Instant::now();
-        let job = work.start(&client, source, "normal.img").await.unwrap();
-        let job = wait_for(&client, &job.name, JobState::Succeeded).await;
-        times.insert(work.name, start.elapsed());
-        if let (_, Some(image)) = outputs(&job) {
-            client.delete_image(&image, "").await.unwrap();
-            client.purge_image(&image, "").await.unwrap();
+        let mut waited_for = Vec::new();
+        for asked in &self.open {
+            if !is_final(client.get_job(&asked.name).await.unwrap().state()) {
+                waited_for.push(asked.work.name);
+            }
         }
-    }
-    std::fs::remove_file(service.image_path().join("normal.img")).unwrap();
-    times
-}
-
-/// No job that was answered is forgotten.
-async fn check_known(client: &Client, asked: &[Asked]) {
-    for asked in asked {
-        if let Err(error) = client.get_job(&asked.name).await {
-            panic!("expected {} ({}), which was acknowledged: {error}", asked.name, asked.work.name);
+        for asked in &self.open {
+            ended(&client, &asked.name).await;
         }
-    }
-}
-
-async fn pending<'a>(client: &Client, asked: &'a [Asked]) -> Vec<&'a Asked> {
-    let mut pending = Vec::new();
-    for asked in asked {
-        if !imageops_client::is_final(client.get_job(&asked.name).await.unwrap().state()) {
-            pending.push(asked);
-        }
-    }
-    pending
-}
-
-/// What the jobs came to.
-#[derive(Default)]
-struct Figures {
-    succeeded: u64,
-    failed: u64,
-    attempts_max: u32,
-    files: BTreeSet<String>,
-    images: BTreeSet<String>,
-}
-
-impl Figures {
-    /// R-3: success has one output, failure none and a reason.
-    async fn take(&mut self, service: &Service, client: &Client, asked: &Asked, job: &Job, source: &Digests) {
-        let (file, image) = outputs(job);
-        if job.state() == JobState::Failed {
-            let reason = job.error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
-            assert!(!reason.is_empty(), "{}: expected a reason: {job:?}", asked.work.name);
-            assert_eq!((file, image), (None, None), "{}: expected no output", asked.work.name);
-            self.failed += 1;
-            return;
-        }
-        assert_eq!(job.state(), JobState::Succeeded, "{}: expected success: {job:?}", asked.work.name);
-        self.succeeded += 1;
-        let made = match (&file, &image) {
-            (Some(_), None) => Output::File,
-            (None, Some(_)) => Output::Image,
-            _ => Output::Nothing,
+        let waited = start.elapsed();
+        let allowed = |normal: &BTreeMap<_, Duration>| {
+            2 * waited_for.iter().map(|name| normal[name]).sum::<Duration>() + START_MAX
         };
-        assert!(made == asked.work.output, "{}: expected another output: {job:?}", asked.work.name);
-        match job.result.as_ref().expect("a result") {
-            JobResult::Check(result) => {
-                // A check takes no CRC.
-                let source = Digests { crc32: None, ..source.clone() };
-                assert_eq!(result.digests, Some(source), "{}", asked.work.name)
-            }
-            JobResult::Compress(result) => {
-                assert!(result.verified, "{job:?}");
-                if let Some(image) = &image {
-                    let bytes = download(client, image).await;
-                    assert_eq!(
-                        result.digests,
-                        Some(digests(&bytes)),
-                        "{image}: expected the bytes that it names"
-                    );
-                }
-            }
-            _ => {}
-        }
-        if let Some(file) = &file {
-            assert_eq!(*file, asked.output);
-            if have("qemu-img") {
-                let output = service.image_path().join(file);
-                assert!(
-                    qemu_img(["check", output.to_str().unwrap()]).status.success(),
-                    "{file}: expected a sound image"
-                );
+        if waited > allowed(&normal) {
+            // Perhaps the machine is slower now than it was at first.
+            for (name, time) in self.normal_times().await {
+                normal.entry(name).and_modify(|known| *known = time.max(*known));
             }
         }
-        self.files.extend(file);
-        self.images.extend(image);
+        let allowed = allowed(&normal);
+        assert!(waited <= allowed, "expected {waited_for:?} to end within {allowed:?}, not {waited:?}");
     }
 
-    /// Exactly these outputs are there, and nothing unfinished.
-    async fn check_outputs(&mut self, service: &Service, client: &Client, source: &str) {
-        let mut files = self.files.clone();
-        files.insert(SOURCE.to_owned());
-        assert_eq!(
-            service.image_names(),
-            Vec::from_iter(files),
-            "expected one file for each job that makes one"
-        );
-        let mut images = self.images.clone();
-        images.insert(source.to_owned());
-        let found: BTreeSet<_> = audit::images(client).await.into_iter().map(|image| image.name).collect();
-        assert_eq!(found, images, "expected one image for each job that makes one");
+    /// When all that jobs have made was taken away, nothing is left of them: no output was made twice.
+    async fn check_left(&self) {
+        let client = self.service.client();
+        assert_eq!(self.service.image_names(), [SOURCE], "expected one file for each job that makes one");
+        let left: Vec<_> = audit::images(&client).await.into_iter().map(|image| image.name).collect();
+        assert_eq!(left, [self.shared.name.as_str()], "expected one image for each job that makes one");
+        self.shared.compare(&client).await;
+        audit::check_store(&self.service).await;
+        for store in [COPIES, DRAINED] {
+            let blobs = blobs_of(&self.service, store);
+            for directory in [blobs.with_file_name("staging"), blobs] {
+                eventually(&format!("nothing in {}", directory.display()), || async {
+                    names_in(&directory).is_empty().then_some(())
+                })
+                .await;
+            }
+        }
     }
+}
+
+/// From the moment at which a job was asked for to its end.
+fn taken(job: &Job) -> Duration {
+    let ms = |time: Option<pbjson_types::Timestamp>| {
+        time.map_or(0, |time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000)
+    };
+    Duration::from_millis(u64::try_from(ms(job.end_time) - ms(job.create_time)).unwrap_or_default())
 }
 
 /// No attempt ran twice, and none began before the one before it: the number of the attempt is what fences. How many

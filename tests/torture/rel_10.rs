@@ -116,7 +116,8 @@ async fn rel_10_no_space_at_any_moment_of_a_job() {
     let disk_bytes = std::fs::read(service.image_path().join(SOURCE)).unwrap();
     let source = upload(&service.client(), &disk_bytes).await.name;
     let mut figures = Figures::default();
-    for work in WORKS {
+    let works: Vec<_> = WORKS.iter().filter(|work| work.makes_outputs()).collect();
+    for work in &works {
         for size in 0..sizes {
             let free_bytes = size * (SOURCE_BYTES + SPARE_BYTES) / (sizes - 1);
             fill_job(&service, &disk, work, &source, free_bytes, &mut figures).await;
@@ -131,7 +132,7 @@ async fn rel_10_no_space_at_any_moment_of_a_job() {
     let Figures { refused, done } = figures;
     run.finish(&format!(
         "jobs: {sizes} sizes of free space in {} kinds; {refused} ended with NO_SPACE, {done} succeeded",
-        WORKS.len()
+        works.len()
     ));
 }
 

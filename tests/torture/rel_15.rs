@@ -1,5 +1,7 @@
-//! rel_15: the faults of an object store. Here the proxy that makes them is shown to do what it says; the store over S3 is
-//! put behind it.
+//! rel_15: the faults of an object store. The proxy that makes them is shown to do what it says; what a server does whose
+//! store is behind it stands in [`server`].
+
+mod server;
 
 use std::collections::BTreeSet;
 use std::io;

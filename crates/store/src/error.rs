@@ -36,8 +36,20 @@ pub enum Error {
     Io(#[source] io::Error),
 }
 
+impl Error {
+    /// Whether the store was not there, or could not be reached: nothing is known of its bytes.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Gone(_) | Self::Unavailable(_))
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
+        // What a blob has failed with, on its way through readers that know nothing but such errors.
+        let error = match error.downcast::<Self>() {
+            Ok(inner) => return inner,
+            Err(error) => error,
+        };
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,
             io::ErrorKind::AlreadyExists => Self::Exists,
@@ -56,3 +68,17 @@ impl From<io::Error> for Error {
 
 /// Result of the stores' methods.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_store_comes_out_as_it_went_in() {
+        let inner = Error::Unavailable(io::ErrorKind::TimedOut.into());
+        let outer = Error::from(io::Error::other(inner));
+        assert!(matches!(&outer, Error::Unavailable(_)) && outer.is_away(), "{outer:?}");
+        let plain = Error::from(io::Error::other("anything"));
+        assert!(matches!(&plain, Error::Io(_)) && !plain.is_away(), "{plain:?}");
+    }
+}

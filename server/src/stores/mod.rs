@@ -277,7 +277,16 @@ impl Stores {
 
     /// Probes all stores, and looks for those that are not there.
     pub async fn probe_all(&self) -> Result<()> {
-        for before in self.all() {
+        self.probe_each(self.all()).await
+    }
+
+    /// Looks for the stores that are not there.
+    pub async fn probe_disconnected(&self) -> Result<()> {
+        self.probe_each(self.all().into_iter().filter(|slot| !slot.is_connected()).collect()).await
+    }
+
+    async fn probe_each(&self, slots: Vec<Slot>) -> Result<()> {
+        for before in slots {
             let id = before.row.id;
             let after = match before.store.clone() {
                 Some(store) => self.probe(before, store).await?,

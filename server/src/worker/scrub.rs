@@ -98,11 +98,12 @@ async fn is_sound(
             }
             // Once more: an upload of the same bytes may have made it whole meanwhile.
             Ok(Reading::Whole { .. }) => continue,
-            Ok(Reading::Failed(error)) => {
-                tracing::warn!(%store, blob = blob.blob, %error, "stored bytes cannot be read");
-            }
+            Ok(Reading::Failed(error)) => match Error::from(error) {
+                error if error.is_away() => return Err(error.into()),
+                error => tracing::warn!(%store, blob = blob.blob, %error, "stored bytes cannot be read"),
+            },
             Err(Error::Corrupt) => return Ok(false),
-            Err(error @ (Error::Gone(_) | Error::Unavailable(_))) => return Err(error.into()),
+            Err(error) if error.is_away() => return Err(error.into()),
             Err(error) => tracing::warn!(%store, blob = blob.blob, %error, "stored bytes cannot be opened"),
         }
         // Bytes are at fault only where everything else in the store can be read.

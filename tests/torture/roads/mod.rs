@@ -121,16 +121,32 @@ impl fmt::Display for Setback {
 impl Setback {
     /// Whether the service says that it has no room.
     pub fn is_no_space(&self) -> bool {
-        // The legacy surface has one literal for whatever cannot be stored.
-        const LITERALS: [&str; 2] = ["\"fail to upload package\"", "\"fail to save chunk file part\""];
         match self {
             Self::Cut(_) => false,
-            Self::Refused { reason, text } => {
-                reason == "NO_SPACE" || LITERALS.iter().any(|literal| text.trim().ends_with(literal))
-            }
+            Self::Refused { reason, text } => reason == "NO_SPACE" || is_not_stored(text),
         }
     }
+
+    /// Whether the service says that its store cannot be reached now.
+    pub fn is_store_away(&self) -> bool {
+        let (reason, text) = match self {
+            Self::Cut(text) => ("", text),
+            Self::Refused { reason, text } => (reason.as_str(), text),
+        };
+        let is_told = reason == STORE_AWAY || text.contains(&format!("\"reason\":\"{STORE_AWAY}\""));
+        // An answer to HEAD tells no more than its status.
+        is_told || is_not_stored(text) || text.trim() == "503"
+    }
 }
+
+/// The legacy surface has one literal for whatever cannot be stored.
+fn is_not_stored(text: &str) -> bool {
+    const LITERALS: [&str; 2] = ["\"fail to upload package\"", "\"fail to save chunk file part\""];
+    LITERALS.iter().any(|literal| text.trim().ends_with(literal))
+}
+
+/// The reason of what is refused because a store cannot be reached.
+const STORE_AWAY: &str = "STORE_DISCONNECTED";
 
 /// The roads that this server has. Each one that it lacks is told, here and in the figures.
 pub fn present(http: SocketAddr) -> Vec<&'static Road> {
@@ -241,7 +257,7 @@ fn setback(answer: &Answer) -> Setback {
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let reason = problem["reason"].as_str().unwrap_or_default().to_owned();
     if [502, 503, 504].contains(&answer.status) {
-        return Setback::Cut(text);
+        return Setback::Cut(format!("{} {text}", answer.status));
     }
     Setback::Refused { reason, text: format!("{} {text}", answer.status) }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::process::{self, Run as _};
 use crate::suites::libtest;
 use crate::tally::Counts;
+use crate::tools;
 use crate::workspace::Workspace;
 
 /// Head of the table of figures; `docs/reliability.md` has the same.
@@ -38,6 +39,7 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan<'_>) -> Result<Counts> {
         .args(plan.only)
         .current_dir(&workspace.root)
         .env("IMAGEOPS_FAIL_POINT_SERVER", fail_point_server)
+        .env("IMAGEOPS_TEST_S3", tools::s3s_fs(workspace)?)
         .env("IMAGEOPS_TORTURE_FIGURES", &figures)
         .env("IMAGEOPS_TORTURE_SCALE", plan.scale_percent.to_string());
     if let Some(seed) = plan.seed {

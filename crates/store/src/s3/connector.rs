@@ -1,5 +1,8 @@
 //! The HTTP client below the object store's: no proxy from the environment, no redirects, a time limit for each attempt,
 //! and a circuit breaker that sees all of them.
+//!
+//! Whatever is sent here may be sent again: a key belongs to one upload, and what a put or a completion came to is proven
+//! afterwards. The client above knows that of some requests alone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +18,7 @@ use tokio::time::timeout;
 use super::breaker::Breaker;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Until the answer begins, for a request without a body.
+/// Until the answer begins, for a request without a body; most operations have to be tried several times in their limit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Completing an upload of many parts: the server may copy them.
 const COMPLETION_TIMEOUT: Duration = Duration::from_secs(120);
@@ -71,13 +74,23 @@ impl HttpService for Guarded {
             .unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Timeout, Refusal::Timeout)));
         let is_success = answer.as_ref().is_ok_and(|answer| !is_outage(answer.status()));
         attempt.ended(is_success, Instant::now());
-        answer
+        answer.map_err(sendable_again)
+    }
+}
+
+/// The error of a request whose fate is not known, as one that is tried again whatever the request was.
+fn sendable_again(error: HttpError) -> HttpError {
+    match error.kind() {
+        HttpErrorKind::Timeout | HttpErrorKind::Interrupted => HttpError::new(HttpErrorKind::Request, error),
+        _ => error,
     }
 }
 
 fn answer_limit(request: &HttpRequest) -> Duration {
     let body_bytes = request.body().content_length() as u64;
-    let base = if request.method() == Method::POST { COMPLETION_TIMEOUT } else { ANSWER_TIMEOUT };
+    let names_upload = request.uri().query().is_some_and(|query| query.contains("uploadId="));
+    let is_completion = request.method() == Method::POST && names_upload;
+    let base = if is_completion { COMPLETION_TIMEOUT } else { ANSWER_TIMEOUT };
     base + Duration::from_secs(body_bytes / BYTES_PER_SECOND_MIN)
 }
 

@@ -84,9 +84,11 @@ fn code(error: &ObjectError) -> Option<String> {
 fn transport(error: &ObjectError) -> Option<&'static str> {
     use object_store::client::HttpErrorKind::{Connect, Decode, Interrupted, Request, Timeout};
     let mut current: &(dyn StdError + 'static) = error;
+    let mut found = None;
+    // The innermost knows best: see `sendable_again`.
     loop {
         if let Some(error) = current.downcast_ref::<HttpError>() {
-            return Some(match error.kind() {
+            found = Some(match error.kind() {
                 Connect => "no connection",
                 Timeout => "timeout",
                 Interrupted | Request => "the connection broke",
@@ -94,6 +96,7 @@ fn transport(error: &ObjectError) -> Option<&'static str> {
                 _ => "it has failed for a while",
             });
         }
-        current = current.source()?;
+        let Some(source) = current.source() else { return found };
+        current = source;
     }
 }

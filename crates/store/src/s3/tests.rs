@@ -176,6 +176,32 @@ fn rel_15_a_tenth_of_failures_is_not_noticed() {
     }
 }
 
+/// Requests that are sent again only by who knows that they may be: puts on a condition, and what is posted.
+#[test]
+fn rel_15_whatever_lost_its_answer_is_sent_again() {
+    let Some(harmed) = Harmed::open() else { return };
+    let content = noise(12, 9 * MIB);
+    for harm in [Harm::AnswerLost, Harm::Silence] {
+        for length in [MIB, 9 * MIB] {
+            harmed.stage("s", &content[..length]);
+            let mut met = std::collections::BTreeSet::new();
+            // Each kind of request is harmed once.
+            harmed.proxy.choose(move |request| {
+                let query = request.uri().query().unwrap_or_default();
+                let names =
+                    query.split('&').map(|pair| pair.split('=').next().unwrap_or_default().to_owned());
+                let kind = (request.method().to_string(), names.collect::<Vec<_>>());
+                // The server may be at work on a completion for long.
+                let is_patient = harm == Harm::Silence && is_completion(request);
+                if !is_patient && met.insert(kind) { harm } else { Harm::None }
+            });
+            harmed.store.publish("s", "b").unwrap_or_else(|error| panic!("{harm:?}: {error:?}"));
+            assert!(read_blob(&harmed.store, "b") == content[..length], "{harm:?}");
+            harmed.store.remove("b").unwrap_or_else(|error| panic!("{harm:?}: {error:?}"));
+        }
+    }
+}
+
 /// A server that answers nothing but failures: refused at once by the breaker, served again when it recovers.
 #[test]
 fn rel_15_a_broken_server_is_refused_quickly() {
