@@ -8,8 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imageops::v1::{Image, StoreStatus, UploadMetadata};
+use imageops::v1::{CheckRequest, Image, StoreStatus, UploadMetadata};
 use serde_json::Value;
+use support::jobs::{compress_file, file};
+use support::process::Setup;
 use support::status::assert_status;
 use support::stores::{blobs_of, start_with_stores, store};
 use support::upload::{metadata, try_upload};
@@ -133,4 +135,78 @@ async fn nothing_is_written_where_a_store_no_longer_is() {
     assert_eq!(store(&service, "disk").await.status(), StoreStatus::Connected);
     let data = support::jobs::download(&service.client(), &kept.name).await;
     assert_eq!(data, b"on the disk");
+}
+
+/// What one catalogue stored is nothing that another one may tidy up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_another_catalogue_is_left_alone() {
+    let mut service = start_with_stores(&["disk"], &[]);
+    upload_to(&service, "disk", b"on the disk").await.unwrap();
+    upload_to(&service, "default", b"in the data directory").await.unwrap();
+    let blobs = blobs_of(&service, "disk");
+    let kept = [names(&blobs), service.blobs()];
+    service.kill();
+
+    // The catalogue is lost, and a server starts with a fresh one.
+    let aside = service.scratch().join("aside");
+    fs::create_dir(&aside).unwrap();
+    let is_catalogue = |name: &String| name.starts_with("catalogue.sqlite");
+    let move_catalogue = |from: &Path, to: &Path| {
+        for name in names(from).into_iter().filter(is_catalogue) {
+            fs::rename(from.join(&name), to.join(&name)).unwrap();
+        }
+    };
+    move_catalogue(service.data_dir(), &aside);
+    let refused = service.setup().command().output().unwrap();
+    assert!(!refused.status.success());
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("belongs to another catalogue"), "{said}");
+    assert_eq!([names(&blobs), service.blobs()], kept);
+
+    // Another server with the same directory.
+    let mut setup = Setup::below(binary("imageops-server"), &service.scratch().join("other"));
+    fs::create_dir_all(&setup.image_path).unwrap();
+    setup.arguments = vec!["--store".to_owned(), format!("disk={}", blobs.parent().unwrap().display())];
+    let refused = setup.command().output().unwrap();
+    assert!(!refused.status.success());
+    assert_eq!(names(&blobs), kept[0]);
+
+    for name in names(service.data_dir()).into_iter().filter(is_catalogue) {
+        fs::remove_file(service.data_dir().join(name)).unwrap();
+    }
+    move_catalogue(&aside, service.data_dir());
+    service.restart();
+    assert_eq!([names(&blobs), service.blobs()], kept);
+}
+
+/// SEC-27: stored bytes are no files, wherever their store lies.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_27_a_store_below_the_image_root_cannot_be_named() {
+    let service = Service::start_changed(|setup| {
+        let place = setup.image_path.join("inside");
+        setup.arguments = vec!["--store".to_owned(), format!("inside={}?weight=5", place.display())];
+    });
+    let image = upload_to(&service, "inside", &[7; 4096]).await.unwrap();
+    let path = format!("inside/blobs/{}", image.name.trim_start_matches("images/"));
+    assert!(service.image_path().join(&path).is_file());
+    let client = service.client();
+    let check = CheckRequest { source: file(&path), ..CheckRequest::default() };
+    let refused = client.stub().check(check).await.unwrap_err();
+    assert_status(&refused, Code::NotFound, "FILE_NOT_FOUND");
+    fs::write(service.image_path().join("disk.raw"), [1; 4096]).unwrap();
+    let refused = client.stub().compress(compress_file("disk.raw", &path)).await.unwrap_err();
+    assert_status(&refused, Code::InvalidArgument, "INVALID_OUTPUT_FILE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_another_one_is_refused() {
+    let roots = tempfile::tempdir().unwrap();
+    let service = Service::start_with(&["--store-roots", roots.path().to_str().unwrap()]);
+    let place = |name: &str| roots.path().join(name).to_str().unwrap().to_owned();
+    json(&imageops(&service, &["store", "add", "one", &place("one"), "-o", "json"]));
+    let refused = imageops(&service, &["store", "add", "two", &place("one/blobs/two")]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("lies in the store one"));
+    std::os::unix::fs::symlink("/srv", place("link")).unwrap();
+    let refused = imageops(&service, &["store", "add", "three", &place("link")]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--store-roots"));
 }

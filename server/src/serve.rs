@@ -147,7 +147,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
     let image_root = Arc::new(image_root);
     let catalogue = open_catalogue(&config).await?;
     let worker = worker::identity(&data_dir).map_err(|error| storage(&data_dir, error))?;
-    let stores = open_stores(&config, &*catalogue, store, &data_dir).await?;
+    let stores = open_stores(&config, &*catalogue, store, &data_dir, &image_root).await?;
     sweep::recover(&*catalogue, worker, &stores).await.map_err(|failure| not_recovered(&failure))?;
     Ok(Arc::new(App {
         authenticator: Authenticator::new(config.auth, Arc::clone(&catalogue)),
@@ -170,10 +170,13 @@ async fn open_stores(
     catalogue: &dyn Catalogue,
     default: Arc<dyn Store>,
     data_dir: &Path,
+    image_root: &Arc<ImageRoot>,
 ) -> Result<Arc<Stores>, Fatal> {
     let (path, staging) = (data_dir.join("store"), data_dir.join("staging"));
     let credentials = config.credentials.clone();
-    let stores = Stores::open(catalogue, default, &path, &config.stores, credentials, staging).await;
+    let stores =
+        Stores::open(catalogue, default, &path, &config.stores, credentials, staging, Arc::clone(image_root))
+            .await;
     Ok(Arc::new(stores.map_err(|failure| Fatal::new(Exit::Storage, failure.message))?))
 }
 

@@ -27,6 +27,8 @@ const INTERVAL: Duration = Duration::from_secs(300);
 const GRACE: Duration = Duration::from_secs(900);
 /// Age at which parts of objects that were never completed go: more than the longest upload to a bucket.
 const INCOMPLETE_AGE: Duration = Duration::from_secs(86_400);
+/// Blobs without a row that a crash may leave, whatever the share of all that they are.
+const ORPHANS_MIN: usize = 16;
 /// A day.
 const DAY_MS: i64 = 86_400_000;
 /// Conversions that one sweep evicts at most.
@@ -81,14 +83,36 @@ async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn S
         return Ok(());
     }
     let listing = Arc::clone(store);
-    for entry in blocking(move || listing.list()).await?? {
+    let entries = blocking(move || listing.list()).await??;
+    let (all, mut orphans) = (entries.len(), Vec::new());
+    for entry in entries {
         if !catalogue.is_blob_referenced(id, &entry.key).await? {
-            tracing::info!(key = entry.key, "bytes without a row are removed");
-            let store = Arc::clone(store);
-            blocking(move || store.remove(&entry.key)).await??;
+            orphans.push(entry.key);
+        }
+    }
+    if is_suspicious(orphans.len(), all) {
+        tracing::error!(
+            blobs = all,
+            without_a_row = orphans.len(),
+            "most bytes of a store have no row, so none are removed: is this the catalogue that it was filled with?"
+        );
+        return Ok(());
+    }
+    for key in orphans {
+        tracing::info!(key, "bytes without a row are removed");
+        let store = Arc::clone(store);
+        // One that cannot be removed keeps no other.
+        if let Err(error) = blocking(move || store.remove(&key)).await? {
+            tracing::warn!(%error, "bytes without a row were not removed; the collector tries again");
         }
     }
     Ok(())
+}
+
+/// Whether so many blobs without a row are more than calls that were cut off leave: then the catalogue is at fault, and what
+/// it does not know may be all that there is.
+fn is_suspicious(orphans: usize, all: usize) -> bool {
+    orphans >= ORPHANS_MIN && orphans > all / 2
 }
 
 /// Staged files of uploads bear the upload's id. Those of jobs have other names, and belong to this process alone.
@@ -237,16 +261,17 @@ impl Orphans {
                     continue;
                 }
             };
+            let (all, mut orphans) = (entries.len(), Vec::new());
             for entry in entries {
-                if !self.is_suspect(id, &entry) {
-                    continue;
+                if self.is_suspect(id, &entry) && !app.catalogue.is_blob_referenced(id, &entry.key).await? {
+                    orphans.push(entry);
                 }
-                if app.catalogue.is_blob_referenced(id, &entry.key).await? {
-                    continue;
-                }
+            }
+            let is_suspicious = is_suspicious(orphans.len(), all);
+            for entry in orphans {
                 let place = (id, entry.key);
                 let since = self.seen.get(&place).copied().unwrap_or_else(Instant::now);
-                if since.elapsed() < GRACE {
+                if since.elapsed() < GRACE || is_suspicious {
                     bytes += entry.size_bytes;
                     seen.insert(place, since);
                     continue;

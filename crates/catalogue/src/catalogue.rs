@@ -287,6 +287,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// call.
     async fn purge_expired_images(&self, now: Micros) -> Result<Vec<ImageRow>>;
 
+    /// The id of this catalogue, made when it is asked for the first time.
+    async fn identity(&self) -> Result<Uuid>;
+
     /// The oldest image of the tenant with these bytes in this store, and their blob there. Never one whose bytes are not to
     /// be trusted, or of another tenant (SEC-29).
     async fn find_same(

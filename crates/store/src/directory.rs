@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store      the stamp: what this directory is, and the store's id
+//! catalogue  the id of the catalogue that knows what is in it
 //! lock       held by the one process that uses it
 //! staging/   files that are being written, named by their key
 //! blobs/     complete, durable files, named by their key
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use imageops_model::StoreId;
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use crate::blob::FileBlob;
 use crate::calls::{Calls, SystemCalls};
@@ -154,6 +156,14 @@ impl Store for DirectoryStore {
 
     fn kind(&self) -> Kind {
         Kind::Directory
+    }
+
+    fn owner(&self) -> Result<Option<Uuid>> {
+        stamp::read_owner(self.place.directory())
+    }
+
+    fn set_owner(&self, catalogue: Uuid) -> Result<()> {
+        stamp::write_owner(self.place.directory(), catalogue)
     }
 
     fn probe(&self) -> Result<()> {

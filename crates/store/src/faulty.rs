@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use imageops_model::StoreId;
+use uuid::Uuid;
 
 use crate::{Blob, Entry, Error, Kind, Result, Space, Store};
 
@@ -129,6 +130,14 @@ impl<S: Store> Store for FaultyStore<S> {
 
     fn kind(&self) -> Kind {
         self.store.kind()
+    }
+
+    fn owner(&self) -> Result<Option<Uuid>> {
+        self.faults.call(|| self.store.owner())
+    }
+
+    fn set_owner(&self, catalogue: Uuid) -> Result<()> {
+        self.faults.call(|| self.store.set_owner(catalogue))
     }
 
     fn probe(&self) -> Result<()> {

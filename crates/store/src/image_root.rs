@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -43,7 +44,7 @@ pub struct ImageRoot {
     root: Dir,
     root_id: FileId,
     /// Directories and files that no name may lead to or into.
-    keep_out: Vec<FileId>,
+    keep_out: RwLock<Vec<FileId>>,
 }
 
 /// Where an output goes: a directory beneath the root, held open, and a name in it.
@@ -62,26 +63,37 @@ impl ImageRoot {
     /// by whatever way. One that the root itself lies in is left out of this, since no name leads up to it.
     /// [`Error::Unusable`] when the root or one of them is missing, or the root is one of them.
     pub fn open(root: &Path, keep_out: &[PathBuf]) -> Result<Self> {
-        let unusable = |sentence: &str| Error::Unusable(sentence.to_owned());
         let root = Dir::open_ambient_dir(root, ambient_authority())
             .map_err(|_| unusable("the image root is not a directory that can be opened"))?;
         let root_id = FileId::of(&root).map_err(failure)?;
-        let above = ids_above(&root)?;
-        let mut kept = Vec::with_capacity(keep_out.len());
+        let opened = Self { root, root_id, keep_out: RwLock::default() };
         for path in keep_out {
-            let entry =
-                sys::stat(path).map_err(|_| unusable("what the image root must keep out does not exist"))?;
-            let id = FileId::from(&entry);
-            if id == root_id {
-                return Err(unusable(
-                    "the image root is the data directory itself: name a directory in or beside it",
-                ));
-            }
-            if !above.contains(&id) {
+            opened.keep_out(path)?;
+        }
+        Ok(opened)
+    }
+
+    /// Makes that no name leads to or into `path` from now on, as by [`ImageRoot::open`].
+    pub fn keep_out(&self, path: &Path) -> Result<()> {
+        let entry =
+            sys::stat(path).map_err(|_| unusable("what the image root must keep out does not exist"))?;
+        let id = FileId::from(&entry);
+        if id == self.root_id {
+            return Err(unusable(
+                "the image root is the data directory or a store itself: name a directory in or beside it",
+            ));
+        }
+        if !ids_above(&self.root)?.contains(&id) {
+            let mut kept = self.keep_out.write().unwrap_or_else(PoisonError::into_inner);
+            if !kept.contains(&id) {
                 kept.push(id);
             }
         }
-        Ok(Self { root, root_id, keep_out: kept })
+        Ok(())
+    }
+
+    fn is_kept_out(&self, id: FileId) -> bool {
+        self.keep_out.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     /// Opens a source for reading. What is checked on the returned handle is what will be used.
@@ -136,7 +148,7 @@ impl ImageRoot {
     /// lock (`flock`). How many. Links are not followed, what is kept out is not entered, and the walk ends after a bounded
     /// number of entries.
     pub fn sweep_partials(&self) -> Result<u64> {
-        sweep::sweep(self.reopen_root()?, &self.keep_out)
+        sweep::sweep(self.reopen_root()?, &self.keep_out.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn reopen_root(&self) -> Result<OwnedFd> {
@@ -144,8 +156,7 @@ impl ImageRoot {
     }
 
     fn is_usable(&self, entry: &Stat) -> bool {
-        FileType::from_raw_mode(entry.st_mode) == FileType::RegularFile
-            && !self.keep_out.contains(&entry.into())
+        FileType::from_raw_mode(entry.st_mode) == FileType::RegularFile && !self.is_kept_out(entry.into())
     }
 
     fn resolve(&self, name: &str) -> io::Result<Place> {
@@ -185,7 +196,7 @@ impl ImageRoot {
         let mut id = FileId::of(directory)?;
         let mut parent: Option<OwnedFd> = None;
         for _ in 0..DEPTH_MAX {
-            if self.keep_out.contains(&id) {
+            if self.is_kept_out(id) {
                 return Err(Errno::NOENT.into());
             }
             if id == self.root_id {
@@ -210,6 +221,10 @@ struct Place {
 }
 
 /// A handle of the same directory that can also be read and flushed, whatever it was opened for.
+fn unusable(sentence: &str) -> Error {
+    Error::Unusable(sentence.to_owned())
+}
+
 fn open_here(directory: &Dir) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(sys::openat(directory, ".", flags, Mode::empty())?)

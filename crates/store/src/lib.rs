@@ -8,6 +8,7 @@ use std::fs::File;
 use std::time::SystemTime;
 
 use imageops_model::StoreId;
+use uuid::Uuid;
 
 mod blob;
 mod calls;
@@ -38,6 +39,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// What the bytes lie in.
     fn kind(&self) -> Kind;
+
+    /// The catalogue that knows what is in the store, as [`Store::set_owner`] noted it; `None` when nobody did.
+    fn owner(&self) -> Result<Option<Uuid>>;
+
+    /// Notes, durable, which catalogue knows what is in the store: another one must not take its blobs for leftovers.
+    fn set_owner(&self, catalogue: Uuid) -> Result<()>;
 
     /// Finds out whether the store is there and takes writes: it is still the one that was opened, and what is written to
     /// it can be flushed, read back and removed.

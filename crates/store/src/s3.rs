@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! PREFIX/imageops-store     the stamp: what this is, and the store's id
+//! PREFIX/catalogue          the id of the catalogue that knows what is in it
 //! PREFIX/blobs/KEY          the blobs
 //! PREFIX/incomplete/ID      uploads in parts that were begun: what the sweep aborts
 //! PREFIX/probe/ID           while the store is asked whether it takes writes
@@ -44,6 +45,7 @@ use client::Client;
 pub use settings::S3Settings;
 
 const STAMP: &str = "imageops-store";
+const OWNER: &str = "catalogue";
 const BLOBS: &str = "blobs";
 const INCOMPLETE: &str = "incomplete";
 const PROBE: &str = "probe";
@@ -107,12 +109,17 @@ fn blob_path(client: &Client, blob: &str) -> path::Path {
 }
 
 fn read_stamp(client: &Client) -> Result<Option<StoreId>> {
+    read_text(client, STAMP)?.map(|text| stamp::check(&text)).transpose()
+}
+
+/// A short text; that of an object too long to be one is empty.
+fn read_text(client: &Client, name: &str) -> Result<Option<String>> {
     let read = async {
-        let answer = client.objects.get(&client.path(STAMP)).await?;
+        let answer = client.objects.get(&client.path(name)).await?;
         if answer.meta.size > stamp::STAMP_BYTES_MAX { Ok(None) } else { answer.bytes().await.map(Some) }
     };
     match client.run(read) {
-        Ok(bytes) => stamp::check(&String::from_utf8_lossy(&bytes.unwrap_or_default())).map(Some),
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())),
         Err(Error::NotFound) => Ok(None),
         Err(error) => Err(error),
     }
@@ -153,6 +160,15 @@ impl Store for S3Store {
 
     fn kind(&self) -> Kind {
         Kind::S3
+    }
+
+    fn owner(&self) -> Result<Option<Uuid>> {
+        read_text(&self.client, OWNER)?.map(|text| stamp::check_owner(&text)).transpose()
+    }
+
+    fn set_owner(&self, catalogue: Uuid) -> Result<()> {
+        let text = stamp::owner_text(catalogue);
+        self.client.run(self.client.objects.put(&self.client.path(OWNER), text.into())).map(drop)
     }
 
     fn probe(&self) -> Result<()> {

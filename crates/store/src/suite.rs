@@ -38,6 +38,7 @@ macro_rules! store_suite {
             a_blob_is_never_replaced,
             publishing_again_ends_the_same,
             renewing_keeps_one_blob_with_the_bytes,
+            the_owner_is_noted,
             the_id_stays_and_differs_from_others,
             a_known_store_is_opened_and_no_other,
             keys_that_are_no_keys_are_refused,
@@ -219,6 +220,16 @@ pub(crate) fn renewing_keeps_one_blob_with_the_bytes<P: Place>() {
     let mut read = vec![0; CONTENT.len()];
     reader.read_exact_at(&mut read, 0).unwrap();
     assert_eq!(read, CONTENT, "who had it open reads on");
+}
+
+pub(crate) fn the_owner_is_noted<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    assert_eq!(store.owner().unwrap(), None);
+    for owner in [Uuid::new_v4(), Uuid::new_v4()] {
+        store.set_owner(owner).unwrap();
+        assert_eq!(store.owner().unwrap(), Some(owner));
+    }
 }
 
 pub(crate) fn the_id_stays_and_differs_from_others<P: Place>() {

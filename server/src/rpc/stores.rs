@@ -157,14 +157,15 @@ async fn register(app: &App, caller: &Caller, request: v1::RegisterStoreRequest)
 /// anywhere else.
 fn check_root(app: &App, path: &Path) -> Result<()> {
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    // Links above the last component are followed: what counts is where they lead.
-    let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
-    let inside = parent.is_some_and(|parent| {
+    // Links are followed: what counts is where they lead.
+    let place =
+        path.canonicalize().or_else(|error| path.parent().map_or(Err(error), Path::canonicalize)).ok();
+    let inside = place.is_some_and(|place| {
         app.config
             .store_roots
             .iter()
             .filter_map(|root| root.canonicalize().ok())
-            .any(|root| parent.starts_with(root))
+            .any(|root| place.starts_with(root))
     });
     if plain && inside {
         return Ok(());

@@ -92,14 +92,15 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
         Ok(response) => {
             response.upload.as_ref().is_some_and(|upload| upload.state() != v1::UploadState::Open)
         }
-        Err(End::Broken(_)) => false,
-        Err(End::Refused(_) | End::Lost(_)) => true,
+        Err(End::Broken(_) | End::Lost(_)) => false,
+        Err(End::Refused(_)) => true,
     };
-    if matches!(end, Err(End::Lost(_))) {
-        ingest.give_room_back().await;
-    }
     if done {
         app.uploads.forget(upload.id);
+    } else if matches!(end, Err(End::Lost(_))) {
+        // The next stream reads from the file what is durable. It is held by the same session as this one: two streams that
+        // did not know of each other would write one file.
+        ingest.give_room_back().await;
     } else {
         *hold.ingest = Some(ingest);
     }

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use imageops_catalogue::{Catalogue, Created, StoreRow};
 use imageops_model::{Micros, StoreId, StoreKind, StoreState};
-use imageops_store::{Error, Space, Store};
+use imageops_store::{Error, ImageRoot, Space, Store};
 use tokio::runtime::Handle;
 use tonic::Code;
+use uuid::Uuid;
 
 pub use self::open::Credentials;
 use self::open::{Opener, sentence};
@@ -39,6 +40,8 @@ pub struct Stores {
     slots: RwLock<BTreeMap<StoreId, Slot>>,
     opener: Opener,
     default: StoreId,
+    /// The catalogue that the stores must belong to.
+    catalogue: Uuid,
 }
 
 /// A store as it is now.
@@ -87,12 +90,17 @@ impl Stores {
         settings: &[StoreSetting],
         credentials: Credentials,
         staging: PathBuf,
+        image_root: Arc<ImageRoot>,
     ) -> Result<Self> {
-        let opener = Opener { staging, credentials, runtime: Handle::current() };
+        let opener = Opener { staging, credentials, image_root, runtime: Handle::current() };
         let path = default_path.display().to_string();
         let row = row(default.id(), DEFAULT_STORE, StoreKind::Directory { path }, DEFAULT_WEIGHT, None);
         let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
-        let stores = Self { slots: RwLock::default(), opener, default: row.id };
+        let catalogue_id = catalogue.identity().await?;
+        let owned = Arc::clone(&default);
+        let owned = blocking(move || own(&*owned, catalogue_id)).await?;
+        owned.map_err(|error| unusable(DEFAULT_STORE, &error))?;
+        let stores = Self { slots: RwLock::default(), opener, default: row.id, catalogue: catalogue_id };
         stores.write().insert(row.id, Slot::connected(row, default));
         for setting in settings {
             let slot = stores.open_setting(catalogue, setting).await?;
@@ -121,14 +129,35 @@ impl Stores {
             }
             return Ok(slot);
         }
+        self.refuse_nested(&setting.kind)?;
         let store = self.connect(&setting.name, &setting.kind, None).await?;
-        let store = store.map_err(|error| {
-            let message = format!("the store {} cannot be used: {}", setting.name, sentence(&error));
-            Failure::new(Code::FailedPrecondition, reason::STORE_DISCONNECTED, message)
-        })?;
+        let store = store.map_err(|error| unusable(&setting.name, &error))?;
         let row = row(store.id(), &setting.name, setting.kind.clone(), setting.weight, setting.limit_bytes);
         let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
         Ok(Slot::connected(row, store))
+    }
+
+    /// Refuses a directory in another store, or around one: what one of them holds the other would take for its own.
+    fn refuse_nested(&self, kind: &StoreKind) -> Result<()> {
+        let StoreKind::Directory { path } = kind else { return Ok(()) };
+        let real = |path: &str| {
+            let path = Path::new(path);
+            path.canonicalize().unwrap_or_else(|_| {
+                let parent = path.parent().and_then(|parent| parent.canonicalize().ok()).unwrap_or_default();
+                parent.join(path.file_name().unwrap_or_default())
+            })
+        };
+        let place = real(path);
+        for slot in self.read().values() {
+            if let StoreKind::Directory { path } = &slot.row.kind {
+                let other = real(path);
+                if place != other && (place.starts_with(&other) || other.starts_with(&place)) {
+                    let message = format!("the directory lies in the store {}, or around it", slot.row.name);
+                    return Err(Failure::invalid("store.directory.path", message));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn open_row(&self, row: StoreRow) -> Result<Slot> {
@@ -144,8 +173,14 @@ impl Stores {
         kind: &StoreKind,
         id: Option<StoreId>,
     ) -> Result<imageops_store::Result<Arc<dyn Store>>> {
-        let (opener, name, kind) = (self.opener.clone(), name.to_owned(), kind.clone());
-        blocking(move || opener.open(&name, &kind, id)).await
+        let (opener, name, kind, catalogue) =
+            (self.opener.clone(), name.to_owned(), kind.clone(), self.catalogue);
+        blocking(move || {
+            let store = opener.open(&name, &kind, id)?;
+            own(&*store, catalogue)?;
+            Ok(store)
+        })
+        .await
     }
 
     /// Opens a store that an operator names, and takes it in.
@@ -327,6 +362,24 @@ impl Stores {
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<StoreId, Slot>> {
         self.slots.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes a store for the catalogue, unless it is another one's: what that one stored here would be leftovers to this one.
+fn own(store: &dyn Store, catalogue: Uuid) -> imageops_store::Result<()> {
+    match store.owner()? {
+        Some(owner) if owner == catalogue => Ok(()),
+        Some(_) => Err(Error::Unusable(
+            "it belongs to another catalogue, as its file `catalogue` says; name that catalogue, or remove the file if the \
+             catalogue is gone for good"
+                .to_owned(),
+        )),
+        None => store.set_owner(catalogue),
+    }
+}
+
+fn unusable(name: &str, error: &Error) -> Failure {
+    let message = format!("the store {name} cannot be used: {}", sentence(error));
+    Failure::new(Code::FailedPrecondition, reason::STORE_DISCONNECTED, message)
 }
 
 /// Tells the operator what has changed; what stays as it is, is told once.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use imageops_model::{StoreId, StoreKind};
-use imageops_store::{DirectoryStore, Error, Result, S3Settings, S3Store, Store};
+use imageops_store::{DirectoryStore, Error, ImageRoot, Result, S3Settings, S3Store, Store};
 use tokio::runtime::Handle;
 
 /// The key to the buckets: of the configuration alone, never of a row, a log or an answer.
@@ -29,6 +29,8 @@ pub(super) struct Opener {
     /// Where uploads to buckets are staged: a directory for each below it.
     pub(super) staging: PathBuf,
     pub(super) credentials: Credentials,
+    /// Where clients name files.
+    pub(super) image_root: Arc<ImageRoot>,
     /// Calls to buckets run on it while a thread of the pool waits.
     pub(super) runtime: Handle,
 }
@@ -40,10 +42,13 @@ impl Opener {
         match kind {
             StoreKind::Directory { path } => {
                 let path = PathBuf::from(path);
-                Ok(match id {
-                    Some(id) => Arc::new(DirectoryStore::open_existing(&path, id)?),
-                    None => Arc::new(DirectoryStore::open_or_create(&path)?),
-                })
+                let store = match id {
+                    Some(id) => DirectoryStore::open_existing(&path, id)?,
+                    None => DirectoryStore::open_or_create(&path)?,
+                };
+                // Stored bytes are not to be named, nor replaced, as files.
+                self.image_root.keep_out(&path)?;
+                Ok(Arc::new(store))
             }
             StoreKind::Bucket { endpoint, region, bucket, prefix, path_style, allow_http } => {
                 let settings = S3Settings {

@@ -65,8 +65,8 @@ pub async fn compose(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetada
         }
         Err(CommitError::Other(failure)) => {
             // Given up, so that the session can be composed again.
-            app.catalogue.abort_upload(tenant, upload.id, now()).await?;
             stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
+            app.catalogue.abort_upload(tenant, upload.id, now()).await?;
             Err(failure)
         }
     }

@@ -91,6 +91,11 @@ ALTER TABLE image_texts ADD COLUMN id          TEXT COLLATE "C";
 ALTER TABLE image_texts ADD COLUMN create_time BIGINT;
 CREATE UNIQUE INDEX texts_by_id ON image_texts (id) WHERE id IS NOT NULL;
 
+-- One row: what stores know the catalogue by that they belong to.
+CREATE TABLE catalogue_identity (
+    id TEXT NOT NULL PRIMARY KEY
+);
+
 CREATE TABLE stores (
     id          TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     name        TEXT COLLATE "C" NOT NULL UNIQUE,

@@ -278,6 +278,10 @@ impl Catalogue for Handle {
         in_transaction!(self, trash::purge_expired, now)
     }
 
+    async fn identity(&self) -> Result<Uuid> {
+        in_transaction!(self, stores::identity)
+    }
+
     async fn find_same(
         &self,
         tenant: &Tenant,

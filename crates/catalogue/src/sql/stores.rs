@@ -1,10 +1,11 @@
 //! Stores.
 
 use imageops_model::{Micros, StoreId};
+use uuid::Uuid;
 
 use super::{Connection, doomed};
 use crate::lists::found;
-use crate::rows::{StoreRecord, read_number, write_json, write_number, write_uuid};
+use crate::rows::{StoreRecord, read_number, read_uuid, write_json, write_number, write_uuid};
 use crate::{Created, Error, Result, StoreChange, StoreRow, StoreUsage};
 
 const WHAT: &str = "store";
@@ -23,6 +24,10 @@ const SELECT: &str = select_stores!("WHERE id = $1");
 const SELECT_NAME: &str = select_stores!("WHERE name = $1");
 
 const SELECT_ALL: &str = select_stores!("ORDER BY weight DESC, name");
+
+const IDENTITY: &str = "SELECT id FROM catalogue_identity";
+
+const IDENTIFY: &str = "INSERT INTO catalogue_identity (id) VALUES ($1)";
 
 const INSERT: &str = "INSERT INTO stores (id, name, kind, description, weight, limit_bytes, state, revision, create_time, \
      update_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
@@ -152,4 +157,15 @@ pub(super) async fn usage(db: &mut Connection, id: StoreId) -> Result<StoreUsage
         images: read_number("images of a store", images)?,
         bytes: read_number("bytes of a store", bytes)?,
     })
+}
+
+/// What stores know this catalogue by.
+pub(super) async fn identity(db: &mut Connection) -> Result<Uuid> {
+    let known: Option<String> = sqlx::query_scalar(IDENTITY).fetch_optional(&mut *db).await?;
+    if let Some(id) = known {
+        return read_uuid("catalogue id", &id);
+    }
+    let id = Uuid::new_v4();
+    sqlx::query(IDENTIFY).bind(write_uuid(id)).execute(db).await?;
+    Ok(id)
 }

@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 const STAMP: &str = "store";
 const STAMP_DRAFT: &str = "store.new";
+const OWNER: &str = "catalogue";
+const OWNER_DRAFT: &str = "catalogue.new";
 pub(crate) const STAMP_BYTES_MAX: u64 = 256;
 const FIRST_LINE: &str = "imageops-store 1";
 const LOCK: &str = "lock";
@@ -46,8 +48,35 @@ pub(super) fn lock(directory: &OwnedFd) -> Result<File> {
 
 /// The id in the stamp; `None` when there is no stamp.
 pub(super) fn read(directory: &OwnedFd) -> Result<Option<StoreId>> {
+    read_text(directory, STAMP)?.map(|text| check(&text)).transpose()
+}
+
+/// The catalogue that the store belongs to; `None` when none is noted.
+pub(super) fn read_owner(directory: &OwnedFd) -> Result<Option<Uuid>> {
+    read_text(directory, OWNER)?.map(|text| check_owner(&text)).transpose()
+}
+
+/// Notes the catalogue that the store belongs to, whole or not at all. The lock is held: nobody else notes one.
+pub(super) fn write_owner(directory: &OwnedFd, catalogue: Uuid) -> Result<()> {
+    write_text(directory, OWNER, OWNER_DRAFT, &owner_text(catalogue))
+}
+
+/// The catalogue in a note of the owner.
+pub(crate) fn check_owner(text: &str) -> Result<Uuid> {
+    match Uuid::try_parse(text.trim()) {
+        Ok(catalogue) => Ok(catalogue),
+        Err(_) => unusable("the note of the catalogue that the store belongs to does not read"),
+    }
+}
+
+/// The text of a note of the owner.
+pub(crate) fn owner_text(catalogue: Uuid) -> String {
+    format!("{catalogue}\n")
+}
+
+fn read_text(directory: &OwnedFd, name: &str) -> Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file: File = match sys::openat(directory, STAMP, flags, Mode::empty()) {
+    let file: File = match sys::openat(directory, name, flags, Mode::empty()) {
         Ok(file) => file.into(),
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(failure(error)),
@@ -56,7 +85,17 @@ pub(super) fn read(directory: &OwnedFd) -> Result<Option<StoreId>> {
     if file.take(STAMP_BYTES_MAX).read_to_string(&mut text).is_err() {
         return unusable("the stamp of the store does not read");
     }
-    check(&text).map(Some)
+    Ok(Some(text))
+}
+
+fn write_text(directory: &OwnedFd, name: &str, draft: &str, text: &str) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file: File =
+        sys::openat(directory, draft, flags, Mode::from_raw_mode(0o600)).map_err(failure)?.into();
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    sys::renameat(directory, draft, directory, name).map_err(failure)?;
+    sys::fsync(directory).map_err(failure)
 }
 
 /// The id in the text of a stamp.
@@ -87,12 +126,6 @@ pub(super) fn write(directory: &OwnedFd) -> Result<StoreId> {
         return unusable("the directory holds blobs, but the stamp of their store is missing");
     }
     let id = StoreId(Uuid::new_v4());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut draft: File =
-        sys::openat(directory, STAMP_DRAFT, flags, Mode::from_raw_mode(0o600)).map_err(failure)?.into();
-    draft.write_all(text(id).as_bytes())?;
-    draft.sync_all()?;
-    sys::renameat(directory, STAMP_DRAFT, directory, STAMP).map_err(failure)?;
-    sys::fsync(directory).map_err(failure)?;
+    write_text(directory, STAMP, STAMP_DRAFT, &text(id))?;
     Ok(id)
 }
