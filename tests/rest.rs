@@ -4,10 +4,15 @@
 
 mod support;
 
+use std::io::Write as _;
+use std::net::TcpStream;
+
+use imageops::v1::GetUsageRequest;
 use serde_json::{Value, json};
 
 use support::http::{self, Answer};
 use support::images::{assert_same_content, have, qemu_img};
+use support::status::eventually;
 use support::upload::digests;
 use support::{Service, fixtures};
 
@@ -259,4 +264,33 @@ fn sec_14_quotas_are_set_and_kept() {
     assert_eq!(rest.json("PUT", "/v1/quotas", &json!({})).status, 204);
     assert_eq!(rest.json("PUT", &format!("/v1/quotas/{tenant}"), &json!({})).status, 200);
     assert_eq!(http::request(rest.0, "POST", "/v1/images", &[], &data).status, 201);
+}
+
+/// An upload that nobody can go on with leaves nothing: neither bytes nor a hold on the quota.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_broke_without_a_name_is_given_up() {
+    let service = Service::start();
+    let client = service.client();
+    let begin = |query: &str| {
+        let mut stream = TcpStream::connect(service.http()).unwrap();
+        let head = format!(
+            "POST /v1/images{query} HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n\
+             content-length: 4000000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&vec![7; 2_000_000]).unwrap();
+        stream
+    };
+    let used = async || {
+        let usage = client.images().get_usage(GetUsageRequest::default()).await.unwrap();
+        usage.into_inner().usage.unwrap().reserved_bytes
+    };
+    let (nameless, id) = (begin(""), uuid::Uuid::new_v4());
+    let named = begin(&format!("?request_id={id}"));
+    eventually("two uploads", || async { (used().await == 8_000_000).then_some(()) }).await;
+    drop((nameless, named));
+    eventually("one upload", || async {
+        (used().await == 4_000_000 && service.staged() == [id.to_string()]).then_some(())
+    })
+    .await;
 }

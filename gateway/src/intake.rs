@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
-    AbortUploadRequest, Chunk, UploadCommit, UploadImageRequest, UploadImageResponse, UploadMetadata,
+    AbortUploadRequest, Chunk, ComposeImageRequest, UploadCommit, UploadImageRequest, UploadImageResponse,
+    UploadMetadata,
 };
 use imageops_client::Connection;
 use tokio::sync::mpsc;
@@ -23,7 +24,8 @@ const CHUNKS_WAITING: usize = 2;
 /// Dropping it closes the stream without a commit: what the server has received becomes durable and can be resumed.
 pub(crate) struct Intake {
     messages: mpsc::Sender<UploadImageRequest>,
-    call: JoinHandle<Result<Response<UploadImageResponse>, Status>>,
+    /// Absent once its end was told.
+    call: Option<JoinHandle<Result<Response<UploadImageResponse>, Status>>>,
     pending: BytesMut,
     /// Offset of `pending`.
     offset_bytes: u64,
@@ -44,7 +46,7 @@ impl Intake {
         let request = template.map(|()| stream);
         // A task of its own: when the client goes away and the handler with it, the server still sees an orderly end.
         let call = tokio::spawn(async move { stub.upload_image(request).await });
-        Self { messages, call, pending: BytesMut::new(), offset_bytes }
+        Self { messages, call: Some(call), pending: BytesMut::new(), offset_bytes }
     }
 
     /// Offset behind all bytes that were written.
@@ -81,8 +83,10 @@ impl Intake {
     /// Ends without what was written last.
     async fn hang_up(self) {
         drop(self.messages);
-        // What it answers is of no use to anyone.
-        let _ = self.call.await;
+        if let Some(call) = self.call {
+            // What it answers is of no use to anyone.
+            let _ = call.await;
+        }
     }
 
     async fn send_pending(&mut self) -> Result<(), Status> {
@@ -100,39 +104,63 @@ impl Intake {
             return Ok(());
         }
         // The call has ended before all was sent: its status is the reason.
-        match outcome((&mut self.call).await) {
-            Ok(_) => Err(Status::internal("the server ended an upload early")),
-            Err(status) => Err(status),
-        }
+        Err(match self.call.take() {
+            Some(call) => match outcome(call.await) {
+                Ok(_) => ended_early(),
+                Err(status) => status,
+            },
+            None => ended_early(),
+        })
     }
 
     async fn end(self) -> Result<UploadImageResponse, Status> {
         drop(self.messages);
-        outcome(self.call.await)
+        match self.call {
+            Some(call) => outcome(call.await),
+            None => Err(ended_early()),
+        }
     }
 }
 
-/// An upload of clients that know no second request: unless it is committed, it is given up and leaves nothing.
+fn ended_early() -> Status {
+    Status::internal("the server ended an upload early")
+}
+
+/// Refuses a caller who may not send bytes, before any are kept: a composition of nothing is refused for what it lacks, or
+/// for who asks.
+pub(crate) async fn require_writer(connection: &Connection, template: Request<()>) -> Result<(), Status> {
+    let asked = connection.stub().compose_image(template.map(|()| ComposeImageRequest::default())).await;
+    match asked {
+        Err(status) if status.code() != Code::InvalidArgument => Err(status),
+        _ => Ok(()),
+    }
+}
+
+/// An upload that is one request. Unless it is committed, or its client has named it and so can go on with it, it is given
+/// up and leaves nothing.
 pub(crate) struct OneShot {
     intake: Option<Intake>,
+    is_named: bool,
     connection: Connection,
     caller: MetadataMap,
     name: String,
 }
 
 impl OneShot {
-    /// Begins an upload of its own; `metadata` needs no id.
+    /// Begins an upload; with a `request_id` in `metadata` it is named.
     pub(crate) fn begin(
         connection: &Connection,
         template: Request<()>,
         mut metadata: UploadMetadata,
     ) -> Self {
-        let id = Uuid::new_v4().to_string();
-        let name = format!("uploads/{id}");
-        metadata.request_id = id;
+        let is_named = !metadata.request_id.is_empty();
+        if !is_named {
+            metadata.request_id = Uuid::new_v4().to_string();
+        }
+        let name = format!("uploads/{}", metadata.request_id);
         let caller = template.metadata().clone();
         let intake = Intake::begin(connection, template, Message::Metadata(metadata), 0);
-        Self { intake: Some(intake), connection: connection.clone(), caller, name }
+        Self { intake: Some(intake), is_named, connection: connection.clone(), caller, name }
     }
 
     /// Bytes that were written.
@@ -155,7 +183,7 @@ impl OneShot {
         };
         commit.size_bytes = Some(intake.end_bytes());
         let answered = intake.commit(commit).await;
-        if answered.is_err() {
+        if answered.is_err() && !self.is_named {
             // Most refusals have dropped the bytes already; then there is nothing more to do.
             tokio::spawn(abort(self.connection.clone(), self.caller.clone(), self.name.clone()));
         }
@@ -165,7 +193,7 @@ impl OneShot {
 
 impl Drop for OneShot {
     fn drop(&mut self) {
-        let Some(intake) = self.intake.take() else { return };
+        let Some(intake) = self.intake.take().filter(|_| !self.is_named) else { return };
         let (connection, caller, name) =
             (self.connection.clone(), std::mem::take(&mut self.caller), std::mem::take(&mut self.name));
         tokio::spawn(async move {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
@@ -11,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most spools at a time; whoever wants one more is refused.
 const SPOOLS_MAX: usize = 256;
+/// Bytes of all spools together.
+const ALL_BYTES_MAX: u64 = 16 << 30;
 /// Longest content of one, in bytes: far more than clients that know no other way send in one piece.
 const CONTENT_BYTES_MAX: u64 = 4 << 30;
 /// Length of the pieces that are read back, in bytes.
@@ -21,12 +24,13 @@ pub(crate) struct Spools {
     /// Absent: where the system keeps such files.
     directory: Option<PathBuf>,
     permits: Arc<Semaphore>,
+    held_bytes: Arc<AtomicU64>,
 }
 
 impl Spools {
     /// None yet.
     pub(crate) fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory, permits: Arc::new(Semaphore::new(SPOOLS_MAX)) }
+        Self { directory, permits: Arc::new(Semaphore::new(SPOOLS_MAX)), held_bytes: Arc::default() }
     }
 
     /// An empty spool.
@@ -37,7 +41,7 @@ impl Spools {
             Ok(file) => File::from_std(file?),
             Err(_) => return Err(io::Error::other("the program is ending")),
         };
-        Ok(Spool { file, length_bytes: 0, permit })
+        Ok(Spool { file, length_bytes: 0, held: Held(Arc::clone(&self.held_bytes), 0), permit })
     }
 }
 
@@ -46,7 +50,26 @@ impl Spools {
 pub(crate) struct Spool {
     file: File,
     length_bytes: u64,
+    held: Held,
     permit: OwnedSemaphorePermit,
+}
+
+/// The bytes of a spool among those of all; given back with it.
+#[derive(Debug)]
+struct Held(Arc<AtomicU64>, u64);
+
+impl Held {
+    fn add(&mut self, bytes: u64) -> io::Result<()> {
+        let all = self.0.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        self.1 += bytes;
+        if all > ALL_BYTES_MAX { Err(full("more than 16 GiB in all")) } else { Ok(()) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::AcqRel);
+    }
 }
 
 impl Spool {
@@ -60,6 +83,7 @@ impl Spool {
         if self.length_bytes + data.len() as u64 > CONTENT_BYTES_MAX {
             return Err(full("more than 4 GiB in one piece"));
         }
+        self.held.add(data.len() as u64)?;
         self.file.write_all(data).await?;
         self.length_bytes += data.len() as u64;
         Ok(())
@@ -82,7 +106,7 @@ impl Spool {
     pub(crate) async fn into_reader(mut self) -> io::Result<Reader> {
         self.file.flush().await?;
         self.file.rewind().await?;
-        Ok(Reader { file: self.file, left_bytes: self.length_bytes, _permit: self.permit })
+        Ok(Reader { file: self.file, left_bytes: self.length_bytes, _held: self.held, _permit: self.permit })
     }
 }
 
@@ -90,6 +114,7 @@ impl Spool {
 pub(crate) struct Reader {
     file: File,
     left_bytes: u64,
+    _held: Held,
     _permit: OwnedSemaphorePermit,
 }
 

@@ -102,3 +102,30 @@ fn sec_29_tenants_see_nothing_of_each_other() {
     let merged = call(&service, Some(&one), "POST", "/merge", &form("x", "x", "s", b"x"));
     assert_eq!(merged.status, 200, "their cancel did nothing: {}", merged.text());
 }
+
+/// Who may not write makes the service keep nothing, also where it would have to wait for the end of a form.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_37_no_byte_is_kept_for_a_stranger() {
+    use std::io::{Read as _, Write as _};
+    let service = Service::start_with(&["--auth", "token"]);
+    let head = "--X\r\ncontent-disposition: form-data; name=\"part\"; filename=\"1.part\"\r\n\r\n";
+    let requests = [
+        format!(
+            "POST /image-management/v1/images/upload HTTP/1.1\r\nhost: x\r\n\
+             content-type: multipart/form-data; boundary=X\r\ncontent-length: 1000000000\r\n\r\n{head}"
+        ),
+        "POST /v1/uploads HTTP/1.1\r\nhost: x\r\ntus-resumable: 1.0.0\r\nupload-length: 1000000000\r\n\
+         content-type: application/offset+octet-stream\r\ncontent-length: 1000000000\r\n\
+         upload-checksum: sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk=\r\n\r\n"
+            .to_owned(),
+    ];
+    for request in requests {
+        let mut stream = std::net::TcpStream::connect(service.http()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        // The answer comes although the bytes do not.
+        let mut answer = [0; 12];
+        stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401");
+    }
+}

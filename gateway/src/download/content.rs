@@ -66,7 +66,8 @@ impl Content {
             let layout = layout.map_err(|error| Status::internal(error.to_string()))?;
             content.file_name = format!("{stem}.zip");
             content.size_bytes = layout.total_bytes();
-            content.etag = format!("\"{mark}.zip\"");
+            // A zip is other bytes when the image has another name.
+            content.etag = format!("\"{mark}.{:08x}.zip\"", crc32fast::hash(&layout.header()));
             content.digest = None;
             content.crc_follows = digests.crc32.is_none();
             content.zip = Some(layout);
@@ -230,7 +231,11 @@ mod tests {
             let headers = response.headers();
             assert_eq!(headers[header::CONTENT_DISPOSITION], "attachment; filename=\"a.b.zip\"");
             assert_eq!(headers[header::ACCEPT_RANGES], if crc32.is_some() { "bytes" } else { "none" });
-            assert_eq!(headers[header::ETAG], "\"00ff.zip\"");
+            let etag = headers[header::ETAG].to_str().unwrap();
+            assert!(etag.starts_with("\"00ff.") && etag.ends_with(".zip\""), "{etag}");
+            image.display_name.push('x');
+            let renamed = Content::new(&image, &Asked { zipped: true, ..Asked::default() }).unwrap();
+            assert_ne!(renamed.etag, etag);
             assert!(!headers.contains_key("repr-digest"));
         }
     }

@@ -8,12 +8,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::{post, put};
 use http_body_util::BodyExt as _;
-use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
     Archive, CreateImageRequest, Digests, Image, ImageFormat, UploadCommit, UploadImageResponse,
     UploadMetadata,
 };
-use uuid::Uuid;
 
 use super::records::show;
 use super::stores::store_name;
@@ -21,7 +19,7 @@ use super::{
     broken_body, content, content_length, content_type, id_of, present, promise, read_message, resource,
     unsupported,
 };
-use crate::intake::Intake;
+use crate::intake::{Intake, OneShot};
 use crate::json::is_json;
 use crate::multipart::{FormError, Multipart, TEXT_BYTES_MAX};
 use crate::problem::Problem;
@@ -242,11 +240,8 @@ pub(super) fn pair(field: &str, text: &str) -> Result<(String, String), Problem>
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn begin(gateway: &Gateway, headers: &HeaderMap, mut metadata: UploadMetadata) -> Intake {
-    if metadata.request_id.is_empty() {
-        metadata.request_id = Uuid::new_v4().to_string();
-    }
-    Intake::begin(&gateway.connection, call::request(headers, ()), Message::Metadata(metadata), 0)
+fn begin(gateway: &Gateway, headers: &HeaderMap, metadata: UploadMetadata) -> OneShot {
+    OneShot::begin(&gateway.connection, call::request(headers, ()), metadata)
 }
 
 /// The content type of a body without its parameters, in lower case.
@@ -268,13 +263,16 @@ pub(super) async fn take_bytes(
     let digests = metadata.expected_digests.get_or_insert_default();
     promise::add_headers(headers, digests)?;
     metadata.sha512 |= !digests.sha512.is_empty();
-    let mut intake = begin(gateway, headers, metadata);
-    if let Err(refused) = pour(&mut body, &mut intake).await {
-        leftover::dismiss(body);
-        return Err(refused);
+    let mut upload = begin(gateway, headers, metadata);
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|_| broken_body())?.into_data()
+            && let Err(refused) = upload.write(data).await
+        {
+            leftover::dismiss(body);
+            return Err(refused.into());
+        }
     }
-    let size_bytes = Some(intake.end_bytes());
-    Ok(intake.commit(UploadCommit { size_bytes, ..UploadCommit::default() }).await?)
+    Ok(upload.commit(UploadCommit::default()).await?)
 }
 
 /// Writes a body to its end.
@@ -295,10 +293,10 @@ async fn take_form(
     body: Body,
 ) -> Result<UploadImageResponse, Problem> {
     let mut form = Multipart::new(content_type(headers), body)?;
-    let mut intake = None;
+    let mut upload = None;
     let mut late = UploadMetadata::default();
     while let Some(part) = form.next_part().await? {
-        match (part.name.as_str(), &mut intake) {
+        match (part.name.as_str(), &mut upload) {
             ("file", Some(_)) => return Err(Problem::invalid("file", "may be there once")),
             ("file", none) => {
                 if let (true, Some(name)) = (metadata.display_name.is_empty(), &part.file_name) {
@@ -319,15 +317,9 @@ async fn take_form(
             (name, None) => describe(&mut metadata, name, &form.text(TEXT_BYTES_MAX).await?)?,
         }
     }
-    let intake = intake.ok_or_else(|| Problem::invalid("file", "is missing"))?;
-    let size_bytes = Some(intake.end_bytes());
-    Ok(intake
-        .commit(UploadCommit {
-            size_bytes,
-            expected_digests: late.expected_digests,
-            ..UploadCommit::default()
-        })
-        .await?)
+    let upload = upload.ok_or_else(|| Problem::invalid("file", "is missing"))?;
+    let commit = UploadCommit { expected_digests: late.expected_digests, ..UploadCommit::default() };
+    Ok(upload.commit(commit).await?)
 }
 
 /// The last component of a name: some browsers send a whole path.

@@ -9,7 +9,8 @@ use futures::StreamExt as _;
 use super::broken_body;
 use super::images::pour;
 use super::tus::Checksum;
-use crate::intake::Intake;
+use crate::call;
+use crate::intake::{Intake, require_writer};
 use crate::problem::Problem;
 use crate::router::Gateway;
 use crate::spool;
@@ -33,6 +34,7 @@ impl Incoming {
         left_bytes: u64,
     ) -> Result<Self, Problem> {
         let Some(checksum) = Checksum::of(headers)? else { return Ok(Self::Passing(body)) };
+        require_writer(&gateway.connection, call::request(headers, ())).await?;
         let mut spool = gateway.spools.open().await.map_err(not_kept)?;
         let mut body = body.into_data_stream();
         while let Some(data) = body.next().await {

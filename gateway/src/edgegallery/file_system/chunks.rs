@@ -17,7 +17,7 @@ use super::upload::{is_local, no_file};
 use super::{Refusal, names, plain};
 use crate::call;
 use crate::edgegallery::literals;
-use crate::intake::OneShot;
+use crate::intake::{OneShot, require_writer};
 use crate::route::{Content, Route};
 use crate::router::Gateway;
 
@@ -56,6 +56,9 @@ async fn take(gateway: &Gateway, headers: &HeaderMap, form: &mut Form) -> Result
     let file_name = form.file("part").await.map_err(no_file)?.ok_or(nothing.clone())?;
     let part = names::part_number(&file_name).ok_or(nothing)?;
     let upload = if form.text("identifier").is_empty() {
+        require_writer(&gateway.connection, call::request(headers, ()))
+            .await
+            .map_err(|status| not_stored(&status))?;
         let mut spool = gateway.spools.open().await.map_err(spooling_failed)?;
         while let Some(data) = form.chunk().await.map_err(no_file)? {
             spool.write(&data).await.map_err(spooling_failed)?;
