@@ -88,6 +88,13 @@ async fn an_image_is_copied_and_its_copy_removed() {
         store: store.to_owned(),
         ..RemoveReplicaRequest::default()
     };
+    // Not while the other copy is not there, whatever its row says.
+    let (blobs, away) = (blobs_of(&service, to), service.scratch().join("away"));
+    let blob = blobs.join(&names_in(&blobs)[0]);
+    fs::rename(&blob, &away).unwrap();
+    let lost = client.images().remove_replica(remove(from)).await.unwrap_err();
+    assert_status(&lost, Code::Internal, "INTERNAL");
+    fs::rename(&away, &blob).unwrap();
     let left = client.images().remove_replica(remove(from)).await.unwrap().into_inner().image.unwrap();
     assert_eq!(named(&copies(&service, &left).await), [(to, Ready)]);
     assert_eq!(names_in(&blobs_of(&service, from)), [""; 0]);

@@ -7,8 +7,8 @@ mod support;
 use std::fs;
 
 use imageops::v1::{
-    CheckOutcome, CompressRequest, DeleteImageRequest, GetImageRequest, ImageSlim, ImageWork, ImageWorkState,
-    Job, JobState, ListImagesRequest, UpdateImageRequest,
+    CheckOutcome, CompressRequest, DeleteImageRequest, DownloadImageRequest, GetImageRequest, Image,
+    ImageSlim, ImageWork, ImageWorkState, Job, JobState, ListImagesRequest, UpdateImageRequest,
 };
 use imageops_client::Client;
 use tonic::{Code, Status};
@@ -156,4 +156,28 @@ async fn a_cancelled_slimming_can_be_asked_for_again() {
     let job = make_slim(&client, &stored.name).await.unwrap();
     wait_for(&client, &job.name, JobState::Succeeded).await;
     assert_eq!(service.blobs().len(), 2);
+}
+
+/// The same disk: what an image withholds its companions withhold as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companion_is_as_closed_as_its_image() {
+    if !have("qemu-img") {
+        return;
+    }
+    let service = Service::start();
+    let client = service.client();
+    let stored = upload(&client, &qcow2(&service)).await;
+    let job = make_slim(&client, &stored.name).await.unwrap();
+    wait_for(&client, &job.name, JobState::Succeeded).await;
+    let slim = slim(&client, &stored.name).await.image;
+    let read = async || {
+        let request = DownloadImageRequest { image: slim.clone(), ..DownloadImageRequest::default() };
+        client.stub().download_image(request).await.map(drop)
+    };
+    read().await.unwrap();
+    let disabled = Image { name: stored.name.clone(), disabled: true, ..Image::default() };
+    let update_mask = Some(imageops::FieldMask { paths: vec!["disabled".to_owned()] });
+    let request = UpdateImageRequest { image: Some(disabled), update_mask };
+    client.images().update_image(request).await.unwrap();
+    assert_status(&read().await.unwrap_err(), Code::FailedPrecondition, "IMAGE_DISABLED");
 }

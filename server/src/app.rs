@@ -115,16 +115,15 @@ impl App {
     /// An image whose bytes can be read.
     pub async fn active_image(&self, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
         let image = self.catalogue.get_image(tenant, id).await?;
-        let (reason, message) = match image.state {
-            ImageState::Active if image.enabled => return Ok(image),
-            ImageState::Active => (reason::IMAGE_DISABLED, "the image is disabled; enable it first"),
-            ImageState::Trashed => (reason::IMAGE_TRASHED, "the image lies in the trash; restore it first"),
-            ImageState::Quarantined => {
-                (reason::IMAGE_QUARANTINED, "the image is in quarantine: its bytes are not to be trusted")
+        is_readable(&image)?;
+        if let Some(companion) = &image.companion {
+            // The same disk: what its image withholds, it withholds.
+            let of = self.catalogue.get_image(tenant, companion.of).await?;
+            if of.state == ImageState::Trashed || !of.enabled {
+                is_readable(&of)?;
             }
-            _ => (reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read"),
-        };
-        Err(Failure::new(Code::FailedPrecondition, reason, message))
+        }
+        Ok(image)
     }
 
     /// Removes bytes that were published for a row that could not be written. What cannot be removed now, the collector
@@ -175,6 +174,20 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Whether the bytes of an image may be read, or why not.
+fn is_readable(image: &ImageRow) -> Result<()> {
+    let (reason, message) = match image.state {
+        ImageState::Active if image.enabled => return Ok(()),
+        ImageState::Active => (reason::IMAGE_DISABLED, "the image is disabled; enable it first"),
+        ImageState::Trashed => (reason::IMAGE_TRASHED, "the image lies in the trash; restore it first"),
+        ImageState::Quarantined => {
+            (reason::IMAGE_QUARANTINED, "the image is in quarantine: its bytes are not to be trusted")
+        }
+        _ => (reason::IMAGE_NOT_ACTIVE, "the image has no bytes to read"),
+    };
+    Err(Failure::new(Code::FailedPrecondition, reason, message))
 }
 
 fn io_failed(error: std::io::Error) -> Failure {

@@ -218,6 +218,25 @@ async fn start_scrubs(app: &App, time: Micros) -> Result<()> {
     Ok(())
 }
 
+/// Removes what uploads that have ended left staged while the store was away.
+async fn sweep_staged(app: &App, store: &Arc<dyn Store>) -> Result<()> {
+    let listing = Arc::clone(store);
+    let Ok(entries) = blocking(move || listing.list_staged()).await? else { return Ok(()) };
+    for entry in entries {
+        let is_old = entry.modified.elapsed().is_ok_and(|age| age > GRACE);
+        // What jobs stage bears other names, and goes with them.
+        let Ok(upload) = Uuid::try_parse(&entry.key) else { continue };
+        if is_old && !app.catalogue.is_upload_open(UploadId(upload)).await? {
+            tracing::info!(key = entry.key, "staged bytes without an upload are removed");
+            let store = Arc::clone(store);
+            if let Err(error) = blocking(move || store.discard_staged(&entry.key)).await? {
+                tracing::warn!(%error, "staged bytes were not removed; tried again later");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Bytes that lie in the stores without a row.
 struct Orphans {
     /// Since when they are known to.
@@ -284,6 +303,7 @@ impl Orphans {
                 }
             }
             self.known.insert(id);
+            sweep_staged(app, &store).await?;
         }
         self.seen = seen;
         metrics::gauge!("imageops_orphans_bytes").set(bytes as f64);

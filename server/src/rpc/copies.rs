@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imageops::v1;
-use imageops_catalogue::Error;
+use imageops_catalogue::{Error, Replica};
 use imageops_model::{CopySpec, JobKind, JobSpec, ReplicaState, StoreId};
 use tonic::Code;
 
@@ -14,7 +14,7 @@ use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::stores::no_store;
-use crate::{reason, wire};
+use crate::{reason, replicas, wire};
 
 /// Queues a copy; while one of the same image into the same store is under way, that one is answered.
 pub(super) async fn copy(app: &Arc<App>, caller: &Caller, request: v1::CopyImageRequest) -> Result<v1::Job> {
@@ -58,12 +58,17 @@ pub(super) async fn remove(
     let id = parse_name("name", &request.name)?;
     let revision = wire::read_etag(&request.etag)?;
     let store = app.stores.find(&request.store).ok_or_else(|| no_store(&request.store))?.row.id;
+    // Copies in stores that are away now, perhaps for good, cannot take its place.
+    let image = app.catalogue.get_image(&caller.tenant, id).await?;
+    let is_ready = |copy: &Replica| copy.store == store && copy.state == ReplicaState::Ready;
+    if image.replicas.iter().any(is_ready) {
+        let mut others = replicas::readable(app, &image);
+        others.retain(|copy| copy.store != store);
+        replicas::open_next(app, id, &mut others.into_iter(), last_replica()).await?;
+    }
     let removed = app.catalogue.remove_replica(&caller.tenant, id, store, revision, now()).await;
     let row = removed.map_err(|error| match error {
-        Error::State { what: "replica" } => {
-            let message = "no other copy of the image can be read; copy it first, or delete the image";
-            Failure::new(Code::FailedPrecondition, reason::LAST_REPLICA, message)
-        }
+        Error::State { what: "replica" } => last_replica(),
         Error::NotFound { what: "replica" } => {
             Failure::new(Code::NotFound, reason::REPLICA_STATE, "the store holds no copy of the image")
         }
@@ -71,4 +76,9 @@ pub(super) async fn remove(
     })?;
     app.remove_doomed().await?;
     Ok(wire::image(&row))
+}
+
+fn last_replica() -> Failure {
+    let message = "no other copy of the image can be read; copy it first, or delete the image";
+    Failure::new(Code::FailedPrecondition, reason::LAST_REPLICA, message)
 }
