@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::hub::Hub;
 use crate::stored;
-use crate::stores::Stores;
+use crate::stores::{Slot, Stores};
 use crate::upload::Uploads;
 use crate::{reason, replicas};
 
@@ -141,14 +141,14 @@ impl App {
 
     /// Removes the staged bytes of an upload, in whichever store they are.
     pub async fn discard_staged(&self, upload: UploadId) {
-        for slot in self.stores.all() {
+        for slot in self.stores.all().into_iter().filter(Slot::is_connected) {
             stored::discard(self, slot.row.id, upload.0.to_string()).await;
         }
     }
 
-    /// Removes the bytes that lost their last row. Those of a store that is not there wait.
+    /// Removes the bytes that lost their last row. Those of a store that is not there, or does not answer, wait.
     pub async fn remove_doomed(&self) -> Result<()> {
-        for slot in self.stores.all() {
+        for slot in self.stores.all().into_iter().filter(Slot::is_connected) {
             if let Some(store) = slot.store {
                 self.remove_doomed_of(slot.row.id, &store).await?;
             }

@@ -1,11 +1,15 @@
 //! `imageops-server`: parses, builds, runs, drains.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use imageops_server::config::{Cli, Command, Config};
 use imageops_server::exit::{Exit, Fatal};
 use imageops_server::{import, keys, serve, telemetry};
+
+/// How long threads have to come to their end when all work has.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -34,7 +38,7 @@ fn run(cli: Cli) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|error| Fatal::new(Exit::Internal, format!("no threads: {error}")))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match cli.command {
             Some(Command::Key(command)) => keys::run(command, &*serve::open_catalogue(&config).await?).await,
             Some(Command::ImportEdgegallery(from)) => {
@@ -46,5 +50,8 @@ fn run(cli: Cli) -> Result<(), Fatal> {
                 serve::serve(config, metrics).await
             }
         }
-    })
+    });
+    // A thread may hang in a file system that does not answer.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    ended
 }

@@ -148,7 +148,7 @@ async fn register(app: &App, caller: &Caller, request: v1::RegisterStoreRequest)
     } else {
         let row = app.catalogue.update_store(slot.row.id, change, None, now()).await?;
         app.stores.update(row.clone());
-        Slot { row, ..slot }
+        slot.with(row)
     };
     show(app, caller, slot).await
 }

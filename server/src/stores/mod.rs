@@ -9,13 +9,16 @@ mod setting;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use imageops_catalogue::{Catalogue, Created, StoreRow};
 use imageops_model::{Micros, StoreId, StoreKind, StoreState};
 use imageops_store::{Error, ImageRoot, Space, Store};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -32,6 +35,8 @@ use crate::reason;
 pub const DEFAULT_STORE: &str = "default";
 /// Its weight at first: it takes what the stores that the operator names have no room for.
 const DEFAULT_WEIGHT: i32 = -1;
+/// How long a probe may take before its store counts as one that does not answer.
+const PROBE_MAX: Duration = Duration::from_secs(10);
 /// Most stores.
 pub const STORES_MAX: usize = 256;
 
@@ -57,17 +62,37 @@ pub struct Slot {
     pub probe_time: Micros,
     /// Its room at that time.
     pub space: Space,
+    is_probing: Arc<AtomicBool>,
 }
 
 impl Slot {
     fn disconnected(row: StoreRow, problem: String) -> Self {
-        Self { row, store: None, problem, probe_time: now(), space: Space::default() }
+        Self {
+            row,
+            store: None,
+            problem,
+            probe_time: now(),
+            space: Space::default(),
+            is_probing: Arc::default(),
+        }
     }
 
     fn connected(row: StoreRow, store: Arc<dyn Store>) -> Self {
         store.set_limit(row.limit_bytes);
         let space = store.space().unwrap_or_default();
-        Self { row, store: Some(store), problem: String::new(), probe_time: now(), space }
+        Self {
+            row,
+            store: Some(store),
+            problem: String::new(),
+            probe_time: now(),
+            space,
+            is_probing: Arc::default(),
+        }
+    }
+
+    /// The same store with a changed record.
+    pub fn with(self, row: StoreRow) -> Self {
+        Self { row, ..self }
     }
 
     /// Whether bytes can be written to it.
@@ -320,31 +345,50 @@ impl Stores {
         self.probe_each(self.all().into_iter().filter(|slot| !slot.is_connected()).collect()).await
     }
 
+    /// All at the same time: one that hangs keeps no other from being probed.
     async fn probe_each(&self, slots: Vec<Slot>) -> Result<()> {
-        for before in slots {
-            let id = before.row.id;
-            let after = match before.store.clone() {
-                Some(store) => self.probe(before, store).await?,
-                None => self.open_row(before.row).await?,
-            };
-            let mut slots = self.write();
-            if let Some(slot) = slots.get_mut(&id) {
-                log_change(&slot.problem, &after);
-                // The record may have changed meanwhile.
-                *slot = Slot { row: slot.row.clone(), ..after };
-                if let Some(store) = &slot.store {
-                    store.set_limit(slot.row.limit_bytes);
-                }
-                let up = if slot.is_connected() { 1.0 } else { 0.0 };
-                metrics::gauge!("imageops_store_up", "store" => slot.row.name.clone()).set(up);
+        try_join_all(slots.into_iter().map(|slot| self.probe_one(slot))).await.map(drop)
+    }
+
+    async fn probe_one(&self, before: Slot) -> Result<()> {
+        let id = before.row.id;
+        let after = match before.store.clone() {
+            Some(store) => self.probe(before, store).await?,
+            None => self.open_row(before.row).await?,
+        };
+        let mut slots = self.write();
+        if let Some(slot) = slots.get_mut(&id) {
+            log_change(&slot.problem, &after);
+            // The record may have changed meanwhile.
+            *slot = Slot { row: slot.row.clone(), ..after };
+            if let Some(store) = &slot.store {
+                store.set_limit(slot.row.limit_bytes);
             }
+            let up = if slot.is_connected() { 1.0 } else { 0.0 };
+            metrics::gauge!("imageops_store_up", "store" => slot.row.name.clone()).set(up);
         }
         Ok(())
     }
 
     async fn probe(&self, before: Slot, store: Arc<dyn Store>) -> Result<Slot> {
-        let probed = Arc::clone(&store);
-        let (result, space) = blocking(move || (probed.probe(), probed.space().unwrap_or_default())).await?;
+        let (probed, is_probing) = (Arc::clone(&store), Arc::clone(&before.is_probing));
+        // A probe that hangs holds its thread; no second one is given to the same store.
+        let probe = (!is_probing.swap(true, Ordering::AcqRel)).then(|| {
+            blocking(move || {
+                let probed = (probed.probe(), probed.space().unwrap_or_default());
+                is_probing.store(false, Ordering::Release);
+                probed
+            })
+        });
+        let answer = match probe {
+            Some(probe) => timeout(PROBE_MAX, probe).await.ok(),
+            None => None,
+        };
+        let Some(answer) = answer else {
+            let problem = "it does not answer".to_owned();
+            return Ok(Slot { store: Some(store), problem, probe_time: now(), ..before });
+        };
+        let (result, space) = answer?;
         let (store, problem) = match result {
             // A full store is there: it is read, and takes bytes again once there is room.
             Ok(()) | Err(Error::NoSpace(_)) => (Some(store), String::new()),
