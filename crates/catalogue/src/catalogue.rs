@@ -14,7 +14,7 @@ use crate::Error;
 use crate::{
     BlobToVerify, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow,
     JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange, StoreRow,
-    StoreUsage, UploadRow, Usage,
+    StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// The catalogue.
@@ -171,10 +171,11 @@ pub trait Catalogue: Send + Sync + 'static {
         now: Micros,
     ) -> Result<Committed>;
 
-    /// Marks an open part as whole: state stored. The ids of those that it replaces, whose staged bytes can go: they had the
-    /// same number and are aborted. [`Error::State`] of the upload when it is no part or not open, of the session while that
-    /// is composed. It holds exactly its durable bytes of the quota from now on.
-    async fn store_part(&self, id: UploadId, now: Micros) -> Result<Vec<UploadId>>;
+    /// Marks an open upload as the whole part at this place: state stored. The ids of those that it replaces, whose staged
+    /// bytes can go: they had the same number and are aborted. [`Error::State`] of the upload when it is not open, or has
+    /// another place, fills a record, is an archive or composes; of the session while that is composed. It holds exactly its
+    /// durable bytes of the quota from now on.
+    async fn store_part(&self, id: UploadId, part: &UploadPart, now: Micros) -> Result<Vec<UploadId>>;
 
     /// Stored parts of a session, by number; none when there is no such session.
     async fn list_parts(&self, tenant: &Tenant, session: &str) -> Result<Vec<UploadRow>>;

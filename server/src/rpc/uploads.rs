@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
-use imageops_catalogue::{Committed, Cursor, UploadRow};
+use imageops_catalogue::{Committed, Cursor, UploadPart, UploadRow};
 use imageops_model::UploadState;
 
 use tokio::time::timeout;
@@ -122,8 +122,27 @@ enum End {
 enum Received {
     /// The stream was closed without a commit.
     Closed,
-    /// The client wants the image: what it promises of the whole, and labels that it learned of behind the bytes.
-    Commit(Promise, BTreeMap<String, String>),
+    /// The client wants the image, or the part.
+    Commit(Promise, Wanted),
+}
+
+/// What the bytes are to become.
+enum Wanted {
+    /// An image, with labels that the client learned of behind the bytes.
+    Image(BTreeMap<String, String>),
+    /// The part at this place.
+    Part(UploadPart),
+}
+
+fn read_wanted(upload: &UploadRow, commit: v1::UploadCommit) -> Result<Wanted> {
+    match admission::read_place(upload, &commit)? {
+        None => Ok(Wanted::Image(commit.labels.into_iter().collect())),
+        Some(_) if !commit.labels.is_empty() => Err(Failure::invalid(
+            "commit.labels",
+            "a part has no labels; give them where the parts are composed",
+        )),
+        Some(part) => Ok(Wanted::Part(part)),
+    }
 }
 
 struct Stream<'a> {
@@ -145,8 +164,8 @@ impl Stream<'_> {
             match message {
                 Message::Chunk(chunk) => self.take_chunk(chunk, ingest, grant).await?,
                 Message::Commit(commit) => {
-                    let promise = wire::read_promise(commit.size_bytes, commit.expected_digests)?;
-                    return Ok(Received::Commit(promise, commit.labels.into_iter().collect()));
+                    let promise = wire::read_promise(commit.size_bytes, commit.expected_digests.clone())?;
+                    return Ok(Received::Commit(promise, read_wanted(self.upload, commit)?));
                 }
                 Message::Metadata(_) | Message::Resume(_) => {
                     return Err(sequence("after the first message only chunks and `commit` may come"));
@@ -172,7 +191,7 @@ impl Stream<'_> {
         grant.cover(self.app, self.upload, length).await?;
         let prefix = ingest.push(chunk.data).await?;
         // The first bytes of an archive, and of most parts, are not those of an image.
-        if let Some(prefix) = prefix.filter(|_| self.upload.archive.is_none() && self.upload.part.is_none()) {
+        if let Some(prefix) = prefix.filter(|_| self.upload.archive.is_none() && !self.upload.is_part()) {
             judge_prefix(self.upload, &prefix)?;
         }
         if let Some(durable_bytes) = ingest.flush_some().await? {
@@ -208,7 +227,7 @@ impl Stream<'_> {
         ingest: &mut Ingest,
     ) -> Result<v1::UploadImageResponse, End> {
         match received {
-            Ok(Received::Commit(promise, labels)) => self.commit(promise, labels, ingest).await,
+            Ok(Received::Commit(promise, wanted)) => self.commit(promise, wanted, ingest).await,
             Ok(Received::Closed) => {
                 let upload = self.make_durable(ingest).await.map_err(End::Lost)?;
                 Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), ..Default::default() })
@@ -231,19 +250,22 @@ impl Stream<'_> {
     async fn commit(
         &self,
         promise: Promise,
-        labels: BTreeMap<String, String>,
+        wanted: Wanted,
         ingest: &mut Ingest,
     ) -> Result<v1::UploadImageResponse, End> {
         let promises = [Promise::of(self.upload), promise];
-        let made = if self.upload.part.is_some() {
-            let stored = commit_part(self.app, self.upload, ingest, &promises).await;
-            stored.map(|upload| v1::UploadImageResponse {
-                upload: Some(wire::upload(&upload)),
-                ..Default::default()
-            })
-        } else {
-            let committed = commit(self.app, self.upload, ingest, &promises, labels).await;
-            committed.map(|committed| response(&committed))
+        let made = match wanted {
+            Wanted::Part(part) => {
+                let stored = commit_part(self.app, self.upload, &part, ingest, &promises).await;
+                stored.map(|upload| v1::UploadImageResponse {
+                    upload: Some(wire::upload(&upload)),
+                    ..Default::default()
+                })
+            }
+            Wanted::Image(labels) => {
+                let committed = commit(self.app, self.upload, ingest, &promises, labels).await;
+                committed.map(|committed| response(&committed))
+            }
         };
         match made {
             Ok(response) => Ok(response),

@@ -2,13 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState};
+use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState, UploadWishes};
 
 use super::usage::{self, Amount};
 use super::{Connection, records, sessions};
 use crate::lists::{Slice, filter, found};
 use crate::rows::{UploadRecord, write_failure, write_json, write_number, write_uuid};
-use crate::{Created, Error, Page, Result, UploadRow};
+use crate::{Created, Error, Page, Result, UploadPart, UploadRow};
 
 pub(super) const WHAT: &str = "upload";
 
@@ -46,6 +46,10 @@ const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image =
      expire_time = $6, reserved_bytes = $7, reserved_images = $8 \
      WHERE tenant = $9 AND id = $10 AND state = $11 AND durable_bytes = $12 AND reserved_bytes = $13";
 
+// A row that was begun without them says by its wishes that they came behind the bytes.
+const NAME_PART: &str = "UPDATE uploads SET session = $1, part = $2, wishes = $3 \
+     WHERE tenant = $4 AND id = $5 AND state = 'open' AND session IS NULL";
+
 const IS_OPEN: &str = "SELECT CAST(1 AS BIGINT) FROM uploads WHERE id = $1 AND state IN ('open', 'stored')";
 
 const SELECT_EXPIRED: &str =
@@ -56,7 +60,7 @@ const FORGET: &str = "DELETE FROM uploads WHERE id IN \
 
 /// Images of the quota that an upload needs while it is open: one, unless it is a part or fills a record.
 fn promised_images(upload: &UploadRow) -> u64 {
-    u64::from(upload.part.is_none() && upload.record.is_none())
+    u64::from(!upload.is_part() && upload.record.is_none())
 }
 
 /// What an upload holds of the quota.
@@ -130,6 +134,10 @@ async fn insert(db: &mut Connection, upload: &UploadRow) -> Result<()> {
 }
 
 fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
+    // What the commit told is no part of the request that began it.
+    let named_behind = known.wishes.becomes_part && known.part.is_some();
+    let part = known.part.as_ref().filter(|_| !named_behind);
+    let wishes = UploadWishes { becomes_part: asked.wishes.becomes_part || named_behind, ..asked.wishes };
     known.tenant == asked.tenant
         && known.label == asked.label
         && known.details == asked.details
@@ -138,11 +146,11 @@ fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
         && known.expected_md5 == asked.expected_md5
         && known.expected_sha256 == asked.expected_sha256
         && known.store == asked.store
-        && known.part == asked.part
+        && part == asked.part.as_ref()
         && known.composes == asked.composes
         && known.record == asked.record
         && known.archive == asked.archive
-        && known.wishes == asked.wishes
+        && known.wishes == wishes
 }
 
 pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: UploadId) -> Result<UploadRow> {
@@ -166,6 +174,20 @@ pub(super) fn apply(before: &UploadRow, event: UploadEvent, now: Micros) -> Resu
     let state = before.state.after(event).map_err(|_| Error::State { what: WHAT })?;
     let reserved_bytes = if state.is_final() { 0 } else { before.reserved_bytes };
     Ok(UploadRow { state, reserved_bytes, update_time: now, ..before.clone() })
+}
+
+/// Makes a part of an open upload that was not begun as one.
+pub(super) async fn name_part(db: &mut Connection, before: &UploadRow, part: &UploadPart) -> Result<()> {
+    let wishes = UploadWishes { becomes_part: true, ..before.wishes };
+    let updated = sqlx::query(NAME_PART)
+        .bind(&part.session)
+        .bind(i64::from(part.number))
+        .bind(write_json(&wishes)?)
+        .bind(before.tenant.as_str())
+        .bind(write_uuid(before.id.0))
+        .execute(db)
+        .await?;
+    if updated.rows_affected() == 0 { Err(Error::State { what: WHAT }) } else { Ok(()) }
 }
 
 /// Writes `after` over `before`, where the row still is what was read, and counts what it holds.
