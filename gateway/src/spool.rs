@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most spools at a time; whoever wants one more is refused.
 const SPOOLS_MAX: usize = 256;
-/// Longest content of one, in bytes: far more than clients that know no other way send in one piece.
+/// Longest content of one, in bytes: far more than clients send with one checksum.
 const CONTENT_BYTES_MAX: u64 = 4 << 30;
 /// Length of the pieces that are read back, in bytes.
 const PIECE_BYTES: usize = 512 << 10;
