@@ -149,7 +149,7 @@ type Upload struct {
 	DisplayName string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Format that the client declared. Unspecified: none.
 	DeclaredFormat ImageFormat `protobuf:"varint,4,opt,name=declared_format,json=declaredFormat,proto3,enum=imageops.v1.ImageFormat" json:"declared_format,omitempty"`
-	// Length that the client declared, in bytes. Absent: none.
+	// Length that the client declared, at the beginning or with a resume, in bytes. Absent: none.
 	SizeBytes *uint64 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
 	// Bytes from the start that are durable: where a resume goes on.
 	DurableBytes uint64 `protobuf:"varint,6,opt,name=durable_bytes,json=durableBytes,proto3" json:"durable_bytes,omitempty"`
@@ -652,7 +652,11 @@ type UploadResume struct {
 	// `uploads/{uuid}`.
 	Upload string `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`
 	// Offset that the next chunk will have; must be the durable one, as GetUpload tells.
-	OffsetBytes   uint64 `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
+	OffsetBytes uint64 `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
+	// Length of the whole, in bytes, where the metadata did not tell it: it counts from then on, for the quota too. Another
+	// one than is known already, and one below the offset, are FAILED_PRECONDITION with reason SIZE_MISMATCH. Absent: as
+	// before.
+	SizeBytes     *uint64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +701,13 @@ func (x *UploadResume) GetUpload() string {
 func (x *UploadResume) GetOffsetBytes() uint64 {
 	if x != nil {
 		return x.OffsetBytes
+	}
+	return 0
+}
+
+func (x *UploadResume) GetSizeBytes() uint64 {
+	if x != nil && x.SizeBytes != nil {
+		return *x.SizeBytes
 	}
 	return 0
 }
@@ -1431,10 +1442,13 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
 	"\v_size_bytesB\b\n" +
-	"\x06_check\"I\n" +
+	"\x06_check\"|\n" +
 	"\fUploadResume\x12\x16\n" +
 	"\x06upload\x18\x01 \x01(\tR\x06upload\x12!\n" +
-	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\"\xaa\x02\n" +
+	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12\"\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x04H\x00R\tsizeBytes\x88\x01\x01B\r\n" +
+	"\v_size_bytes\"\xaa\x02\n" +
 	"\fUploadCommit\x12\"\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x04H\x00R\tsizeBytes\x88\x01\x01\x12?\n" +
@@ -1582,6 +1596,7 @@ func file_imageops_v1_uploads_proto_init() {
 		(*UploadImageRequest_Commit)(nil),
 	}
 	file_imageops_v1_uploads_proto_msgTypes[2].OneofWrappers = []any{}
+	file_imageops_v1_uploads_proto_msgTypes[3].OneofWrappers = []any{}
 	file_imageops_v1_uploads_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -151,6 +151,11 @@ pub trait Catalogue: Send + Sync + 'static {
     /// unless open.
     async fn reserve_upload(&self, id: UploadId, bytes: RangeInclusive<u64>, now: Micros) -> Result<u64>;
 
+    /// Sets the length of an open upload that has none and as many durable bytes at most, and answers the row; any other
+    /// stays as it is. It holds so many bytes of the quota from then on. [`Error::State`] unless open,
+    /// [`Error::QuotaExceeded`] when the quota has no room for them.
+    async fn declare_upload_size(&self, id: UploadId, size_bytes: u64, now: Micros) -> Result<UploadRow>;
+
     /// Makes the image: upload committed and image row added, or the record filled that the upload named, in one
     /// transaction. [`Error::State`] unless open, [`Error::Conflict`] when the image's id is taken or its tenant is not the
     /// upload's, [`Error::QuotaExceeded`] when more came than the upload holds and the quota allows.

@@ -124,6 +124,7 @@ macro_rules! catalogue_suite {
             leases::freed_leases_are_claimable_at_once,
             uploads::an_upload_reads_back,
             uploads::the_same_id_is_the_same_upload,
+            uploads::a_length_is_told_once,
             uploads::durable_bytes_never_shrink,
             uploads::a_commit_makes_the_image,
             uploads::a_failed_commit_changes_nothing,

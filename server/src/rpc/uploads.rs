@@ -52,7 +52,7 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     let first = next(app, &mut messages, std::future::pending())
         .await?
         .ok_or_else(|| sequence("begin with `metadata` or `resume`"))?;
-    let (upload, resume_at) = begin(app, caller, first).await?;
+    let (upload, resume) = begin(app, caller, first).await?;
     if upload.state != UploadState::Open {
         return ended(app, caller, upload).await;
     }
@@ -64,7 +64,7 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     let number = hold.number();
 
     // Read again: the stream that held it before may have ended it.
-    let upload = app.catalogue.get_upload(&caller.tenant, upload.id).await?;
+    let mut upload = app.catalogue.get_upload(&caller.tenant, upload.id).await?;
     if upload.state != UploadState::Open {
         return ended(app, caller, upload).await;
     }
@@ -79,10 +79,14 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
             Err(failure) => return Err(failure),
         },
     };
-    if resume_at.is_some_and(|offset| offset != ingest.received_bytes()) {
-        let failure = wrong_offset(resume_at.unwrap_or_default(), ingest.received_bytes());
-        *hold.ingest = Some(ingest);
-        return Err(failure);
+    if let Some(resume) = resume {
+        upload = match go_on(app, upload, &resume, ingest.received_bytes()).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                *hold.ingest = Some(ingest);
+                return Err(failure);
+            }
+        };
     }
     let stream = Stream { app, upload: &upload, session: &session, number };
     let mut grant = Grant::of(&upload);
@@ -106,6 +110,35 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     end.map_err(|end| match end {
         End::Broken(failure) | End::Refused(failure) | End::Lost(failure) => failure,
     })
+}
+
+/// Whether the upload can go on as a resume wants it; the row, with the length that it tells.
+async fn go_on(
+    app: &App,
+    upload: UploadRow,
+    resume: &v1::UploadResume,
+    received_bytes: u64,
+) -> Result<UploadRow> {
+    if resume.offset_bytes != received_bytes {
+        return Err(wrong_offset(resume.offset_bytes, received_bytes));
+    }
+    let Some(size_bytes) = resume.size_bytes else { return Ok(upload) };
+    if size_bytes > app.config.upload_max_bytes {
+        return Err(admission::too_large(app.config.upload_max_bytes));
+    }
+    let known = if size_bytes < received_bytes {
+        upload
+    } else {
+        app.catalogue.declare_upload_size(upload.id, size_bytes, now()).await?
+    };
+    if known.size_bytes == Some(size_bytes) {
+        return Ok(known);
+    }
+    let message = match known.size_bytes {
+        Some(known) => format!("{known} bytes were promised before, and that stays"),
+        None => format!("{received_bytes} bytes came already, more than {size_bytes}"),
+    };
+    Err(Failure::new(Code::FailedPrecondition, reason::SIZE_MISMATCH, message))
 }
 
 /// How a stream ends without an image.
@@ -327,13 +360,17 @@ fn broken(status: &Status) -> Failure {
     Failure::new(status.code(), reason::UNAVAILABLE, "the stream broke; resume at the durable offset")
 }
 
-/// The upload that the first message names, and the offset that a resume wants.
-async fn begin(app: &Arc<App>, caller: &Caller, first: Message) -> Result<(UploadRow, Option<u64>)> {
+/// The upload that the first message names, and what a resume says of it.
+async fn begin(
+    app: &Arc<App>,
+    caller: &Caller,
+    first: Message,
+) -> Result<(UploadRow, Option<v1::UploadResume>)> {
     match first {
         Message::Metadata(metadata) => Ok((admission::begin(app, &caller.tenant, metadata).await?, None)),
         Message::Resume(resume) => {
             let id = parse_name("resume.upload", &resume.upload)?;
-            Ok((app.catalogue.get_upload(&caller.tenant, id).await?, Some(resume.offset_bytes)))
+            Ok((app.catalogue.get_upload(&caller.tenant, id).await?, Some(resume)))
         }
         Message::Chunk(_) | Message::Commit(_) => Err(sequence("begin with `metadata` or `resume`")),
     }

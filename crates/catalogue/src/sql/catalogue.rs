@@ -161,6 +161,10 @@ impl Catalogue for Handle {
         in_transaction!(self, commit::commit, id, &image, shares, &check_job, now)
     }
 
+    async fn declare_upload_size(&self, id: UploadId, size_bytes: u64, now: Micros) -> Result<UploadRow> {
+        in_transaction!(self, uploads::declare_size, id, size_bytes, now)
+    }
+
     async fn store_part(&self, id: UploadId, part: &UploadPart, now: Micros) -> Result<Vec<UploadId>> {
         in_transaction!(self, sessions::store_part, id, part, now)
     }

@@ -46,6 +46,9 @@ const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image =
      expire_time = $6, reserved_bytes = $7, reserved_images = $8 \
      WHERE tenant = $9 AND id = $10 AND state = $11 AND durable_bytes = $12 AND reserved_bytes = $13";
 
+const DECLARE_SIZE: &str =
+    "UPDATE uploads SET size_bytes = $1 WHERE id = $2 AND state = 'open' AND size_bytes IS NULL";
+
 // A row that was begun without them says by its wishes that they came behind the bytes.
 const NAME_PART: &str = "UPDATE uploads SET session = $1, part = $2, wishes = $3 \
      WHERE tenant = $4 AND id = $5 AND state = 'open' AND session IS NULL";
@@ -142,7 +145,8 @@ fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
         && known.label == asked.label
         && known.details == asked.details
         && known.declared_format == asked.declared_format
-        && known.size_bytes == asked.size_bytes
+        // It may have been told since.
+        && (asked.size_bytes.is_none() || known.size_bytes == asked.size_bytes)
         && known.expected_md5 == asked.expected_md5
         && known.expected_sha256 == asked.expected_sha256
         && known.store == asked.store
@@ -290,6 +294,30 @@ pub(super) async fn reserve(
     after.reserved_bytes = granted_bytes.saturating_sub(parts_bytes);
     save(db, &before, &after).await?;
     Ok(granted_bytes)
+}
+
+pub(super) async fn declare_size(
+    db: &mut Connection,
+    id: UploadId,
+    size_bytes: u64,
+    now: Micros,
+) -> Result<UploadRow> {
+    let before = load(db, id).await?;
+    let after = apply(&before, UploadEvent::Extend, now)?;
+    if before.size_bytes.is_some() || size_bytes < before.durable_bytes {
+        return Ok(before);
+    }
+    // As if it had been told at the beginning.
+    let after = UploadRow { size_bytes: Some(size_bytes), reserved_bytes: size_bytes, ..after };
+    let more = Amount { images: 0, bytes: size_bytes.saturating_sub(before.reserved_bytes) };
+    usage::ensure_room(db, &before.tenant, more, Amount::default()).await?;
+    sqlx::query(DECLARE_SIZE)
+        .bind(write_number("upload size", size_bytes)?)
+        .bind(write_uuid(id.0))
+        .execute(&mut *db)
+        .await?;
+    save(db, &before, &after).await?;
+    Ok(after)
 }
 
 pub(super) async fn abort(

@@ -25,6 +25,7 @@ enum Operation {
     Fill(usize),
     Extend(usize, u64),
     Reserve(usize, u64),
+    Declare(usize, u64),
     /// Under its own number, or this one.
     Store(usize, u32),
     Compose(Option<u64>),
@@ -58,6 +59,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         3 => place.clone().prop_map(Fill),
         3 => (place.clone(), size.clone()).prop_map(|(place, size)| Extend(place, size)),
         2 => (place.clone(), size.clone()).prop_map(|(place, size)| Reserve(place, size)),
+        2 => (place.clone(), size.clone()).prop_map(|(place, size)| Declare(place, size)),
         4 => (place.clone(), 0..4_u32).prop_map(|(place, number)| Store(place, number)),
         4 => prop::option::of(size.clone()).prop_map(Compose),
         8 => (place.clone(), 0..3_u64).prop_map(|(place, content)| Commit(place, content)),
@@ -167,6 +169,7 @@ async fn step(catalogue: &impl Catalogue, made: &mut Made, operation: Operation)
         }
         Operation::Extend(place, _)
         | Operation::Reserve(place, _)
+        | Operation::Declare(place, _)
         | Operation::Store(place, _)
         | Operation::Commit(place, _)
         | Operation::Abort(place)
@@ -245,6 +248,7 @@ async fn on_upload(
             catalogue.extend_upload(id, bytes.min(held_bytes), now, now.plus_ms(60_000)).await?;
         }
         Operation::Reserve(_, bytes) => drop(catalogue.reserve_upload(id, 0..=bytes, now).await?),
+        Operation::Declare(_, bytes) => drop(catalogue.declare_upload_size(id, bytes, now).await?),
         Operation::Store(_, number) => {
             let upload = catalogue.get_upload(&tenant(), id).await?;
             let part = upload.part.unwrap_or(UploadPart { session: SESSION.to_owned(), number });
