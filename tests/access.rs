@@ -168,7 +168,7 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
     let mut stub = client.stub();
     let mut images = client.images();
     let source = image(stored);
-    let resume = UploadResume { upload: open_upload.clone(), offset_bytes: 0 };
+    let resume = UploadResume { upload: open_upload.clone(), offset_bytes: 0, size_bytes: None };
     let resume = UploadImageRequest { message: Some(UploadMessage::Resume(resume)) };
     let watch = WatchStatusRequest { job: name(), after_revision: 0 };
     let download = DownloadImageRequest { image: stored.clone(), ..Default::default() };

@@ -15,6 +15,7 @@ use support::upload::digests;
 use support::{Service, fixtures};
 
 const VERSION: (&str, &str) = ("tus-resumable", "1.0.0");
+const DEFERRED: (&str, &str) = ("upload-defer-length", "1");
 const BYTES: (&str, &str) = ("content-type", "application/offset+octet-stream");
 
 struct Tus(SocketAddr);
@@ -173,7 +174,7 @@ fn core_options() {
     let answer = tus.request("OPTIONS", "/v1/uploads", &[], &[]);
     assert_eq!((answer.status, answer.body.len()), (204, 0));
     assert_eq!(answer.header("tus-version"), Some("1.0.0"));
-    let extensions = "checksum,creation,creation-with-upload,expiration,termination";
+    let extensions = "checksum,creation,creation-defer-length,creation-with-upload,expiration,termination";
     assert_eq!(answer.header("tus-extension"), Some(extensions));
     assert_eq!(answer.header("tus-checksum-algorithm"), Some("sha1,md5,sha256,crc32c"));
     assert_eq!(tus.request("OPTIONS", "/v1/uploads", &[("tus-resumable", "0.2.2")], &[]).status, 204);
@@ -264,7 +265,8 @@ fn creation() {
 
     for headers in [
         &[VERSION][..],
-        &[VERSION, ("upload-defer-length", "1")],
+        &[VERSION, ("upload-defer-length", "0")],
+        &[VERSION, ("upload-defer-length", "1"), ("upload-length", "5")],
         &[VERSION, ("upload-length", "0")],
         &[VERSION, ("upload-length", "5"), ("upload-metadata", "filename !")],
         &[VERSION, ("upload-length", "5"), ("upload-metadata", "a YQ==,a YQ==")],
@@ -274,6 +276,81 @@ fn creation() {
     let small = Service::start_with(&["--upload-max-bytes", "1000"]);
     let large = [VERSION, ("upload-length", "1001")];
     assert_eq!(http::request(small.http(), "POST", "/v1/uploads", &large, &[]).status, 413);
+}
+
+/// The length comes with any later request, once; until then HEAD says that it does not know it.
+#[test]
+fn creation_defer_length() {
+    let service = Service::start();
+    let tus = Tus(service.http());
+    let data = fixtures::raw("tus deferred");
+    let length = data.len().to_string();
+    let told = ("upload-length", &*length);
+    let begin = || {
+        let created = tus.request("POST", "/v1/uploads", &[VERSION, DEFERRED], &[]);
+        assert_eq!(created.status, 201, "{}", created.text());
+        created.header("location").unwrap().to_owned()
+    };
+    let known = |upload: &str| {
+        let answer = tus.head(upload);
+        assert_eq!(answer.status, 200);
+        ["upload-length", "upload-defer-length"].map(|name| answer.header(name).map(str::to_owned))
+    };
+    let (deferred, tells) = ([None, Some("1".to_owned())], [Some(length.clone()), None]);
+
+    let upload = begin();
+    assert_eq!(known(&upload), deferred);
+    assert_eq!(tus.patch(&upload, 0, &[], &data[..1_000]).status, 204);
+    assert_eq!(known(&upload), deferred);
+    // Fewer than there are, none, and what is no number: nothing is taken.
+    for bad in ["999", "0", "-1", "", "1e9"] {
+        assert_eq!(tus.patch(&upload, 1_000, &[("upload-length", bad)], b"x").status, 400, "{bad}");
+    }
+    let past = tus.patch(&upload, 1_000, &[("upload-length", "1001")], &data[1_000..1_002]);
+    assert_eq!((past.status, known(&upload)), (413, deferred.clone()));
+    let elsewhere = tus.patch(&upload, 5, &[told], b"x");
+    assert_eq!((elsewhere.status, known(&upload)), (409, deferred));
+    tus.assert_offset(&upload, 1_000);
+
+    assert_eq!(tus.patch(&upload, 1_000, &[told], &data[1_000..2_000]).status, 204);
+    assert_eq!(known(&upload), tells);
+    let other = (data.len() + 1).to_string();
+    assert_eq!(tus.patch(&upload, 2_000, &[("upload-length", &*other)], b"x").status, 400);
+    assert_eq!(known(&upload), tells);
+    let mut service = service;
+    service.restart();
+    let tus = Tus(service.http());
+    // Who says it again says nothing new.
+    let whole = tus.patch(&upload, 2_000, &[told], &data[2_000..]);
+    assert_eq!((whole.status, whole.header("upload-offset")), (204, Some(&*length)));
+    let image = whole.header("imageops-image").unwrap().to_owned();
+    assert_eq!(tus.request("GET", &format!("/v1/{image}/content"), &[], &[]).body, data);
+    let again = tus.patch(&upload, data.len(), &[told], &[]);
+    assert_eq!((again.status, again.header("imageops-image")), (204, Some(&*image)));
+}
+
+/// A client that learns of the end behind the last byte tells the length without one.
+#[test]
+fn creation_defer_length_ends_without_bytes() {
+    let service = Service::start();
+    let tus = Tus(service.http());
+    let data = fixtures::raw("tus deferred, in one go");
+    let created = tus.request("POST", "/v1/uploads", &[VERSION, BYTES, DEFERRED], &data);
+    let length = data.len().to_string();
+    assert_eq!((created.status, created.header("upload-offset")), (201, Some(&*length)));
+    assert_eq!(created.header("imageops-image"), None);
+    let upload = created.header("location").unwrap();
+    let ended = tus.patch(upload, data.len(), &[("upload-length", &length)], &[]);
+    assert_eq!(ended.status, 204, "{}", ended.text());
+    let image = ended.header("imageops-image").unwrap();
+    assert_eq!(tus.request("GET", &format!("/v1/{image}/content"), &[], &[]).body, data);
+
+    let small = Service::start_with(&["--upload-max-bytes", "1000"]);
+    let tus = Tus(small.http());
+    let created = tus.request("POST", "/v1/uploads", &[VERSION, BYTES, DEFERRED], b"hello");
+    let upload = created.header("location").unwrap();
+    assert_eq!(tus.patch(upload, 5, &[("upload-length", "1001")], b"x").status, 413);
+    tus.assert_offset(upload, 5);
 }
 
 #[test]

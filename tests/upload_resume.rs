@@ -11,7 +11,7 @@ use bytes::Bytes;
 use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
     Chunk, Digests, ImageFormat, ListUploadsRequest, Upload, UploadCommit, UploadImageRequest,
-    UploadMetadata, UploadState,
+    UploadMetadata, UploadResume, UploadState,
 };
 use imageops_client::{Client, UploadOptions};
 use tonic::{Code, Status};
@@ -371,6 +371,40 @@ async fn a_promised_length_is_kept() {
 }
 
 /// SEC-14: the limit holds with a declared length, without one, and with one that lies.
+/// Who learns of the length later tells it with a resume, once; the quota and the end count with it from then on.
+#[tokio::test]
+async fn a_length_can_be_told_by_a_resume() {
+    let service = Service::start();
+    let client = service.client();
+    let data = Random::new("told later").bytes(CHUNK_BYTES + 100);
+    let metadata = metadata("told later");
+    let name = name_of(&metadata);
+    let stream = Stream::begin(&client, &metadata).await;
+    stream.chunk(0, &data[..CHUNK_BYTES]).await;
+    stream.close().await.unwrap();
+    let size = data.len() as u64;
+    let told = |size_bytes| {
+        let offset_bytes = CHUNK_BYTES as u64;
+        let resume = UploadResume { upload: name.clone(), offset_bytes, size_bytes: Some(size_bytes) };
+        Stream::open(&client, Message::Resume(resume))
+    };
+    let refused = told(CHUNK_BYTES as u64 - 1).await.answer().await.unwrap_err();
+    assert_status(&refused, Code::FailedPrecondition, "SIZE_MISMATCH");
+    let refused = told(u64::MAX).await.answer().await.unwrap_err();
+    assert_status(&refused, Code::InvalidArgument, "TOO_LARGE");
+    assert_eq!(upload_state(&client, &name).await.size_bytes, None);
+    told(size).await.close().await.unwrap();
+    assert_eq!(upload_state(&client, &name).await.size_bytes, Some(size));
+    let refused = told(size + 1).await.answer().await.unwrap_err();
+    assert_status(&refused, Code::FailedPrecondition, "SIZE_MISMATCH");
+    let early = told(size).await.commit(UploadCommit::default()).await.unwrap_err();
+    assert_status(&early, Code::FailedPrecondition, "SIZE_MISMATCH");
+    let stream = told(size).await;
+    stream.chunks(CHUNK_BYTES as u64, &data).await;
+    let image = stream.commit(UploadCommit::default()).await.unwrap().image.unwrap();
+    assert!(download(&client, &image.name).await == data);
+}
+
 #[tokio::test]
 async fn sec_14_the_largest_file_is_a_limit_on_every_way() {
     const LIMIT: usize = 300_000;

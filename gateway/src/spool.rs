@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const SPOOLS_MAX: usize = 256;
 /// Bytes of all spools together.
 const ALL_BYTES_MAX: u64 = 16 << 30;
-/// Longest content of one, in bytes: far more than clients that know no other way send in one piece.
+/// Longest content of one, in bytes: far more than clients send with one checksum.
 const CONTENT_BYTES_MAX: u64 = 4 << 30;
 /// Length of the pieces that are read back, in bytes.
 const PIECE_BYTES: usize = 512 << 10;

@@ -1,5 +1,8 @@
 //! Rows 48 to 56: images that come in chunks.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+
 use crate::support::Service;
 use crate::support::file_system::{BASE, FileSystem, Part, assert_refused, assert_text, id_of};
 use crate::support::fixtures;
@@ -72,6 +75,39 @@ fn sessions_are_named_wherever_a_field_may_stand() {
     assert_eq!(merged.status, 200, "{}", merged.text());
     fs.assert_bytes(&id_of(&merged.json()), &data);
     assert_refused(&fs.merge("other", "m.img"), 500, NO_SESSION);
+}
+
+/// The order of the service's own clients: the bytes go on as they come, and are nothing when the form breaks off.
+#[test]
+fn a_chunk_whose_session_comes_last_waits_nowhere() {
+    let service = Service::start();
+    let fs = FileSystem(service.http());
+    let head = format!(
+        "POST {BASE}/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=X\r\n\
+         Content-Length: 99999999\r\n\r\n--X\r\nContent-Disposition: form-data; name=\"part\"; \
+         filename=\"1.part\"\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(fs.0).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&fixtures::raw("waits nowhere").repeat(32)).unwrap();
+    let staging = service.data_dir().join("store/staging");
+    let length_bytes = |name: &String| std::fs::metadata(staging.join(name)).map_or(0, |file| file.len());
+    let grown = || service.staged().into_iter().filter(|name| length_bytes(name) > 0).collect();
+    crate::hostile::until(grown, |grown| !grown.is_empty());
+    let open = http::get(fs.0, "/v1/uploads?state=open").json();
+    assert_eq!(open["uploads"].as_array().unwrap().len(), 1, "{open}");
+    assert_eq!(open["uploads"][0]["session"], serde_json::Value::Null);
+    drop(stream);
+    crate::hostile::assert_nothing_staged(&service);
+    // What stands in the middle of an image is no header, whatever it looks like.
+    let data = fixtures::raw("no header");
+    let mut unsafe_header = b"QFI\xfb\0\0\0\x02\0\0\0\0\0\0\0\x48\0\0\0\x0b\0\0\0\x10".to_vec();
+    unsafe_header.resize(70_000, 0);
+    assert_text(&fs.chunk("s", 1, &data), "ok");
+    assert_text(&fs.chunk("s", 2, &unsafe_header), "ok");
+    let merged = fs.merge("s", "m.img");
+    assert_eq!(merged.status, 200, "{}", merged.text());
+    fs.assert_bytes(&id_of(&merged.json()), &[data, unsafe_header].concat());
 }
 
 #[test]

@@ -22,8 +22,9 @@ pub fn assert_no_blobs(service: &Service) {
     until(|| service.blobs(), |blobs| blobs.is_empty());
 }
 
+/// Waits until what is seen is as it should be.
 #[track_caller]
-fn until(look: impl Fn() -> Vec<String>, done: impl Fn(&[String]) -> bool) {
+pub fn until(look: impl Fn() -> Vec<String>, done: impl Fn(&[String]) -> bool) {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let seen = look();

@@ -30,7 +30,8 @@ impl Stream {
 
     /// Goes on with an upload.
     pub async fn resume(client: &Client, upload: &str, offset_bytes: u64) -> Self {
-        Self::open(client, Message::Resume(UploadResume { upload: upload.to_owned(), offset_bytes })).await
+        let resume = UploadResume { upload: upload.to_owned(), offset_bytes, size_bytes: None };
+        Self::open(client, Message::Resume(resume)).await
     }
 
     /// Opens a stream with any first message.

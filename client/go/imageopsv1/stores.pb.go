@@ -279,7 +279,8 @@ type Store struct {
 	StatusMessage string `protobuf:"bytes,9,opt,name=status_message,json=statusMessage,proto3" json:"status_message,omitempty"`
 	// When it was last probed.
 	ProbeTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=probe_time,json=probeTime,proto3" json:"probe_time,omitempty"`
-	// Most bytes that it may hold. Absent: as many as its medium has.
+	// Most bytes that it may hold, what is being uploaded counted. Absent: as many as its medium has. Only a directory can
+	// have a limit.
 	LimitBytes *uint64 `protobuf:"varint,11,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
 	// Bytes that it can hold in all. Absent: not known.
 	TotalBytes *uint64 `protobuf:"varint,12,opt,name=total_bytes,json=totalBytes,proto3,oneof" json:"total_bytes,omitempty"`

@@ -149,7 +149,7 @@ type Upload struct {
 	DisplayName string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Format that the client declared. Unspecified: none.
 	DeclaredFormat ImageFormat `protobuf:"varint,4,opt,name=declared_format,json=declaredFormat,proto3,enum=imageops.v1.ImageFormat" json:"declared_format,omitempty"`
-	// Length that the client declared, in bytes. Absent: none.
+	// Length that the client declared, at the beginning or with a resume, in bytes. Absent: none.
 	SizeBytes *uint64 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
 	// Bytes from the start that are durable: where a resume goes on.
 	DurableBytes uint64 `protobuf:"varint,6,opt,name=durable_bytes,json=durableBytes,proto3" json:"durable_bytes,omitempty"`
@@ -474,7 +474,11 @@ type UploadMetadata struct {
 	// Computes SHA-512 as well.
 	Sha512 bool `protobuf:"varint,17,opt,name=sha512,proto3" json:"sha512,omitempty"`
 	// See Image.
-	Facts         *ImageFacts `protobuf:"bytes,18,opt,name=facts,proto3" json:"facts,omitempty"`
+	Facts *ImageFacts `protobuf:"bytes,18,opt,name=facts,proto3" json:"facts,omitempty"`
+	// The upload becomes a part whose `session` and `part` the commit names, for clients that learn of them behind the bytes.
+	// Then both are empty here, and so are `image` and `archive`. As any part it holds no image of the quota, and its first
+	// bytes are not judged; AbortSession reaches it once it is STORED.
+	BecomesPart   bool `protobuf:"varint,19,opt,name=becomes_part,json=becomesPart,proto3" json:"becomes_part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -635,13 +639,24 @@ func (x *UploadMetadata) GetFacts() *ImageFacts {
 	return nil
 }
 
+func (x *UploadMetadata) GetBecomesPart() bool {
+	if x != nil {
+		return x.BecomesPart
+	}
+	return false
+}
+
 // Goes on with an upload.
 type UploadResume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `uploads/{uuid}`.
 	Upload string `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`
 	// Offset that the next chunk will have; must be the durable one, as GetUpload tells.
-	OffsetBytes   uint64 `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
+	OffsetBytes uint64 `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
+	// Length of the whole, in bytes, where the metadata did not tell it: it counts from then on, for the quota too. Another
+	// one than is known already, and one below the offset, are FAILED_PRECONDITION with reason SIZE_MISMATCH. Absent: as
+	// before.
+	SizeBytes     *uint64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -690,7 +705,14 @@ func (x *UploadResume) GetOffsetBytes() uint64 {
 	return 0
 }
 
-// Makes the image of all bytes that came.
+func (x *UploadResume) GetSizeBytes() uint64 {
+	if x != nil && x.SizeBytes != nil {
+		return *x.SizeBytes
+	}
+	return 0
+}
+
+// Makes the image, or the part, of all bytes that came.
 type UploadCommit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Length of the whole, in bytes. Absent: what came is the whole. Another length than what came is FAILED_PRECONDITION.
@@ -698,7 +720,13 @@ type UploadCommit struct {
 	// Digests that the whole must have; added to those of the metadata.
 	ExpectedDigests *Digests `protobuf:"bytes,2,opt,name=expected_digests,json=expectedDigests,proto3" json:"expected_digests,omitempty"`
 	// Labels that were not known before; added to those of the metadata. For clients that learn of them behind the bytes.
-	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// A part has none.
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Makes a part of an upload that was not begun as one: the session, by the rules of the metadata. Needs `part`. Refused,
+	// and the upload stays OPEN, where the metadata named another session, a record or an archive. Empty: as the metadata say.
+	Session string `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	// Number of the part; goes with `session`.
+	Part          uint32 `protobuf:"varint,5,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -752,6 +780,20 @@ func (x *UploadCommit) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *UploadCommit) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *UploadCommit) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
 }
 
 // Answer of UploadImage.
@@ -1367,7 +1409,7 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x06resume\x18\x02 \x01(\v2\x19.imageops.v1.UploadResumeH\x00R\x06resume\x12*\n" +
 	"\x05chunk\x18\x03 \x01(\v2\x12.imageops.v1.ChunkH\x00R\x05chunk\x123\n" +
 	"\x06commit\x18\x04 \x01(\v2\x19.imageops.v1.UploadCommitH\x00R\x06commitB\t\n" +
-	"\amessage\"\xe4\x06\n" +
+	"\amessage\"\x87\a\n" +
 	"\x0eUploadMetadata\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12!\n" +
@@ -1391,7 +1433,8 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x0eaccept_corrupt\x18\x0f \x01(\bR\racceptCorrupt\x12\x19\n" +
 	"\x05check\x18\x10 \x01(\bH\x01R\x05check\x88\x01\x01\x12\x16\n" +
 	"\x06sha512\x18\x11 \x01(\bR\x06sha512\x12-\n" +
-	"\x05facts\x18\x12 \x01(\v2\x17.imageops.v1.ImageFactsR\x05facts\x1a9\n" +
+	"\x05facts\x18\x12 \x01(\v2\x17.imageops.v1.ImageFactsR\x05facts\x12!\n" +
+	"\fbecomes_part\x18\x13 \x01(\bR\vbecomesPart\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
@@ -1399,15 +1442,20 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
 	"\v_size_bytesB\b\n" +
-	"\x06_check\"I\n" +
+	"\x06_check\"|\n" +
 	"\fUploadResume\x12\x16\n" +
 	"\x06upload\x18\x01 \x01(\tR\x06upload\x12!\n" +
-	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\"\xfc\x01\n" +
+	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12\"\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x04H\x00R\tsizeBytes\x88\x01\x01B\r\n" +
+	"\v_size_bytes\"\xaa\x02\n" +
 	"\fUploadCommit\x12\"\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x04H\x00R\tsizeBytes\x88\x01\x01\x12?\n" +
 	"\x10expected_digests\x18\x02 \x01(\v2\x14.imageops.v1.DigestsR\x0fexpectedDigests\x12=\n" +
-	"\x06labels\x18\x03 \x03(\v2%.imageops.v1.UploadCommit.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x03 \x03(\v2%.imageops.v1.UploadCommit.LabelsEntryR\x06labels\x12\x18\n" +
+	"\asession\x18\x04 \x01(\tR\asession\x12\x12\n" +
+	"\x04part\x18\x05 \x01(\rR\x04part\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
@@ -1548,6 +1596,7 @@ func file_imageops_v1_uploads_proto_init() {
 		(*UploadImageRequest_Commit)(nil),
 	}
 	file_imageops_v1_uploads_proto_msgTypes[2].OneofWrappers = []any{}
+	file_imageops_v1_uploads_proto_msgTypes[3].OneofWrappers = []any{}
 	file_imageops_v1_uploads_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -143,9 +143,10 @@ impl Client {
         loop {
             let (offset_bytes, first) = match start {
                 Start::New => (0, metadata(id, options, part, size_bytes)),
-                Start::At(offset_bytes) => {
-                    (offset_bytes, Message::Resume(UploadResume { upload: name.clone(), offset_bytes }))
-                }
+                Start::At(offset_bytes) => (
+                    offset_bytes,
+                    Message::Resume(UploadResume { upload: name.clone(), offset_bytes, size_bytes: None }),
+                ),
                 Start::Ended(upload) => {
                     let image = match upload.state() {
                         UploadState::Committed => Some(self.get_image(&upload.image).await?),
@@ -428,7 +429,8 @@ mod tests {
         messages_max: usize,
     ) -> Vec<Message> {
         let (sender, mut receiver) = mpsc::channel::<UploadImageRequest>(1);
-        let first = Message::Resume(UploadResume { upload: "uploads/x".to_owned(), offset_bytes });
+        let first =
+            Message::Resume(UploadResume { upload: "uploads/x".to_owned(), offset_bytes, size_bytes: None });
         let expected = Digests::default();
         let taking = async {
             let mut taken = Vec::new();

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::{
     BlobToVerify, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow,
     JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange, StoreRow,
-    StoreUsage, UploadRow, Usage,
+    StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// The catalogue.
@@ -151,6 +151,11 @@ pub trait Catalogue: Send + Sync + 'static {
     /// unless open.
     async fn reserve_upload(&self, id: UploadId, bytes: RangeInclusive<u64>, now: Micros) -> Result<u64>;
 
+    /// Sets the length of an open upload that has none and as many durable bytes at most, and answers the row; any other
+    /// stays as it is. It holds so many bytes of the quota from then on. [`Error::State`] unless open,
+    /// [`Error::QuotaExceeded`] when the quota has no room for them.
+    async fn declare_upload_size(&self, id: UploadId, size_bytes: u64, now: Micros) -> Result<UploadRow>;
+
     /// Makes the image: upload committed and image row added, or the record filled that the upload named, in one
     /// transaction. [`Error::State`] unless open, [`Error::Conflict`] when the image's id is taken or its tenant is not the
     /// upload's, [`Error::QuotaExceeded`] when more came than the upload holds and the quota allows.
@@ -171,10 +176,11 @@ pub trait Catalogue: Send + Sync + 'static {
         now: Micros,
     ) -> Result<Committed>;
 
-    /// Marks an open part as whole: state stored. The ids of those that it replaces, whose staged bytes can go: they had the
-    /// same number and are aborted. [`Error::State`] of the upload when it is no part or not open, of the session while that
-    /// is composed. It holds exactly its durable bytes of the quota from now on.
-    async fn store_part(&self, id: UploadId, now: Micros) -> Result<Vec<UploadId>>;
+    /// Marks an open upload as the whole part at this place: state stored. The ids of those that it replaces, whose staged
+    /// bytes can go: they had the same number and are aborted. [`Error::State`] of the upload when it is not open, or has
+    /// another place, fills a record, is an archive or composes; of the session while that is composed. It holds exactly its
+    /// durable bytes of the quota from now on.
+    async fn store_part(&self, id: UploadId, part: &UploadPart, now: Micros) -> Result<Vec<UploadId>>;
 
     /// Stored parts of a session, by number; none when there is no such session.
     async fn list_parts(&self, tenant: &Tenant, session: &str) -> Result<Vec<UploadRow>>;

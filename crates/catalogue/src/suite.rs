@@ -67,7 +67,8 @@ const CONTRADICTIONS: &[&str] = &[
     "SELECT id FROM images WHERE charged_bytes <> CASE WHEN companion_kind = 'conversion' THEN 0 ELSE size_bytes END",
     "SELECT id FROM uploads WHERE state NOT IN ('open', 'stored') AND (reserved_images <> 0 OR reserved_bytes <> 0)",
     "SELECT id FROM uploads WHERE state = 'open' \
-     AND reserved_images <> CASE WHEN part IS NULL AND record IS NULL THEN 1 ELSE 0 END",
+     AND reserved_images <> CASE WHEN part IS NULL AND record IS NULL AND wishes NOT LIKE '%\"becomes_part\":true%' \
+     THEN 1 ELSE 0 END",
     "SELECT id FROM jobs WHERE state NOT IN ('queued', 'running') AND (reserved_images <> 0 OR reserved_bytes <> 0)",
     "SELECT id FROM images WHERE state = 'uploading' AND NOT EXISTS \
      (SELECT 1 FROM uploads WHERE uploads.id = images.upload AND uploads.state = 'open' AND record = images.id)",
@@ -123,6 +124,7 @@ macro_rules! catalogue_suite {
             leases::freed_leases_are_claimable_at_once,
             uploads::an_upload_reads_back,
             uploads::the_same_id_is_the_same_upload,
+            uploads::a_length_is_told_once,
             uploads::durable_bytes_never_shrink,
             uploads::a_commit_makes_the_image,
             uploads::a_failed_commit_changes_nothing,
@@ -150,6 +152,8 @@ macro_rules! catalogue_suite {
             usage::the_trash_counts_until_it_is_emptied,
             sessions::parts_are_joined_in_order,
             sessions::a_part_takes_the_place_of_the_one_before,
+            sessions::a_part_can_be_named_behind_its_bytes,
+            sessions::only_plain_uploads_become_parts,
             sessions::rel_28_one_of_many_compositions_wins,
             sessions::rel_28_nothing_changes_a_session_that_is_composed,
             sessions::rel_28_a_session_can_be_given_up_while_it_is_composed,
@@ -325,7 +329,7 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
         composes: None,
         record: None,
         archive: Some(Archive::Zip),
-        wishes: UploadWishes { accept_corrupt: true, check: Some(false), sha512: true },
+        wishes: UploadWishes { accept_corrupt: true, check: Some(false), sha512: true, becomes_part: false },
         durable_bytes: 0,
         reserved_bytes: 1000,
         image: None,

@@ -56,6 +56,13 @@ pub struct UploadRow {
     pub expire_time: Micros,
 }
 
+impl UploadRow {
+    /// Whether its bytes are those of a part, whose place may still have to be told.
+    pub fn is_part(&self) -> bool {
+        self.part.is_some() || self.wishes.becomes_part
+    }
+}
+
 /// The place of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadPart {

@@ -74,6 +74,8 @@ pub struct UploadWishes {
     pub check: Option<bool>,
     /// Whether SHA-512 is taken as well.
     pub sha512: bool,
+    /// It is a part whose place is told behind its bytes.
+    pub becomes_part: bool,
 }
 
 mod state_names {

@@ -19,7 +19,8 @@ use crate::problem::Problem;
 
 /// The one version of the protocol.
 const VERSION: &str = "1.0.0";
-const EXTENSIONS: &str = "checksum,creation,creation-with-upload,expiration,termination";
+const EXTENSIONS: &str =
+    "checksum,creation,creation-defer-length,creation-with-upload,expiration,termination";
 /// What `Upload-Checksum` may be made with; the protocol insists on the first.
 const CHECKSUM_ALGORITHMS: &str = "sha1,md5,sha256,crc32c";
 /// The status that the protocol has for bytes that are not what their checksum says.
@@ -30,6 +31,7 @@ pub(super) const OFFSET_BYTES: &str = "application/offset+octet-stream";
 const METADATA_BYTES_MAX: usize = 8 << 10;
 
 const RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+const LENGTH: &str = "Upload-Length";
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 
 /// Answer to OPTIONS: what is spoken here.
@@ -80,16 +82,41 @@ pub(super) fn check_bytes(headers: &HeaderMap) -> Result<(), Problem> {
     if essence.eq_ignore_ascii_case(OFFSET_BYTES) { Ok(()) } else { Err(unsupported(OFFSET_BYTES)) }
 }
 
-/// The length of the whole. It must be known from the start: nothing here could remember one that comes later.
-pub(super) fn length(headers: &HeaderMap) -> Result<u64, Problem> {
-    const NAME: &str = "Upload-Length";
-    if headers.contains_key("upload-defer-length") {
-        return Err(Problem::invalid(NAME, "is needed at once; Upload-Defer-Length is not spoken here"));
+/// The length of the whole, as the creation tells it. `None`: a later request does.
+pub(super) fn length(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    const DEFER: &str = "Upload-Defer-Length";
+    match (header_text(headers, DEFER)?, told_length(headers)?) {
+        (None, None) => Err(Problem::invalid(LENGTH, "is missing, and Upload-Defer-Length too")),
+        (None, told) => Ok(told),
+        (Some("1"), None) => Ok(None),
+        (Some("1"), Some(_)) => Err(Problem::invalid(DEFER, "contradicts Upload-Length; send one of them")),
+        (Some(_), _) => Err(Problem::invalid(DEFER, "has no value but 1")),
     }
-    match number(headers, NAME)? {
+}
+
+/// The length of the whole, as a request that brings bytes tells it: once, and never less than there are.
+pub(super) fn late_length(headers: &HeaderMap, upload: &Upload) -> Result<Option<u64>, Problem> {
+    let told = told_length(headers)?;
+    match (told, upload.size_bytes) {
+        (Some(told), Some(known)) if told != known => {
+            Err(Problem::invalid(LENGTH, format!("was told before: {known}; it stays that")))
+        }
+        (Some(told), None) if told < upload.durable_bytes => Err(Problem::invalid(
+            LENGTH,
+            format!("is less than the {} bytes that came", upload.durable_bytes),
+        )),
+        (told, known) => Ok(told.or(known)),
+    }
+}
+
+fn told_length(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    if !headers.contains_key("upload-length") {
+        return Ok(None);
+    }
+    match number(headers, LENGTH)? {
         // It could never end: clients send nothing after such a creation, and nothing is no image.
-        0 => Err(Problem::invalid(NAME, "is 0; an image has at least one byte")),
-        size_bytes => Ok(size_bytes),
+        0 => Err(Problem::invalid(LENGTH, "is 0; an image has at least one byte")),
+        size_bytes => Ok(Some(size_bytes)),
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) fn routes() -> Vec<Route> {
             post(create),
         )
         .header("Tus-Resumable", version, true)
-        .header("Upload-Length", "Length of the whole, in bytes.", true)
+        .header("Upload-Length", "Length of the whole, in bytes, where it is known.", false)
+        .header("Upload-Defer-Length", "1: the length comes with a later request.", false)
         .header(
             "Upload-Metadata",
             "`filename`, `format`, `sha256`, `md5`, each with its value in base64.",
@@ -81,6 +82,7 @@ pub(super) fn routes() -> Vec<Route> {
         )
         .header("Tus-Resumable", version, true)
         .header("Upload-Offset", "Offset of the first byte of the body: that of the upload.", true)
+        .header("Upload-Length", "Length of the whole, in bytes, where it was not told before.", false)
         .header("Upload-Checksum", checksum, false)
         .takes(bytes)
         .answers(204, "Taken; `Upload-Offset` tells how far it is.", Content::Empty)
@@ -181,7 +183,7 @@ async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Res
     tus::check_version(headers, true)?;
     let size_bytes = tus::length(headers)?;
     let mut metadata = tus::metadata(headers)?;
-    metadata.size_bytes = Some(size_bytes);
+    metadata.size_bytes = size_bytes;
     metadata.request_id = match header_text(headers, "Idempotency-Key")? {
         Some(key) => key.trim_matches('"').to_owned(),
         None => Uuid::new_v4().to_string(),
@@ -191,7 +193,7 @@ async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Res
     if with_bytes {
         tus::check_bytes(headers)?;
         check_fits(headers, 0, size_bytes)?;
-        bytes = Incoming::of(gateway, headers, body, size_bytes).await?;
+        bytes = Incoming::of(gateway, headers, body, size_bytes.unwrap_or(u64::MAX)).await?;
     }
     let first = Message::Metadata(metadata);
     let intake = Intake::begin(&gateway.connection, call::request(headers, ()), first, 0);
@@ -236,14 +238,15 @@ async fn append_bytes(
         tus::progress(&mut response, &upload);
         return Ok(response);
     }
-    let size_bytes = upload.size_bytes.unwrap_or(u64::MAX);
+    let size_bytes = tus::late_length(headers, &upload)?;
     check_fits(headers, offset_bytes, size_bytes)?;
     let upload = if upload.state() == UploadState::Committed {
         // The answer to the last byte was lost, and the client says it again without bytes.
         upload
     } else {
-        let bytes = Incoming::of(gateway, headers, body, size_bytes - offset_bytes).await?;
-        take(resume(gateway, headers, &upload), bytes, size_bytes).await?
+        let left_bytes = size_bytes.unwrap_or(u64::MAX).saturating_sub(offset_bytes);
+        let bytes = Incoming::of(gateway, headers, body, left_bytes).await?;
+        take(resume(gateway, headers, &upload, size_bytes), bytes, size_bytes).await?
     };
     let mut response = StatusCode::NO_CONTENT.into_response();
     tus::progress(&mut response, &upload);
@@ -286,7 +289,8 @@ fn refuse_ended(upload: &Upload) -> Result<(), Problem> {
 }
 
 /// Refuses bodies that would pass the end of the upload, before their bytes are read.
-fn check_fits(headers: &HeaderMap, offset_bytes: u64, size_bytes: u64) -> Result<(), Problem> {
+fn check_fits(headers: &HeaderMap, offset_bytes: u64, size_bytes: Option<u64>) -> Result<(), Problem> {
+    let size_bytes = size_bytes.unwrap_or(u64::MAX);
     let end_bytes = offset_bytes.checked_add(content_length(headers).unwrap_or(0));
     if end_bytes.is_some_and(|end_bytes| end_bytes <= size_bytes) {
         Ok(())
@@ -300,20 +304,21 @@ fn too_long(size_bytes: u64) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_MISMATCH", detail)
 }
 
-fn resume(gateway: &Gateway, headers: &HeaderMap, upload: &Upload) -> Intake {
+/// Goes on with an upload, and tells the server its length where that is known by now.
+fn resume(gateway: &Gateway, headers: &HeaderMap, upload: &Upload, size_bytes: Option<u64>) -> Intake {
     let offset_bytes = upload.durable_bytes;
-    let first = Message::Resume(UploadResume { upload: upload.name.clone(), offset_bytes });
+    let first = Message::Resume(UploadResume { upload: upload.name.clone(), offset_bytes, size_bytes });
     Intake::begin(&gateway.connection, call::request(headers, ()), first, offset_bytes)
 }
 
 /// Writes the bytes; makes the image when the last one is there.
-async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: u64) -> Result<Upload, Problem> {
+async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: Option<u64>) -> Result<Upload, Problem> {
     let poured = bytes.pour(&mut intake).await;
-    if intake.end_bytes() > size_bytes {
+    if let Some(size_bytes) = size_bytes.filter(|size_bytes| intake.end_bytes() > *size_bytes) {
         return Err(too_long(size_bytes));
     }
-    if poured.is_ok() && intake.end_bytes() == size_bytes {
-        let commit = UploadCommit { size_bytes: Some(size_bytes), ..UploadCommit::default() };
+    if poured.is_ok() && size_bytes == Some(intake.end_bytes()) {
+        let commit = UploadCommit { size_bytes, ..UploadCommit::default() };
         return present(intake.commit(commit).await?.upload);
     }
     // A broken body too is closed in order: what came becomes durable before the client asks.
@@ -331,7 +336,7 @@ async fn finished(gateway: &Gateway, headers: &HeaderMap, upload: Upload) -> Res
         return Ok(upload);
     }
     let commit = UploadCommit { size_bytes: upload.size_bytes, ..UploadCommit::default() };
-    present(resume(gateway, headers, &upload).commit(commit).await?.upload)
+    present(resume(gateway, headers, &upload, upload.size_bytes).commit(commit).await?.upload)
 }
 
 #[cfg(test)]
@@ -359,9 +364,10 @@ mod tests {
     #[test]
     fn bodies_past_the_end_are_refused_before_they_are_read() {
         let length = |text| HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static(text))]);
-        check_fits(&length("5"), 5, 10).unwrap();
-        check_fits(&HeaderMap::new(), 5, 10).unwrap();
-        assert!(check_fits(&length("6"), 5, 10).is_err());
-        assert!(check_fits(&length("18446744073709551615"), 5, u64::MAX).is_err());
+        check_fits(&length("5"), 5, Some(10)).unwrap();
+        check_fits(&HeaderMap::new(), 5, Some(10)).unwrap();
+        check_fits(&length("6"), 5, None).unwrap();
+        assert!(check_fits(&length("6"), 5, Some(10)).is_err());
+        assert!(check_fits(&length("18446744073709551615"), 5, None).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
-use imageops_catalogue::{Committed, Cursor, UploadRow};
+use imageops_catalogue::{Committed, Cursor, UploadPart, UploadRow};
 use imageops_model::UploadState;
 
 use tokio::time::timeout;
@@ -52,7 +52,7 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     let first = next(app, &mut messages, std::future::pending())
         .await?
         .ok_or_else(|| sequence("begin with `metadata` or `resume`"))?;
-    let (upload, resume_at) = begin(app, caller, first).await?;
+    let (upload, resume) = begin(app, caller, first).await?;
     if upload.state != UploadState::Open {
         return ended(app, caller, upload).await;
     }
@@ -64,7 +64,7 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     let number = hold.number();
 
     // Read again: the stream that held it before may have ended it.
-    let upload = app.catalogue.get_upload(&caller.tenant, upload.id).await?;
+    let mut upload = app.catalogue.get_upload(&caller.tenant, upload.id).await?;
     if upload.state != UploadState::Open {
         return ended(app, caller, upload).await;
     }
@@ -79,10 +79,14 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
             Err(failure) => return Err(failure),
         },
     };
-    if resume_at.is_some_and(|offset| offset != ingest.received_bytes()) {
-        let failure = wrong_offset(resume_at.unwrap_or_default(), ingest.received_bytes());
-        *hold.ingest = Some(ingest);
-        return Err(failure);
+    if let Some(resume) = resume {
+        upload = match go_on(app, upload, &resume, ingest.received_bytes()).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                *hold.ingest = Some(ingest);
+                return Err(failure);
+            }
+        };
     }
     let stream = Stream { app, upload: &upload, session: &session, number };
     let mut grant = Grant::of(&upload);
@@ -109,6 +113,35 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     })
 }
 
+/// Whether the upload can go on as a resume wants it; the row, with the length that it tells.
+async fn go_on(
+    app: &App,
+    upload: UploadRow,
+    resume: &v1::UploadResume,
+    received_bytes: u64,
+) -> Result<UploadRow> {
+    if resume.offset_bytes != received_bytes {
+        return Err(wrong_offset(resume.offset_bytes, received_bytes));
+    }
+    let Some(size_bytes) = resume.size_bytes else { return Ok(upload) };
+    if size_bytes > app.config.upload_max_bytes {
+        return Err(admission::too_large(app.config.upload_max_bytes));
+    }
+    let known = if size_bytes < received_bytes {
+        upload
+    } else {
+        app.catalogue.declare_upload_size(upload.id, size_bytes, now()).await?
+    };
+    if known.size_bytes == Some(size_bytes) {
+        return Ok(known);
+    }
+    let message = match known.size_bytes {
+        Some(known) => format!("{known} bytes were promised before, and that stays"),
+        None => format!("{received_bytes} bytes came already, more than {size_bytes}"),
+    };
+    Err(Failure::new(Code::FailedPrecondition, reason::SIZE_MISMATCH, message))
+}
+
 /// How a stream ends without an image.
 enum End {
     /// What came is durable; the upload goes on with the next stream.
@@ -123,8 +156,27 @@ enum End {
 enum Received {
     /// The stream was closed without a commit.
     Closed,
-    /// The client wants the image: what it promises of the whole, and labels that it learned of behind the bytes.
-    Commit(Promise, BTreeMap<String, String>),
+    /// The client wants the image, or the part.
+    Commit(Promise, Wanted),
+}
+
+/// What the bytes are to become.
+enum Wanted {
+    /// An image, with labels that the client learned of behind the bytes.
+    Image(BTreeMap<String, String>),
+    /// The part at this place.
+    Part(UploadPart),
+}
+
+fn read_wanted(upload: &UploadRow, commit: v1::UploadCommit) -> Result<Wanted> {
+    match admission::read_place(upload, &commit)? {
+        None => Ok(Wanted::Image(commit.labels.into_iter().collect())),
+        Some(_) if !commit.labels.is_empty() => Err(Failure::invalid(
+            "commit.labels",
+            "a part has no labels; give them where the parts are composed",
+        )),
+        Some(part) => Ok(Wanted::Part(part)),
+    }
 }
 
 struct Stream<'a> {
@@ -146,8 +198,8 @@ impl Stream<'_> {
             match message {
                 Message::Chunk(chunk) => self.take_chunk(chunk, ingest, grant).await?,
                 Message::Commit(commit) => {
-                    let promise = wire::read_promise(commit.size_bytes, commit.expected_digests)?;
-                    return Ok(Received::Commit(promise, commit.labels.into_iter().collect()));
+                    let promise = wire::read_promise(commit.size_bytes, commit.expected_digests.clone())?;
+                    return Ok(Received::Commit(promise, read_wanted(self.upload, commit)?));
                 }
                 Message::Metadata(_) | Message::Resume(_) => {
                     return Err(sequence("after the first message only chunks and `commit` may come"));
@@ -173,7 +225,7 @@ impl Stream<'_> {
         grant.cover(self.app, self.upload, length).await?;
         let prefix = ingest.push(chunk.data).await?;
         // The first bytes of an archive, and of most parts, are not those of an image.
-        if let Some(prefix) = prefix.filter(|_| self.upload.archive.is_none() && self.upload.part.is_none()) {
+        if let Some(prefix) = prefix.filter(|_| self.upload.archive.is_none() && !self.upload.is_part()) {
             judge_prefix(self.upload, &prefix)?;
         }
         if let Some(durable_bytes) = ingest.flush_some().await? {
@@ -209,7 +261,7 @@ impl Stream<'_> {
         ingest: &mut Ingest,
     ) -> Result<v1::UploadImageResponse, End> {
         match received {
-            Ok(Received::Commit(promise, labels)) => self.commit(promise, labels, ingest).await,
+            Ok(Received::Commit(promise, wanted)) => self.commit(promise, wanted, ingest).await,
             Ok(Received::Closed) => {
                 let upload = self.make_durable(ingest).await.map_err(End::Lost)?;
                 Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), ..Default::default() })
@@ -232,19 +284,22 @@ impl Stream<'_> {
     async fn commit(
         &self,
         promise: Promise,
-        labels: BTreeMap<String, String>,
+        wanted: Wanted,
         ingest: &mut Ingest,
     ) -> Result<v1::UploadImageResponse, End> {
         let promises = [Promise::of(self.upload), promise];
-        let made = if self.upload.part.is_some() {
-            let stored = commit_part(self.app, self.upload, ingest, &promises).await;
-            stored.map(|upload| v1::UploadImageResponse {
-                upload: Some(wire::upload(&upload)),
-                ..Default::default()
-            })
-        } else {
-            let committed = commit(self.app, self.upload, ingest, &promises, labels).await;
-            committed.map(|committed| response(&committed))
+        let made = match wanted {
+            Wanted::Part(part) => {
+                let stored = commit_part(self.app, self.upload, &part, ingest, &promises).await;
+                stored.map(|upload| v1::UploadImageResponse {
+                    upload: Some(wire::upload(&upload)),
+                    ..Default::default()
+                })
+            }
+            Wanted::Image(labels) => {
+                let committed = commit(self.app, self.upload, ingest, &promises, labels).await;
+                committed.map(|committed| response(&committed))
+            }
         };
         match made {
             Ok(response) => Ok(response),
@@ -306,13 +361,17 @@ fn broken(status: &Status) -> Failure {
     Failure::new(status.code(), reason::UNAVAILABLE, "the stream broke; resume at the durable offset")
 }
 
-/// The upload that the first message names, and the offset that a resume wants.
-async fn begin(app: &Arc<App>, caller: &Caller, first: Message) -> Result<(UploadRow, Option<u64>)> {
+/// The upload that the first message names, and what a resume says of it.
+async fn begin(
+    app: &Arc<App>,
+    caller: &Caller,
+    first: Message,
+) -> Result<(UploadRow, Option<v1::UploadResume>)> {
     match first {
         Message::Metadata(metadata) => Ok((admission::begin(app, &caller.tenant, metadata).await?, None)),
         Message::Resume(resume) => {
             let id = parse_name("resume.upload", &resume.upload)?;
-            Ok((app.catalogue.get_upload(&caller.tenant, id).await?, Some(resume.offset_bytes)))
+            Ok((app.catalogue.get_upload(&caller.tenant, id).await?, Some(resume)))
         }
         Message::Chunk(_) | Message::Commit(_) => Err(sequence("begin with `metadata` or `resume`")),
     }

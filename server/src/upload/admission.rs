@@ -18,6 +18,9 @@ const SESSION_BYTES_MAX: usize = 255;
 /// Highest number of a part.
 const PART_MAX: u32 = 999_999_999;
 
+const PART_FILLS_NO_RECORD: &str = "a part fills no record; name it where the parts are composed";
+const PART_IS_NO_ARCHIVE: &str = "a part is wrapped in nothing; say it where they are composed";
+
 /// Makes the upload that the metadata describe, or finds the one that they made before.
 pub async fn begin(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<UploadRow> {
     let wanted = metadata.store.clone();
@@ -66,6 +69,7 @@ pub fn read(app: &App, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<
             accept_corrupt: metadata.accept_corrupt,
             check: metadata.check,
             sha512: metadata.sha512,
+            becomes_part: metadata.becomes_part,
         },
         durable_bytes: 0,
         reserved_bytes: 0,
@@ -107,11 +111,8 @@ fn read_record(metadata: &v1::UploadMetadata) -> Result<Option<imageops_model::I
         let message = "the record keeps what was said of it; leave everything else about the image empty";
         return Err(Failure::invalid("metadata.image", message));
     }
-    if !metadata.session.is_empty() && metadata.part > 0 {
-        return Err(Failure::invalid(
-            "metadata.image",
-            "a part fills no record; name it where the parts are composed",
-        ));
+    if metadata.becomes_part || !metadata.session.is_empty() && metadata.part > 0 {
+        return Err(Failure::invalid("metadata.image", PART_FILLS_NO_RECORD));
     }
     let id = metadata.image.parse().map_err(|error: imageops_model::InvalidName| {
         Failure::invalid("metadata.image", error.to_string())
@@ -120,20 +121,56 @@ fn read_record(metadata: &v1::UploadMetadata) -> Result<Option<imageops_model::I
 }
 
 fn read_part(metadata: &v1::UploadMetadata) -> Result<Option<UploadPart>> {
-    if metadata.session.is_empty() && metadata.part == 0 {
+    let unnamed = metadata.session.is_empty() && metadata.part == 0;
+    if unnamed && !metadata.becomes_part {
         return Ok(None);
     }
-    check_session("metadata.session", &metadata.session)?;
-    if !(1..=PART_MAX).contains(&metadata.part) {
-        return Err(Failure::invalid("metadata.part", "lies between 1 and 999,999,999"));
-    }
     if metadata.archive != 0 {
-        return Err(Failure::invalid(
-            "metadata.archive",
-            "a part is wrapped in nothing; say it where they are composed",
-        ));
+        return Err(Failure::invalid("metadata.archive", PART_IS_NO_ARCHIVE));
     }
-    Ok(Some(UploadPart { session: metadata.session.clone(), number: metadata.part }))
+    match (unnamed, metadata.becomes_part) {
+        (true, _) => Ok(None),
+        (false, true) => {
+            let message = "is for parts that the commit names; leave `session` and `part` empty";
+            Err(Failure::invalid("metadata.becomes_part", message))
+        }
+        (false, false) => {
+            let fields = ["metadata.session", "metadata.part"];
+            check_place(fields, metadata.session.clone(), metadata.part).map(Some)
+        }
+    }
+}
+
+/// The place among the parts of a session.
+fn check_place([session, part]: [&'static str; 2], name: String, number: u32) -> Result<UploadPart> {
+    check_session(session, &name)?;
+    if !(1..=PART_MAX).contains(&number) {
+        return Err(Failure::invalid(part, "lies between 1 and 999,999,999"));
+    }
+    Ok(UploadPart { session: name, number })
+}
+
+/// The part that an upload is in the end: as its metadata say, or the commit. `None`: it is an image.
+pub fn read_place(upload: &UploadRow, commit: &v1::UploadCommit) -> Result<Option<UploadPart>> {
+    if commit.session.is_empty() && commit.part == 0 {
+        if upload.part.is_none() && upload.wishes.becomes_part {
+            let message = "the upload becomes a part; name its session, and its number in `part`";
+            return Err(Failure::invalid("commit.session", message));
+        }
+        return Ok(upload.part.clone());
+    }
+    let place = check_place(["commit.session", "commit.part"], commit.session.clone(), commit.part)?;
+    if upload.part.as_ref().is_some_and(|declared| *declared != place) {
+        let message = "the metadata made the upload another part, and it stays that";
+        return Err(Failure::invalid("commit.session", message));
+    }
+    if upload.record.is_some() {
+        return Err(Failure::invalid("commit.session", PART_FILLS_NO_RECORD));
+    }
+    if upload.archive.is_some() {
+        return Err(Failure::invalid("commit.session", PART_IS_NO_ARCHIVE));
+    }
+    Ok(Some(place))
 }
 
 /// Refuses what cannot name a session.
@@ -194,6 +231,12 @@ mod tests {
         assert_eq!(read_part(&metadata("s", 7)), Ok(Some(part)));
         for (session, part) in [("s", 0), ("", 1), ("s", PART_MAX + 1), ("../s", 1)] {
             assert!(read_part(&metadata(session, part)).is_err(), "{session} {part}");
+        }
+        let becoming = |session, part| v1::UploadMetadata { becomes_part: true, ..metadata(session, part) };
+        assert_eq!(read_part(&becoming("", 0)), Ok(None));
+        let zip = v1::UploadMetadata { archive: v1::Archive::Zip.into(), ..becoming("", 0) };
+        for metadata in [becoming("s", 7), becoming("", 7), becoming("s", 0), zip] {
+            assert!(read_part(&metadata).is_err(), "{metadata:?}");
         }
     }
 }

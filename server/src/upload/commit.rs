@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use imageops_catalogue::{Committed, Companion, Error, ImageRow, NewJob, UploadRow};
+use imageops_catalogue::{Committed, Companion, Error, ImageRow, NewJob, UploadPart, UploadRow};
 use imageops_image::digest::Digests;
 use imageops_model::{
     CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobSpec, Micros, Source, StoreId,
@@ -139,10 +139,11 @@ async fn make(
     stored
 }
 
-/// Makes the bytes a part of its session.
+/// Makes the bytes the part at this place. A crash leaves the open upload, without a place if it had none, or the part.
 pub async fn commit_part(
     app: &App,
     upload: &UploadRow,
+    part: &UploadPart,
     ingest: &mut Ingest,
     promises: &[Promise],
 ) -> Result<UploadRow, CommitError> {
@@ -150,7 +151,7 @@ pub async fn commit_part(
     let time = now();
     let expiry = super::admission::expiry(app, time);
     app.catalogue.extend_upload(upload.id, ingest.durable_bytes(), time, expiry).await?;
-    for replaced in app.catalogue.store_part(upload.id, time).await? {
+    for replaced in app.catalogue.store_part(upload.id, part, time).await? {
         app.uploads.forget(replaced);
         app.discard_staged(replaced).await;
     }

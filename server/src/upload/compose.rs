@@ -37,6 +37,9 @@ pub async fn compose(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetada
     if metadata.part != 0 {
         return Err(Failure::invalid("metadata.part", "must be 0: the parts are composed, not sent"));
     }
+    if metadata.becomes_part {
+        return Err(Failure::invalid("metadata.becomes_part", "what parts are joined into is none itself"));
+    }
     let upload = ask(app, tenant, metadata, &session).await?;
     // Before the row: by its staged file the next start knows what was being composed here, and frees the session.
     stage(app, &upload).await?;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     BlobToVerify, Catalogue, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage,
     ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange,
-    StoreRow, StoreUsage, UploadRow, Usage,
+    StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
@@ -161,8 +161,12 @@ impl Catalogue for Handle {
         in_transaction!(self, commit::commit, id, &image, shares, &check_job, now)
     }
 
-    async fn store_part(&self, id: UploadId, now: Micros) -> Result<Vec<UploadId>> {
-        in_transaction!(self, sessions::store_part, id, now)
+    async fn declare_upload_size(&self, id: UploadId, size_bytes: u64, now: Micros) -> Result<UploadRow> {
+        in_transaction!(self, uploads::declare_size, id, size_bytes, now)
+    }
+
+    async fn store_part(&self, id: UploadId, part: &UploadPart, now: Micros) -> Result<Vec<UploadId>> {
+        in_transaction!(self, sessions::store_part, id, part, now)
     }
 
     async fn list_parts(&self, tenant: &Tenant, session: &str) -> Result<Vec<UploadRow>> {

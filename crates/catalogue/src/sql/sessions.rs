@@ -90,10 +90,19 @@ pub(super) async fn ensure_not_composed(db: &mut Connection, tenant: &Tenant, se
     }
 }
 
-pub(super) async fn store_part(db: &mut Connection, id: UploadId, now: Micros) -> Result<Vec<UploadId>> {
+pub(super) async fn store_part(
+    db: &mut Connection,
+    id: UploadId,
+    part: &UploadPart,
+    now: Micros,
+) -> Result<Vec<UploadId>> {
     let before = uploads::load(db, id).await?;
-    let part = before.part.clone().ok_or(Error::State { what: uploads::WHAT })?;
     let mut after = uploads::apply(&before, UploadEvent::Store, now)?;
+    match &before.part {
+        Some(declared) if declared == part => {}
+        None if can_become_part(&before) => uploads::name_part(db, &before, part).await?,
+        _ => return Err(Error::State { what: uploads::WHAT }),
+    }
     ensure_not_composed(db, &before.tenant, &part.session).await?;
     let same_place: Vec<UploadRecord> = sqlx::query_as(SELECT_STORED)
         .bind(before.tenant.as_str())
@@ -108,6 +117,10 @@ pub(super) async fn store_part(db: &mut Connection, id: UploadId, now: Micros) -
     uploads::save(db, &before, &after).await?;
     extend(db, &before.tenant, &part.session, now, before.expire_time).await?;
     Ok(replaced)
+}
+
+fn can_become_part(upload: &UploadRow) -> bool {
+    upload.composes.is_none() && upload.record.is_none() && upload.archive.is_none()
 }
 
 pub(super) async fn list_parts(

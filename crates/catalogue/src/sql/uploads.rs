@@ -2,13 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState};
+use imageops_model::{JobFailure, Micros, Tenant, UploadEvent, UploadId, UploadState, UploadWishes};
 
 use super::usage::{self, Amount};
 use super::{Connection, records, sessions};
 use crate::lists::{Slice, filter, found};
 use crate::rows::{UploadRecord, write_failure, write_json, write_number, write_uuid};
-use crate::{Created, Error, Page, Result, UploadRow};
+use crate::{Created, Error, Page, Result, UploadPart, UploadRow};
 
 pub(super) const WHAT: &str = "upload";
 
@@ -46,6 +46,13 @@ const UPDATE: &str = "UPDATE uploads SET state = $1, durable_bytes = $2, image =
      expire_time = $6, reserved_bytes = $7, reserved_images = $8 \
      WHERE tenant = $9 AND id = $10 AND state = $11 AND durable_bytes = $12 AND reserved_bytes = $13";
 
+const DECLARE_SIZE: &str =
+    "UPDATE uploads SET size_bytes = $1 WHERE id = $2 AND state = 'open' AND size_bytes IS NULL";
+
+// A row that was begun without them says by its wishes that they came behind the bytes.
+const NAME_PART: &str = "UPDATE uploads SET session = $1, part = $2, wishes = $3 \
+     WHERE tenant = $4 AND id = $5 AND state = 'open' AND session IS NULL";
+
 const IS_OPEN: &str = "SELECT CAST(1 AS BIGINT) FROM uploads WHERE id = $1 AND state IN ('open', 'stored')";
 
 const SELECT_EXPIRED: &str =
@@ -56,7 +63,7 @@ const FORGET: &str = "DELETE FROM uploads WHERE id IN \
 
 /// Images of the quota that an upload needs while it is open: one, unless it is a part or fills a record.
 fn promised_images(upload: &UploadRow) -> u64 {
-    u64::from(upload.part.is_none() && upload.record.is_none())
+    u64::from(!upload.is_part() && upload.record.is_none())
 }
 
 /// What an upload holds of the quota.
@@ -130,19 +137,24 @@ async fn insert(db: &mut Connection, upload: &UploadRow) -> Result<()> {
 }
 
 fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
+    // What the commit told is no part of the request that began it.
+    let named_behind = known.wishes.becomes_part && known.part.is_some();
+    let part = known.part.as_ref().filter(|_| !named_behind);
+    let wishes = UploadWishes { becomes_part: asked.wishes.becomes_part || named_behind, ..asked.wishes };
     known.tenant == asked.tenant
         && known.label == asked.label
         && known.details == asked.details
         && known.declared_format == asked.declared_format
-        && known.size_bytes == asked.size_bytes
+        // It may have been told since.
+        && (asked.size_bytes.is_none() || known.size_bytes == asked.size_bytes)
         && known.expected_md5 == asked.expected_md5
         && known.expected_sha256 == asked.expected_sha256
         && known.store == asked.store
-        && known.part == asked.part
+        && part == asked.part.as_ref()
         && known.composes == asked.composes
         && known.record == asked.record
         && known.archive == asked.archive
-        && known.wishes == asked.wishes
+        && known.wishes == wishes
 }
 
 pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: UploadId) -> Result<UploadRow> {
@@ -166,6 +178,20 @@ pub(super) fn apply(before: &UploadRow, event: UploadEvent, now: Micros) -> Resu
     let state = before.state.after(event).map_err(|_| Error::State { what: WHAT })?;
     let reserved_bytes = if state.is_final() { 0 } else { before.reserved_bytes };
     Ok(UploadRow { state, reserved_bytes, update_time: now, ..before.clone() })
+}
+
+/// Makes a part of an open upload that was not begun as one.
+pub(super) async fn name_part(db: &mut Connection, before: &UploadRow, part: &UploadPart) -> Result<()> {
+    let wishes = UploadWishes { becomes_part: true, ..before.wishes };
+    let updated = sqlx::query(NAME_PART)
+        .bind(&part.session)
+        .bind(i64::from(part.number))
+        .bind(write_json(&wishes)?)
+        .bind(before.tenant.as_str())
+        .bind(write_uuid(before.id.0))
+        .execute(db)
+        .await?;
+    if updated.rows_affected() == 0 { Err(Error::State { what: WHAT }) } else { Ok(()) }
 }
 
 /// Writes `after` over `before`, where the row still is what was read, and counts what it holds.
@@ -268,6 +294,30 @@ pub(super) async fn reserve(
     after.reserved_bytes = granted_bytes.saturating_sub(parts_bytes);
     save(db, &before, &after).await?;
     Ok(granted_bytes)
+}
+
+pub(super) async fn declare_size(
+    db: &mut Connection,
+    id: UploadId,
+    size_bytes: u64,
+    now: Micros,
+) -> Result<UploadRow> {
+    let before = load(db, id).await?;
+    let after = apply(&before, UploadEvent::Extend, now)?;
+    if before.size_bytes.is_some() || size_bytes < before.durable_bytes {
+        return Ok(before);
+    }
+    // As if it had been told at the beginning.
+    let after = UploadRow { size_bytes: Some(size_bytes), reserved_bytes: size_bytes, ..after };
+    let more = Amount { images: 0, bytes: size_bytes.saturating_sub(before.reserved_bytes) };
+    usage::ensure_room(db, &before.tenant, more, Amount::default()).await?;
+    sqlx::query(DECLARE_SIZE)
+        .bind(write_number("upload size", size_bytes)?)
+        .bind(write_uuid(id.0))
+        .execute(&mut *db)
+        .await?;
+    save(db, &before, &after).await?;
+    Ok(after)
 }
 
 pub(super) async fn abort(

@@ -19,11 +19,15 @@ const SESSION: &str = "a disk";
 enum Operation {
     Upload(Option<u64>),
     Part(u32, u64),
+    /// A part that is named when it is stored.
+    Unnamed,
     Record,
     Fill(usize),
     Extend(usize, u64),
     Reserve(usize, u64),
-    Store(usize),
+    Declare(usize, u64),
+    /// Under its own number, or this one.
+    Store(usize, u32),
     Compose(Option<u64>),
     /// With one of a few contents, so that some are equal.
     Commit(usize, u64),
@@ -50,11 +54,13 @@ fn any_operation() -> impl Strategy<Value = Operation> {
     let uploads = prop_oneof![
         3 => prop::option::of(size.clone()).prop_map(Upload),
         4 => (0..4_u32, size.clone()).prop_map(|(number, size)| Part(number, size)),
+        2 => Just(Unnamed),
         2 => Just(Record),
         3 => place.clone().prop_map(Fill),
         3 => (place.clone(), size.clone()).prop_map(|(place, size)| Extend(place, size)),
         2 => (place.clone(), size.clone()).prop_map(|(place, size)| Reserve(place, size)),
-        4 => place.clone().prop_map(Store),
+        2 => (place.clone(), size.clone()).prop_map(|(place, size)| Declare(place, size)),
+        4 => (place.clone(), 0..4_u32).prop_map(|(place, number)| Store(place, number)),
         4 => prop::option::of(size.clone()).prop_map(Compose),
         8 => (place.clone(), 0..3_u64).prop_map(|(place, content)| Commit(place, content)),
         1 => place.clone().prop_map(Abort),
@@ -144,7 +150,11 @@ async fn step(catalogue: &impl Catalogue, made: &mut Made, operation: Operation)
     let now = made.now();
     match operation {
         Operation::Reopen => {}
-        Operation::Upload(_) | Operation::Part(..) | Operation::Record | Operation::Fill(_) => {
+        Operation::Upload(_)
+        | Operation::Part(..)
+        | Operation::Unnamed
+        | Operation::Record
+        | Operation::Fill(_) => {
             begin(catalogue, made, operation, now).await?;
         }
         Operation::Compose(size_bytes) => {
@@ -159,7 +169,8 @@ async fn step(catalogue: &impl Catalogue, made: &mut Made, operation: Operation)
         }
         Operation::Extend(place, _)
         | Operation::Reserve(place, _)
-        | Operation::Store(place)
+        | Operation::Declare(place, _)
+        | Operation::Store(place, _)
         | Operation::Commit(place, _)
         | Operation::Abort(place)
         | Operation::Fail(place) => {
@@ -203,6 +214,10 @@ async fn begin(catalogue: &impl Catalogue, made: &mut Made, operation: Operation
             let part = Some(UploadPart { session: SESSION.to_owned(), number });
             UploadRow { part, size_bytes: Some(size_bytes), ..plain }
         }
+        Operation::Unnamed => {
+            let wishes = UploadWishes { becomes_part: true, ..plain.wishes };
+            UploadRow { wishes, size_bytes: None, ..plain }
+        }
         Operation::Fill(place) => {
             let record = Made::pick(&made.images, place);
             UploadRow { record, size_bytes: Some(50), ..plain }
@@ -233,7 +248,12 @@ async fn on_upload(
             catalogue.extend_upload(id, bytes.min(held_bytes), now, now.plus_ms(60_000)).await?;
         }
         Operation::Reserve(_, bytes) => drop(catalogue.reserve_upload(id, 0..=bytes, now).await?),
-        Operation::Store(_) => drop(catalogue.store_part(id, now).await?),
+        Operation::Declare(_, bytes) => drop(catalogue.declare_upload_size(id, bytes, now).await?),
+        Operation::Store(_, number) => {
+            let upload = catalogue.get_upload(&tenant(), id).await?;
+            let part = upload.part.unwrap_or(UploadPart { session: SESSION.to_owned(), number });
+            catalogue.store_part(id, &part, now).await?;
+        }
         Operation::Commit(_, content) => {
             let upload = catalogue.get_upload(&tenant(), id).await?;
             let fresh = image_row(tenant());

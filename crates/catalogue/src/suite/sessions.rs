@@ -7,8 +7,12 @@ use crate::{Quota, UploadPart};
 
 const SESSION: &str = "session";
 
+fn place(number: u32) -> UploadPart {
+    UploadPart { session: "a disk".to_owned(), number }
+}
+
 fn part_row(number: u32, size_bytes: u64) -> UploadRow {
-    let part = Some(UploadPart { session: "a disk".to_owned(), number });
+    let part = Some(place(number));
     UploadRow { part, size_bytes: Some(size_bytes), archive: None, ..upload_row(at(0)) }
 }
 
@@ -18,10 +22,10 @@ fn whole_row(size_bytes: Option<u64>) -> UploadRow {
 
 /// Uploads a part and stores it.
 async fn stored(catalogue: &impl Catalogue, part: UploadRow) -> UploadId {
-    let size_bytes = part.size_bytes.unwrap();
+    let (size_bytes, place) = (part.size_bytes.unwrap(), part.part.clone().unwrap());
     let id = new_row(catalogue.create_upload(part).await.unwrap()).id;
     catalogue.extend_upload(id, size_bytes, at(1), at(61)).await.unwrap();
-    assert_eq!(catalogue.store_part(id, at(2)).await.unwrap(), []);
+    assert_eq!(catalogue.store_part(id, &place, at(2)).await.unwrap(), []);
     id
 }
 
@@ -74,20 +78,89 @@ pub(crate) async fn a_part_takes_the_place_of_the_one_before<D: Database>() {
     let first = stored(&catalogue, part_row(7, 100)).await;
     let second = new_row(catalogue.create_upload(part_row(7, 400)).await.unwrap()).id;
     catalogue.extend_upload(second, 300, at(1), at(61)).await.unwrap();
-    assert_eq!(catalogue.store_part(second, at(3)).await.unwrap(), [first]);
+    assert_eq!(catalogue.store_part(second, &place(7), at(3)).await.unwrap(), [first]);
     assert_eq!(catalogue.get_upload(&tenant(), first).await.unwrap().state, UploadState::Aborted);
     let parts = catalogue.list_parts(&tenant(), "a disk").await.unwrap();
     assert_eq!((parts.len(), parts[0].id, parts[0].reserved_bytes), (1, second, 300));
-    assert_error!(catalogue.store_part(second, at(4)).await, Error::State { what: "upload" });
-    assert_error!(catalogue.store_part(first, at(4)).await, Error::State { what: "upload" });
+    assert_error!(catalogue.store_part(second, &place(7), at(4)).await, Error::State { what: "upload" });
+    assert_error!(catalogue.store_part(first, &place(7), at(4)).await, Error::State { what: "upload" });
     let other = new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap()).id;
-    assert_error!(catalogue.store_part(other, at(4)).await, Error::State { what: "upload" });
+    assert_error!(catalogue.store_part(other, &place(7), at(4)).await, Error::State { what: "upload" });
+    let elsewhere = new_row(catalogue.create_upload(part_row(8, 100)).await.unwrap()).id;
+    assert_error!(catalogue.store_part(elsewhere, &place(7), at(4)).await, Error::State { what: "upload" });
     // A stored part takes no more bytes and makes no image by itself.
     assert_error!(catalogue.extend_upload(second, 400, at(5), at(65)).await, Error::State { .. });
     let alone = catalogue.commit_upload(second, image_row(tenant()), None, None, at(5)).await;
     assert_error!(alone, Error::State { what: "upload" });
     catalogue.abort_upload(&tenant(), second, at(6)).await.unwrap();
     assert_eq!(numbers(&catalogue).await, [0; 0]);
+    assert_sound::<D>(&catalogue).await;
+}
+
+/// A part whose place is told behind its bytes is in the end what it would be had it been told before.
+pub(crate) async fn a_part_can_be_named_behind_its_bytes<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    catalogue.set_quota(None, Some(Quota { images_max: Some(1), bytes_max: Some(500) })).await.unwrap();
+    let declared = stored(&catalogue, part_row(1, 100)).await;
+    let becoming = || {
+        let wishes = UploadWishes { becomes_part: true, ..UploadWishes::default() };
+        UploadRow { wishes, ..whole_row(None) }
+    };
+    let asked = becoming();
+    let named = new_row(catalogue.create_upload(asked.clone()).await.unwrap()).id;
+    let other = new_row(catalogue.create_upload(becoming()).await.unwrap()).id;
+    assert_eq!(catalogue.get_usage(&tenant()).await.unwrap().reserved_images, 0, "parts are no images");
+    // An image after all, as far as its metadata tell.
+    let plain = whole_row(None);
+    let surprise = new_row(catalogue.create_upload(plain.clone()).await.unwrap()).id;
+    assert_eq!(catalogue.get_usage(&tenant()).await.unwrap().reserved_images, 1);
+    for id in [named, other, surprise] {
+        assert_eq!(catalogue.reserve_upload(id, 30..=30, at(1)).await.unwrap(), 30);
+        catalogue.extend_upload(id, 30, at(1), at(61)).await.unwrap();
+    }
+    assert_eq!(numbers(&catalogue).await, [1], "not before the place is known");
+    assert_eq!(catalogue.store_part(named, &place(1), at(2)).await.unwrap(), [declared]);
+    assert_eq!(catalogue.store_part(other, &place(2), at(2)).await.unwrap(), []);
+    assert_eq!(catalogue.store_part(surprise, &place(1), at(3)).await.unwrap(), [named]);
+    assert_error!(catalogue.store_part(surprise, &place(3), at(3)).await, Error::State { what: "upload" });
+    let usage = catalogue.get_usage(&tenant()).await.unwrap();
+    assert_eq!((usage.reserved_images, usage.reserved_bytes), (0, 60));
+    // The same request again finds it; another one does not.
+    for (id, request) in [(named, &asked), (surprise, &plain)] {
+        let known = existing_row(catalogue.create_upload(request.clone()).await.unwrap());
+        assert_eq!((known.id, known.part), (id, Some(place(1))));
+        let other = UploadRow { part: Some(place(1)), ..request.clone() };
+        assert_error!(catalogue.create_upload(other).await, Error::Conflict { .. });
+    }
+    let (_, parts) = catalogue.begin_compose(whole_row(None), "a disk", at(4)).await.unwrap();
+    assert_eq!(parts.iter().map(|part| part.id).collect::<Vec<_>>(), [surprise, other]);
+    // Meanwhile the session takes none.
+    let late = new_row(catalogue.create_upload(becoming()).await.unwrap()).id;
+    assert_error!(catalogue.store_part(late, &place(3), at(5)).await, Error::State { what: SESSION });
+    let late = catalogue.get_upload(&tenant(), late).await.unwrap();
+    assert_eq!((late.state, late.part), (UploadState::Open, None));
+    assert_sound::<D>(&catalogue).await;
+}
+
+/// What is for something else is no part.
+pub(crate) async fn only_plain_uploads_become_parts<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    stored(&catalogue, part_row(1, 100)).await;
+    let begun = catalogue.begin_compose(whole_row(None), "a disk", at(3)).await.unwrap();
+    let record = super::records::record_row(tenant());
+    catalogue.create_image(record.clone(), false).await.unwrap();
+    let filling = UploadRow { record: Some(record.id), ..whole_row(None) };
+    let mut others = vec![new_row(begun.0).id];
+    for upload in [filling, UploadRow { archive: Some(Archive::Zip), ..whole_row(None) }] {
+        others.push(new_row(catalogue.create_upload(upload).await.unwrap()).id);
+    }
+    for id in others {
+        let place = UploadPart { session: "another disk".to_owned(), number: 1 };
+        assert_error!(catalogue.store_part(id, &place, at(4)).await, Error::State { what: "upload" });
+        assert_eq!(catalogue.get_upload(&tenant(), id).await.unwrap().state, UploadState::Open);
+    }
     assert_sound::<D>(&catalogue).await;
 }
 
@@ -128,7 +201,7 @@ pub(crate) async fn rel_28_nothing_changes_a_session_that_is_composed<D: Databas
     let whole = new_row(begun.0).id;
     let refused = catalogue.create_upload(part_row(3, 100)).await;
     assert_error!(refused, Error::State { what: SESSION });
-    assert_error!(catalogue.store_part(open, at(4)).await, Error::State { what: SESSION });
+    assert_error!(catalogue.store_part(open, &place(2), at(4)).await, Error::State { what: SESSION });
     assert_error!(catalogue.abort_upload(&tenant(), first, at(4)).await, Error::State { what: SESSION });
     let sneaked = UploadRow { composes: Some("a disk".to_owned()), ..whole_row(None) };
     assert_error!(catalogue.create_upload(sneaked).await, Error::State { what: SESSION });
@@ -208,7 +281,7 @@ pub(crate) async fn parts_need_the_quota_once<D: Database>() {
         Error::QuotaExceeded { what: "bytes", limit: 1000, used: 1000 }
     );
     catalogue.extend_upload(short, 300, at(1), at(61)).await.unwrap();
-    catalogue.store_part(short, at(2)).await.unwrap();
+    catalogue.store_part(short, &place(2), at(2)).await.unwrap();
     assert_eq!(catalogue.get_usage(&tenant()).await.unwrap().reserved_bytes, 900);
     let refused = catalogue.begin_compose(whole_row(Some(1001)), "a disk", at(3)).await;
     assert_error!(refused, Error::QuotaExceeded { what: "bytes", limit: 1000, used: 900 });
@@ -244,7 +317,7 @@ pub(crate) async fn sessions_expire_with_their_parts<D: Database>() {
     // Bytes that still come keep a session alive for longer.
     let long = new_row(catalogue.create_upload(part_row(1, 100)).await.unwrap()).id;
     catalogue.extend_upload(long, 50, at(5), at(9 * DAY)).await.unwrap();
-    catalogue.store_part(long, at(6)).await.unwrap();
+    catalogue.store_part(long, &place(1), at(6)).await.unwrap();
     assert_eq!(catalogue.expire_uploads(at(9 * DAY), at(0)).await.unwrap(), []);
     assert_eq!(catalogue.expire_uploads(at(9 * DAY + 1), at(0)).await.unwrap(), [long]);
     assert_sound::<D>(&catalogue).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{Cursor, Page};
+use crate::{Cursor, Page, Quota};
 
 const WHAT: &str = "upload";
 
@@ -57,6 +57,42 @@ pub(crate) async fn the_same_id_is_the_same_upload<D: Database>() {
     }
     catalogue.abort_upload(&tenant(), first.id, at(2)).await.unwrap();
     assert_eq!(existing_row(catalogue.create_upload(first).await.unwrap()).state, UploadState::Aborted);
+}
+
+/// A length that is told late counts as one that was told at the beginning, and stays.
+pub(crate) async fn a_length_is_told_once<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let quota = Quota { images_max: None, bytes_max: Some(1_000) };
+    catalogue.set_quota(None, Some(quota)).await.unwrap();
+    let asked = UploadRow { size_bytes: None, archive: None, ..upload_row(at(0)) };
+    let id = new_row(catalogue.create_upload(asked.clone()).await.unwrap()).id;
+    assert_eq!(catalogue.reserve_upload(id, 100..=800, at(1)).await.unwrap(), 800);
+    catalogue.extend_upload(id, 100, at(1), at(61)).await.unwrap();
+    assert_eq!(catalogue.declare_upload_size(id, 99, at(2)).await.unwrap().size_bytes, None, "too short");
+    assert_error!(
+        catalogue.declare_upload_size(id, 1_001, at(2)).await,
+        Error::QuotaExceeded { what: "bytes", .. }
+    );
+    let told = catalogue.declare_upload_size(id, 300, at(2)).await.unwrap();
+    assert_eq!((told.size_bytes, told.reserved_bytes, told.durable_bytes), (Some(300), 300, 100));
+    assert_eq!(catalogue.get_upload(&tenant(), id).await.unwrap(), told);
+    assert_eq!(catalogue.get_usage(&tenant()).await.unwrap().reserved_bytes, 300);
+    assert_eq!(catalogue.declare_upload_size(id, 300, at(3)).await.unwrap(), told);
+    assert_eq!(catalogue.declare_upload_size(id, 301, at(3)).await.unwrap(), told, "once");
+    // Who repeats the beginning does not have to know.
+    let known = existing_row(catalogue.create_upload(asked.clone()).await.unwrap());
+    assert_eq!(known.size_bytes, Some(300));
+    let other = UploadRow { size_bytes: Some(301), ..asked };
+    assert_error!(catalogue.create_upload(other).await, Error::Conflict { what: WHAT });
+    // What is held already needs no room again.
+    let longer = UploadRow { size_bytes: None, archive: None, ..upload_row(at(0)) };
+    let longer = new_row(catalogue.create_upload(longer).await.unwrap()).id;
+    assert_eq!(catalogue.reserve_upload(longer, 1..=600, at(4)).await.unwrap(), 600);
+    assert_eq!(catalogue.declare_upload_size(longer, 700, at(4)).await.unwrap().reserved_bytes, 700);
+    catalogue.abort_upload(&tenant(), id, at(4)).await.unwrap();
+    assert_error!(catalogue.declare_upload_size(id, 300, at(5)).await, Error::State { what: WHAT });
+    assert_sound::<D>(&catalogue).await;
 }
 
 pub(crate) async fn durable_bytes_never_shrink<D: Database>() {

@@ -1,7 +1,7 @@
 //! `images/upload`: chunks of images that come in pieces.
 //!
-//! A chunk is an upload that is a part of a session; `merge` composes them. Clients name the session behind the bytes, and
-//! the server must know it before: such a chunk waits in a file without a name until the form has told it.
+//! A chunk is an upload that is a part of a session; `merge` composes them. Clients name the session behind the bytes: such
+//! a chunk becomes a part with its commit.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::upload::{is_local, no_file};
 use super::{Refusal, names, plain};
 use crate::call;
 use crate::edgegallery::literals;
-use crate::intake::{OneShot, require_writer};
+use crate::intake::OneShot;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
 
@@ -55,59 +55,40 @@ async fn take(gateway: &Gateway, headers: &HeaderMap, form: &mut Form) -> Result
     let nothing = Refusal::bad_request(literals::NO_FILE);
     let file_name = form.file("part").await.map_err(no_file)?.ok_or(nothing.clone())?;
     let part = names::part_number(&file_name).ok_or(nothing)?;
-    let upload = if form.text("identifier").is_empty() {
-        require_writer(&gateway.connection, call::request(headers, ()))
-            .await
-            .map_err(|status| not_stored(&status))?;
-        let mut spool = gateway.spools.open().await.map_err(spooling_failed)?;
-        while let Some(data) = form.chunk().await.map_err(no_file)? {
-            spool.write(&data).await.map_err(spooling_failed)?;
-        }
-        form.finish().await.map_err(no_file)?;
-        let mut upload = begin(gateway, headers, form, part, Some(spool.length_bytes()))?;
-        let mut bytes = spool.into_reader().await.map_err(spooling_failed)?;
-        while let Some(data) = bytes.next().await.map_err(spooling_failed)? {
-            upload.write(data).await.map_err(|status| not_stored(&status))?;
-        }
-        upload
-    } else {
-        let mut upload = begin(gateway, headers, form, part, None)?;
-        while let Some(data) = form.chunk().await.map_err(no_file)? {
-            upload.write(data).await.map_err(|status| not_stored(&status))?;
-        }
-        form.finish().await.map_err(no_file)?;
-        require_local(form)?;
-        upload
-    };
-    upload.commit(UploadCommit::default()).await.map_err(|status| not_stored(&status))?;
+    let mut upload = begin(gateway, headers, form, part)?;
+    while let Some(data) = form.chunk().await.map_err(no_file)? {
+        upload.write(data).await.map_err(|status| not_stored(&status))?;
+    }
+    form.finish().await.map_err(no_file)?;
+    require_local(form)?;
+    let session = session_of(form)?;
+    let commit = UploadCommit { session, part, ..UploadCommit::default() };
+    upload.commit(commit).await.map_err(|status| not_stored(&status))?;
     Ok(())
 }
 
-/// Begins the part that the form, as far as it was read, tells of.
-fn begin(
-    gateway: &Gateway,
-    headers: &HeaderMap,
-    form: &Form,
-    part: u32,
-    size_bytes: Option<u64>,
-) -> Result<OneShot, Refusal> {
-    let session = form.text("identifier");
-    if !names::is_identifier(session) {
-        return Err(Refusal::bad_request(literals::NO_FILE));
-    }
+/// Begins the part, in the session that the form tells of as far as it was read, else in none yet.
+fn begin(gateway: &Gateway, headers: &HeaderMap, form: &Form, part: u32) -> Result<OneShot, Refusal> {
     require_local(form)?;
-    let metadata =
-        UploadMetadata { session: session.to_owned(), part, size_bytes, ..UploadMetadata::default() };
+    let metadata = if form.text("identifier").is_empty() {
+        UploadMetadata { becomes_part: true, ..UploadMetadata::default() }
+    } else {
+        UploadMetadata { session: session_of(form)?, part, ..UploadMetadata::default() }
+    };
     Ok(OneShot::begin(&gateway.connection, call::request(headers, ()), metadata))
+}
+
+fn session_of(form: &Form) -> Result<String, Refusal> {
+    let session = form.text("identifier");
+    if names::is_identifier(session) {
+        Ok(session.to_owned())
+    } else {
+        Err(Refusal::bad_request(literals::NO_FILE))
+    }
 }
 
 fn require_local(form: &Form) -> Result<(), Refusal> {
     if is_local(form.text("priority")) { Ok(()) } else { Err(Refusal::failed(literals::CHUNK_NOT_STORED)) }
-}
-
-fn spooling_failed(error: std::io::Error) -> Refusal {
-    tracing::warn!(%error, "a chunk could not be kept until its session was known");
-    Refusal::failed(literals::CHUNK_NOT_STORED)
 }
 
 fn not_stored(status: &tonic::Status) -> Refusal {
