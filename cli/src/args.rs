@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Map(crate::map::MapArgs),
     /// Upload a file to a server; goes on by itself after a broken connection.
     Upload(UploadArgs),
-    /// Download an image from a server, verified.
+    /// Download an image from a server, verified; what is empty stays empty.
     Download(DownloadArgs),
     /// Jobs of a server.
     #[command(subcommand)]

@@ -1,11 +1,12 @@
 //! `imageops download`.
 
+use std::io::{self, SeekFrom};
 use std::path::Path;
 use std::time::Instant;
 
 use imageops::v1::{Image, ImageFormat};
-use imageops_client::{Client, Error as ClientError};
-use tokio::io::AsyncWrite;
+use imageops_client::{Client, DownloadTarget, Error as ClientError};
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
 use crate::args::{DownloadArgs, FormatName, Global};
 use crate::exit::{Exit, Failure};
@@ -32,7 +33,7 @@ pub(crate) async fn run(global: &Global, arguments: &DownloadArgs) -> Result<Exi
     let file = target.file().try_clone().map_err(|error| Failure::io(arguments.target.display(), &error))?;
     let mut file = tokio::fs::File::from_std(file);
     file.set_max_buf_size(1 << 20);
-    let downloaded = fetch(&client, &image, format, &mut file).await?;
+    let downloaded = fetch(&client, &image, format, &mut Sparse(file)).await?;
     // Flushing a large file takes long: not on the reactor.
     server::call(async {
         let published = tokio::task::spawn_blocking(move || target.publish()).await;
@@ -43,15 +44,36 @@ pub(crate) async fn run(global: &Global, arguments: &DownloadArgs) -> Result<Exi
     Ok(Exit::Success)
 }
 
-async fn fetch<W: AsyncWrite + Unpin>(
+/// A new file, whose holes stay holes.
+struct Sparse(tokio::fs::File);
+
+impl DownloadTarget for Sparse {
+    async fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.write_all(data).await
+    }
+
+    async fn skip(&mut self, length_bytes: u64) -> io::Result<()> {
+        // The file has no more than was written: what it is lengthened by is a hole.
+        self.0.flush().await?;
+        let length = i64::try_from(length_bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let end_bytes = self.0.seek(SeekFrom::Current(length)).await?;
+        self.0.set_len(end_bytes).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().await
+    }
+}
+
+async fn fetch(
     client: &Client,
     image: &str,
     format: ImageFormat,
-    target: &mut W,
+    target: &mut Sparse,
 ) -> Result<Image, Failure> {
     let bar = Bar::new();
     let progress = |progress| bar.show_transfer("downloading", progress);
-    let downloading = client.download_in(image, format, 0, target, progress);
+    let downloading = client.download_to(image, format, 0, target, progress);
     let image = server::call(downloading).await;
     bar.clear();
     image

@@ -20,6 +20,7 @@ struct State {
     /// Connections are cut by themselves once so many bytes went to the server.
     cut_at_bytes: AtomicU64,
     connections: Mutex<Vec<TcpStream>>,
+    connections_made: AtomicU64,
 }
 
 impl Proxy {
@@ -32,6 +33,7 @@ impl Proxy {
             to_server_bytes: AtomicU64::new(0),
             cut_at_bytes: AtomicU64::new(u64::MAX),
             connections: Mutex::default(),
+            connections_made: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&state);
         thread::spawn(move || {
@@ -53,6 +55,11 @@ impl Proxy {
         self.state.to_server_bytes.load(Ordering::Acquire)
     }
 
+    /// Connections that there were so far.
+    pub fn connections_made(&self) -> u64 {
+        self.state.connections_made.load(Ordering::Acquire)
+    }
+
     /// Cuts all connections once so many more bytes went to the server.
     pub fn cut_after(&self, bytes: u64) {
         self.state.cut_at_bytes.store(self.to_server_bytes() + bytes, Ordering::Release);
@@ -70,6 +77,7 @@ impl State {
         let handles = (client.try_clone(), server.try_clone(), client.try_clone(), server.try_clone());
         let (Ok(from_client), Ok(to_server), Ok(to_client), Ok(from_server)) = handles else { return };
         self.connections.lock().expect("no panic with the lock").extend([client, server]);
+        self.connections_made.fetch_add(1, Ordering::AcqRel);
         let state = Arc::clone(self);
         thread::spawn(move || forward(from_client, to_server, |bytes| state.count(bytes)));
         thread::spawn(move || forward(from_server, to_client, |_| {}));

@@ -1,21 +1,28 @@
 //! Downloads that verify what comes and go on where they broke.
 
 use imageops::v1::download_image_response::Message;
-use imageops::v1::{Chunk, DownloadHeader, DownloadImageRequest, DownloadImageResponse, Image, ImageFormat};
+use imageops::v1::{
+    Chunk, DownloadHeader, DownloadImageRequest, DownloadImageResponse, Hole, Image, ImageFormat,
+};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWrite;
 use tonic::Streaming;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::retry::Attempts;
-use crate::transfer::{TransferProgress, digest_chunk};
+use crate::target::{Dense, DownloadTarget};
+use crate::transfer::{TransferProgress, digest_chunk, digest_zeros};
+
+/// So much of a hole is taken at a time: its digest is worked out, and progress told.
+const HOLE_STEP_BYTES: u64 = 64 << 20;
 
 impl Client {
     /// Writes the bytes of `image` from `offset_bytes` to its end to `target` and flushes it.
     ///
     /// Each chunk is verified by its CRC-32C and a whole download by the image's SHA-256. A broken connection is made
-    /// again and goes on where it broke; what was written is never written again.
+    /// again and goes on where it broke; what was written is never written again. Holes do not come over the network; they
+    /// are written as zeros.
     pub async fn download<W>(
         &self,
         image: &str,
@@ -24,7 +31,7 @@ impl Client {
         progress: impl FnMut(TransferProgress),
     ) -> Result<Image>
     where
-        W: AsyncWrite + Unpin,
+        W: AsyncWrite + Unpin + Send,
     {
         self.download_in(image, ImageFormat::Unspecified, offset_bytes, target, progress).await
     }
@@ -37,11 +44,23 @@ impl Client {
         format: ImageFormat,
         offset_bytes: u64,
         target: &mut W,
-        mut progress: impl FnMut(TransferProgress),
+        progress: impl FnMut(TransferProgress),
     ) -> Result<Image>
     where
-        W: AsyncWrite + Unpin,
+        W: AsyncWrite + Unpin + Send,
     {
+        self.download_to(image, format, offset_bytes, &mut Dense(target), progress).await
+    }
+
+    /// The same into a target that knows what to do with a hole. The digest is that of all bytes, zeros too.
+    pub async fn download_to<T: DownloadTarget>(
+        &self,
+        image: &str,
+        format: ImageFormat,
+        offset_bytes: u64,
+        target: &mut T,
+        mut progress: impl FnMut(TransferProgress),
+    ) -> Result<Image> {
         let mut attempts = Attempts::new(self.retry());
         let mut sink =
             Sink { target, next_bytes: offset_bytes, hasher: (offset_bytes == 0).then(Sha256::new) };
@@ -87,7 +106,7 @@ impl Client {
             offset_bytes,
             length_bytes,
             format: format.into(),
-            ..DownloadImageRequest::default()
+            sparse: true,
         };
         let mut stream = self.stub().download_image(request).await?.into_inner();
         match stream.message().await?.and_then(|first| first.message) {
@@ -106,14 +125,14 @@ fn end_of(header: &DownloadHeader, offset_bytes: u64) -> Result<u64> {
 }
 
 /// Where verified bytes go.
-struct Sink<'a, W> {
-    target: &'a mut W,
+struct Sink<'a, T> {
+    target: &'a mut T,
     next_bytes: u64,
     /// Absent when the download does not start at the start.
     hasher: Option<Sha256>,
 }
 
-impl<W: AsyncWrite + Unpin> Sink<'_, W> {
+impl<T: DownloadTarget> Sink<'_, T> {
     async fn take_all(
         &mut self,
         mut stream: Streaming<DownloadImageResponse>,
@@ -121,10 +140,11 @@ impl<W: AsyncWrite + Unpin> Sink<'_, W> {
         progress: &mut impl FnMut(TransferProgress),
     ) -> Result<()> {
         while let Some(response) = stream.message().await? {
-            let Some(Message::Chunk(chunk)) = response.message else {
-                return Err(Error::Protocol("a download with a message that is no chunk"));
-            };
-            self.take(chunk, end_bytes).await?;
+            match response.message {
+                Some(Message::Chunk(chunk)) => self.take(chunk, end_bytes).await?,
+                Some(Message::Hole(hole)) => self.take_hole(&hole, end_bytes, progress).await?,
+                _ => return Err(Error::Protocol("a download with a message that is no chunk")),
+            }
             progress(TransferProgress { done_bytes: self.next_bytes, total_bytes: end_bytes });
         }
         if self.next_bytes < end_bytes {
@@ -135,10 +155,7 @@ impl<W: AsyncWrite + Unpin> Sink<'_, W> {
 
     async fn take(&mut self, chunk: Chunk, end_bytes: u64) -> Result<()> {
         let offset_bytes = chunk.offset_bytes;
-        let chunk_end = offset_bytes.checked_add(chunk.data.len() as u64);
-        if offset_bytes != self.next_bytes || chunk_end.is_none_or(|end| end > end_bytes) {
-            return Err(Error::Protocol("a download with a gap or an overlap"));
-        }
+        self.check_place(offset_bytes, chunk.data.len() as u64, end_bytes)?;
         let data = chunk.data;
         // A damaged chunk ends the attempt; the digest before it is what the next one goes on with.
         let before = self.hasher.clone();
@@ -148,8 +165,35 @@ impl<W: AsyncWrite + Unpin> Sink<'_, W> {
             return Err(Error::Damaged { offset_bytes });
         }
         self.hasher = hasher;
-        self.target.write_all(&data).await.map_err(Error::Target)?;
+        self.target.write(&data).await.map_err(Error::Target)?;
         self.next_bytes += data.len() as u64;
+        Ok(())
+    }
+
+    async fn take_hole(
+        &mut self,
+        hole: &Hole,
+        end_bytes: u64,
+        progress: &mut impl FnMut(TransferProgress),
+    ) -> Result<()> {
+        self.check_place(hole.offset_bytes, hole.length_bytes, end_bytes)?;
+        let mut left_bytes = hole.length_bytes;
+        while left_bytes > 0 {
+            let step_bytes = left_bytes.min(HOLE_STEP_BYTES);
+            self.hasher = digest_zeros(step_bytes, self.hasher.take()).await?;
+            self.target.skip(step_bytes).await.map_err(Error::Target)?;
+            self.next_bytes += step_bytes;
+            left_bytes -= step_bytes;
+            progress(TransferProgress { done_bytes: self.next_bytes, total_bytes: end_bytes });
+        }
+        Ok(())
+    }
+
+    fn check_place(&self, offset_bytes: u64, length_bytes: u64, end_bytes: u64) -> Result<()> {
+        let piece_end = offset_bytes.checked_add(length_bytes);
+        if offset_bytes != self.next_bytes || piece_end.is_none_or(|end| end > end_bytes) {
+            return Err(Error::Protocol("a download with a gap or an overlap"));
+        }
         Ok(())
     }
 

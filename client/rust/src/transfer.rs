@@ -14,6 +14,23 @@ pub struct TransferProgress {
     pub total_bytes: u64,
 }
 
+/// Zeros of holes, a piece at a time.
+pub(crate) static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+/// `hasher` fed with as many zeros; runs beside the reactor.
+pub(crate) async fn digest_zeros(mut length_bytes: u64, hasher: Option<Sha256>) -> Result<Option<Sha256>> {
+    let Some(mut hasher) = hasher else { return Ok(None) };
+    let work = move || {
+        while length_bytes > 0 {
+            let count = ZEROS.len().min(usize::try_from(length_bytes).unwrap_or(ZEROS.len()));
+            hasher.update(&ZEROS[..count]);
+            length_bytes -= count as u64;
+        }
+        Some(hasher)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Interrupted)
+}
+
 /// CRC-32C of `data`, and `hasher` fed with it.
 ///
 /// Runs beside the reactor: a chunk of 1 MiB takes milliseconds on a processor without instructions for SHA.
