@@ -13,6 +13,7 @@ use imageops::v1::{
 use imageops_client::Client;
 use tonic::{Code, Status};
 
+use support::http;
 use support::images::{assert_same_content, have, qemu_img};
 use support::jobs::{download, image, write_busy_disk};
 use support::status::assert_status;
@@ -175,6 +176,9 @@ async fn a_companion_is_as_closed_as_its_image() {
         client.stub().download_image(request).await.map(drop)
     };
     read().await.unwrap();
+    // In another format too, although a companion has no companion of its own.
+    let raw = http::get(service.http(), &format!("/v1/{slim}/content?format=raw"));
+    assert!(raw.status == 200 && raw.body == fs::read(service.scratch().join("disk.raw")).unwrap());
     let disabled = Image { name: stored.name.clone(), disabled: true, ..Image::default() };
     let update_mask = Some(imageops::FieldMask { paths: vec!["disabled".to_owned()] });
     let request = UpdateImageRequest { image: Some(disabled), update_mask };

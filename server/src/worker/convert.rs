@@ -92,8 +92,9 @@ pub(super) async fn convert(
                 return outcome(known_outcome(&image, &known)?, None);
             }
             let (written, made) = into_image(app, row, &image, output, &engine, stop, tracker).await?;
-            let companion =
-                key.map(|key| Companion { of: image.id, kind: CompanionKind::Conversion, key: Some(key) });
+            // A companion has none: what is made of it stands beside its image as well.
+            let of = image.companion.as_ref().map_or(image.id, |companion| companion.of);
+            let companion = key.map(|key| Companion { of, kind: CompanionKind::Conversion, key: Some(key) });
             let digests = Some(made.digests.clone());
             let row = new_image(row, spec, &image, output, companion, made, &written);
             let made = ConvertOutcome { written, output_file: None, output_image: Some(output), digests };
