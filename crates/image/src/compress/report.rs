@@ -192,7 +192,7 @@ pub(super) fn build(
         copied_bytes: written.figures.copied_bytes,
         shared_bytes: written.figures.shared_bytes,
         zero_bytes: written.figures.zero_bytes,
-        dropped_bytes: written.figures.dropped_bytes,
+        dropped_bytes: estimate.dropped_bytes,
         extra_dropped_bytes: estimate.extra_dropped_bytes,
         table: layout.and_then(Layout::table),
         kept: estimate.kept,

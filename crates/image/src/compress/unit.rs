@@ -86,8 +86,6 @@ pub(crate) struct Figures {
     pub(crate) shared_bytes: u64,
     /// Stored bytes in clusters left out because all that the guest keeps there is zero.
     pub(crate) zero_bytes: u64,
-    /// Stored bytes that the guest has freed.
-    pub(crate) dropped_bytes: u64,
 }
 
 impl Figures {
@@ -97,7 +95,6 @@ impl Figures {
         self.copied_bytes += other.copied_bytes;
         self.shared_bytes += other.shared_bytes;
         self.zero_bytes += other.zero_bytes;
-        self.dropped_bytes += other.dropped_bytes;
     }
 }
 
@@ -164,9 +161,7 @@ impl<'a> Worker<'a> {
         let mut used = 0;
         for cluster in unit.clusters() {
             self.control.check_cancelled()?;
-            let stored = ranges::overlap_bytes(&unit.stored, &cluster);
             let kept = ranges::overlap_bytes(&self.kept, &cluster);
-            packed.figures.dropped_bytes += stored - kept;
             if kept == 0 {
                 continue;
             }
