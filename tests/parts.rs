@@ -234,3 +234,35 @@ async fn rel_04_sigkill_around_a_name_leaves_an_upload_or_a_part() {
     let image = compose(&client, "disk").await;
     assert!(download(&client, &image.name).await == whole);
 }
+
+/// A composition under the id of another upload is refused, and what that one has durable stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_composition_leaves_the_bytes_of_others_alone() {
+    let service = Service::start();
+    let client = service.client();
+    let data = Random::new("left alone").bytes(3 << 20);
+    let open = metadata("open");
+    let stream = Stream::begin(&client, &open).await;
+    stream.chunks(0, &data[..2 << 20]).await;
+    stream.close().await.unwrap();
+    let part = UploadMetadata { session: "s".to_owned(), part: 1, ..metadata("") };
+    send(&client, &part, b"a part", UploadCommit::default()).await.unwrap();
+    for taken in [&open.request_id, &part.request_id] {
+        for session in ["s", "nothing"] {
+            let metadata = UploadMetadata {
+                request_id: taken.clone(),
+                session: session.to_owned(),
+                ..Default::default()
+            };
+            let composed =
+                client.stub().compose_image(ComposeImageRequest { metadata: Some(metadata) }).await;
+            assert_status(&composed.unwrap_err(), Code::AlreadyExists, "REQUEST_ID_REUSED");
+        }
+    }
+    let stream = Stream::resume(&client, &name_of(&open), 2 << 20).await;
+    stream.chunks(2 << 20, &data).await;
+    let image = stream.commit(commit_of(&data)).await.unwrap().image.unwrap();
+    assert!(download(&client, &image.name).await == data);
+    let composed = compose(&client, "s").await;
+    assert_eq!(download(&client, &composed.name).await, b"a part");
+}

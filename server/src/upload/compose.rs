@@ -41,19 +41,20 @@ pub async fn compose(app: &Arc<App>, tenant: &Tenant, metadata: v1::UploadMetada
         return Err(Failure::invalid("metadata.becomes_part", "what parts are joined into is none itself"));
     }
     let upload = ask(app, tenant, metadata, &session).await?;
-    // Before the row: by its staged file the next start knows what was being composed here, and frees the session.
-    stage(app, &upload).await?;
-    let begun = match app.catalogue.begin_compose(upload.clone(), &session, now()).await {
-        Ok(begun) => begun,
-        Err(error) => {
-            stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
-            return Err(not_there(error, &session));
-        }
-    };
-    let (upload, parts) = match begun {
+    // What is staged under the id of an open upload, of whichever tenant, is that one's.
+    let is_taken = app.catalogue.is_upload_open(upload.id).await?;
+    if !is_taken {
+        // Before the row: by its staged file the next start knows what was being composed here, and frees the session.
+        stage(app, &upload).await?;
+    }
+    let begun = app.catalogue.begin_compose(upload.clone(), &session, now()).await;
+    let is_begun = matches!(begun, Ok((Created::New(_), _)));
+    if !is_taken && !is_begun && !app.catalogue.is_upload_open(upload.id).await? {
+        stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
+    }
+    let (upload, parts) = match begun.map_err(|error| not_there(error, &session))? {
         (Created::New(upload), parts) => (upload, parts),
         (Created::Existing(upload), _) if upload.state.is_final() => {
-            stored::discard(app, store_of(app, &upload), upload.id.0.to_string()).await;
             return Ok(Composed::Before(Box::new(upload)));
         }
         (Created::Existing(_), _) => return Err(Error::State { what: "session" }.into()),
