@@ -264,6 +264,11 @@ impl From<imageops_image::Error> for Failure {
     }
 }
 
+/// A job was told to stop.
+pub fn stopped() -> Failure {
+    Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped")
+}
+
 /// The store or the image root has no room left.
 pub fn no_space() -> Failure {
     Failure::new(Code::ResourceExhausted, imageops_image::reason::NO_SPACE, "no space left")

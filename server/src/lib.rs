@@ -15,6 +15,7 @@ pub mod failure;
 pub mod hub;
 pub mod import;
 pub mod keys;
+mod reading;
 pub mod reason;
 pub mod replicas;
 pub mod rpc;

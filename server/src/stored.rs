@@ -3,6 +3,7 @@
 //! Nothing else publishes (reliability 4.1). Whoever publishes writes the row next, and removes the blob when it cannot.
 
 use imageops_catalogue::{Companion, ImageRow, Replica};
+use imageops_image::CancelToken;
 use imageops_image::digest::Digests;
 use imageops_model::{
     ImageDetails, ImageId, ImageState, JobFailure, Label, Micros, ReplicaState, StoreId, Tenant,
@@ -10,6 +11,7 @@ use imageops_model::{
 
 use crate::app::{App, blocking};
 use crate::failure::Result;
+use crate::reading::{Reading, read_whole};
 use crate::replicas;
 
 /// Makes the staged file `staged` the blob `blob` of its store: flushed, named, and its name durable.
@@ -27,8 +29,9 @@ pub struct Published {
     pub shares: Option<ImageId>,
 }
 
-/// Makes the staged file `staged` the blob of an image with this digest: that of the tenant's image with the same bytes,
-/// made whole by the ones that came, whatever has become of it; else the blob `fresh`.
+/// Makes the staged file `staged` the blob `fresh`, unless the tenant has an image with the same bytes in the same store.
+/// That one's are read first: a digest in a row proves nothing of what has become of them. Never are the staged ones put in
+/// their place: until the row is written an upload may go on with them.
 pub async fn publish_or_share(
     app: &App,
     tenant: &Tenant,
@@ -36,18 +39,28 @@ pub async fn publish_or_share(
     (store, staged, fresh): (StoreId, &str, &str),
 ) -> Result<Published> {
     if let Some((image, blob)) = app.catalogue.find_same(tenant, sha256, size_bytes, store).await? {
-        let (opened, staged, key) = (app.stores.writable(store)?, staged.to_owned(), blob.clone());
-        match blocking(move || opened.renew(&staged, &key)).await? {
-            Ok(()) => return Ok(Published { blob, shares: Some(image) }),
-            Err(imageops_store::Error::Exists) => drop(replicas::mark_damaged(app, store, &blob).await?),
-            Err(error) => {
-                app.stores.report(store, &error);
-                return Err(error.into());
+        match read(app, store, &blob).await? {
+            Ok(reading) if reading.is(sha256, size_bytes) => {
+                return Ok(Published { blob, shares: Some(image) });
             }
+            Ok(Reading::Whole { .. }) => drop(replicas::mark_damaged(app, store, &blob).await?),
+            // What cannot be read now a scrub judges.
+            Ok(Reading::Failed(error)) => {
+                tracing::warn!(%image, %error, "equal bytes cannot be read, and are not shared")
+            }
+            Err(error) => tracing::warn!(%image, %error, "equal bytes cannot be opened, and are not shared"),
         }
     }
     publish(app, store, staged, fresh).await?;
     Ok(Published { blob: fresh.to_owned(), shares: None })
+}
+
+async fn read(app: &App, store: StoreId, blob: &str) -> Result<imageops_store::Result<Reading>> {
+    let opened = match replicas::open(app, store, blob).await? {
+        Ok(opened) => opened,
+        Err(error) => return Ok(Err(error)),
+    };
+    blocking(move || read_whole(&*opened, &CancelToken::default(), |_, _| Ok(()), |_| {})).await?.map(Ok)
 }
 
 /// Drops a staged file that nobody needs any more. What cannot be removed now the next start removes.

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use imageops::v1::UploadState;
+use imageops::v1::{UploadCommit, UploadState};
 use tokio::task::block_in_place;
 use tonic::Code;
 
@@ -16,6 +16,8 @@ use crate::rel_01::target;
 use crate::roads::{self, Road, Setback, Target};
 use crate::run::Run;
 use crate::support::images::skip;
+use crate::support::jobs::download;
+use crate::support::upload::{Stream, metadata, name_of, upload};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,6 +68,37 @@ async fn rel_04_a_stop_at_each_step_of_a_commit() {
         POINTS.len(),
         roads::counted(&roads)
     ));
+}
+
+/// An upload of bytes that are stored already stops right before its row, and goes on with others: what is stored is not
+/// what it writes into.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_04_stored_bytes_outlive_an_upload_of_the_same() {
+    let Some(server) = server() else { return };
+    let mut run = Run::new("rel_04");
+    let mut service = run.service(|setup| setup.binary = server);
+    let content = Content::new(run.random.next(), 3 * MIB);
+    let data = content.bytes(0, content.size_bytes);
+    let image = upload(&service.client(), &data).await.name;
+    service.setup_mut().environment.push(("IMAGEOPS_FAIL_POINT".to_owned(), "before-row-commit".to_owned()));
+    block_in_place(|| service.restart());
+    let metadata = metadata("the same");
+    let stream = Stream::begin(&service.client(), &metadata).await;
+    stream.chunks(0, &data).await;
+    stream.commit(UploadCommit::default()).await.expect_err("expected no answer");
+    block_in_place(|| service.wait());
+
+    service.setup_mut().environment.clear();
+    block_in_place(|| service.restart());
+    let client = service.client();
+    let durable_bytes = client.get_upload(&name_of(&metadata)).await.unwrap().durable_bytes;
+    let stream = Stream::resume(&client, &name_of(&metadata), durable_bytes).await;
+    stream.chunk(durable_bytes, b"other bytes").await;
+    stream.close().await.unwrap();
+    assert!(download(&client, &image).await == data, "expected the stored bytes as they were");
+    run.finish(
+        "an upload of stored bytes stopped before its row and went on with others; the stored ones are whole",
+    );
 }
 
 /// A server without fail points does not know the variable.

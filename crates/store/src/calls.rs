@@ -20,9 +20,6 @@ pub(crate) trait Calls: Debug + Send + Sync {
     /// Gives a file a name in another directory, never replacing one. The old name may go with it.
     fn link(&self, from: &OwnedFd, name: &str, to: &OwnedFd, new_name: &str) -> Result<()>;
 
-    /// Gives a file of a directory another name there, in place of whatever bears it.
-    fn replace(&self, directory: &OwnedFd, name: &str, new_name: &str) -> Result<()>;
-
     /// Removes a name; one that is not there is no error.
     fn unlink(&self, directory: &OwnedFd, name: &str) -> Result<()>;
 }
@@ -52,12 +49,6 @@ impl Calls for SystemCalls {
             }
             answer => answer,
         }
-    }
-
-    fn replace(&self, directory: &OwnedFd, name: &str, new_name: &str) -> Result<()> {
-        sys::renameat(directory, name, directory, new_name)?;
-        // Of two names of one file the old one stays.
-        self.unlink(directory, name)
     }
 
     fn unlink(&self, directory: &OwnedFd, name: &str) -> Result<()> {

@@ -46,8 +46,6 @@ pub(crate) use room::free_bytes;
 
 const STAGING: &str = "staging";
 const BLOBS: &str = "blobs";
-/// Begins the name of a blob that is about to take another one's place. One that stays belongs to no row, and is swept.
-const RENEWED: &str = "renewed-";
 /// More bytes than a directory can hold.
 const NO_LIMIT: u64 = u64::MAX;
 
@@ -223,16 +221,6 @@ impl Store for DirectoryStore {
         }
         fail_point::reach("after-directory-flush");
         // Once more: what is told to be stored must be found at the place by who opens it after us.
-        self.place.check()
-    }
-
-    fn renew(&self, staged: &str, blob: &str) -> Result<()> {
-        check_key(blob)?;
-        // Under a name of its own first: nothing but a blob that is complete ever takes the place of one.
-        let spare: String = RENEWED.chars().chain(staged.chars()).take(crate::KEY_BYTES_MAX).collect();
-        self.publish(staged, &spare)?;
-        self.calls.replace(&self.blobs, &spare, blob).map_err(failure)?;
-        self.calls.flush_directory(&self.blobs).map_err(failure)?;
         self.place.check()
     }
 

@@ -160,10 +160,6 @@ impl<S: Store> Store for FaultyStore<S> {
         self.faults.call(|| self.store.publish(staged, blob))
     }
 
-    fn renew(&self, staged: &str, blob: &str) -> Result<()> {
-        self.faults.call(|| self.store.renew(staged, blob))
-    }
-
     fn open(&self, blob: &str) -> Result<Box<dyn Blob>> {
         let blob = self.faults.call(|| self.store.open(blob))?;
         Ok(Box::new(FaultyBlob { blob, faults: self.faults.clone() }))

@@ -67,12 +67,6 @@ pub trait Store: Send + Sync + 'static {
     /// discarded (reliability rel_12).
     fn publish(&self, staged: &str, blob: &str) -> Result<()>;
 
-    /// Makes sure that the blob `blob`, which may be there, holds the bytes of the staged file `staged`, durable as by
-    /// [`Store::publish`], without a second copy of them. A directory gives the staged file the blob's name, whatever that
-    /// held: who has the blob open reads on what it was. A bucket, whose keys are never written again, compares:
-    /// [`Error::Exists`] when the blob holds other bytes.
-    fn renew(&self, staged: &str, blob: &str) -> Result<()>;
-
     /// Opens a blob for reading.
     fn open(&self, blob: &str) -> Result<Box<dyn Blob>>;
 

@@ -205,10 +205,6 @@ impl Store for S3Store {
         publish::publish(&self.client, &file, blob)
     }
 
-    fn renew(&self, staged: &str, blob: &str) -> Result<()> {
-        self.publish(staged, blob)
-    }
-
     fn open(&self, blob: &str) -> Result<Box<dyn Blob>> {
         check_key(blob)?;
         Ok(Box::new(S3Blob::open(&self.client, blob_path(&self.client, blob))?))

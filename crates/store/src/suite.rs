@@ -37,7 +37,6 @@ macro_rules! store_suite {
             a_large_blob_reads_back_in_any_order,
             a_blob_is_never_replaced,
             publishing_again_ends_the_same,
-            renewing_keeps_one_blob_with_the_bytes,
             the_owner_is_noted,
             the_id_stays_and_differs_from_others,
             a_known_store_is_opened_and_no_other,
@@ -203,23 +202,6 @@ pub(crate) fn publishing_again_ends_the_same<P: Place>() {
     store.discard_staged("s").unwrap();
     assert_eq!(read_blob(&store, "b"), CONTENT);
     assert!(read_blob(&store, "c") == noise(2, 9 << 20));
-}
-
-pub(crate) fn renewing_keeps_one_blob_with_the_bytes<P: Place>() {
-    let place = P::new();
-    let store = place.open();
-    stage(&store, "s");
-    store.publish("s", "b").unwrap();
-    store.discard_staged("s").unwrap();
-    let reader = store.open("b").unwrap();
-    stage(&store, "t");
-    store.renew("t", "b").unwrap();
-    store.discard_staged("t").unwrap();
-    assert_eq!(keys(&store.list().unwrap()), ["b"]);
-    assert_eq!(read_blob(&store, "b"), CONTENT);
-    let mut read = vec![0; CONTENT.len()];
-    reader.read_exact_at(&mut read, 0).unwrap();
-    assert_eq!(read, CONTENT, "who had it open reads on");
 }
 
 pub(crate) fn the_owner_is_noted<P: Place>() {

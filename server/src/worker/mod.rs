@@ -8,7 +8,6 @@ mod drain;
 mod ending;
 mod estimate;
 mod output;
-mod reading;
 mod run;
 mod scrub;
 mod stop;
@@ -23,7 +22,6 @@ use std::{fs, io};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tonic::Code;
 use uuid::Uuid;
 
 pub use compress::CompressOutcome;
@@ -38,7 +36,7 @@ pub use stop::{Stop, StopCause};
 
 use crate::app::App;
 use crate::clock::now;
-use crate::failure::{Failure, Result};
+use crate::failure::{Result, stopped};
 
 /// Name of the file with the id that leases are held under.
 const IDENTITY: &str = "worker-id";
@@ -121,8 +119,4 @@ fn publish_allowed(stop: &Stop) -> Result<()> {
 /// Ends work of many pieces between two of them, once it was told to stop.
 fn still_wanted(stop: &Stop) -> Result<()> {
     if stop.cause().is_some() { Err(stopped()) } else { Ok(()) }
-}
-
-fn stopped() -> Failure {
-    Failure::new(Code::Cancelled, imageops_image::reason::CANCELLED, "the job was stopped")
 }

@@ -8,13 +8,13 @@ use imageops_model::{ImageId, JobPhase, Micros, ScrubSpec, StoreId};
 use imageops_store::Error;
 use serde::{Deserialize, Serialize};
 
-use super::reading::{Reading, read_whole};
 use super::run::{engine, result_of};
 use super::tracker::{Meter, Tracker};
 use super::{Stop, still_wanted};
 use crate::app::{App, blocking};
 use crate::clock::now;
 use crate::failure::{Failure, Result};
+use crate::reading::{Reading, read_whole};
 use crate::replicas;
 
 /// Blobs that are asked for at a time.

@@ -8,12 +8,12 @@ use imageops_catalogue::{ImageRow, Replica};
 use imageops_model::{ReplicaState, StoreId};
 use imageops_store::{Blob, Store};
 
-use super::reading::{Reading, read_whole};
 use super::run::engine;
 use super::{Stop, publish_allowed};
 use crate::app::App;
 use crate::clock::now;
 use crate::failure::Result;
+use crate::reading::{Reading, read_whole};
 use crate::{replicas, stored};
 
 /// Where a copy goes.

@@ -192,11 +192,6 @@ impl Calls for Faulty {
         SystemCalls.link(from, name, to, new_name)
     }
 
-    fn replace(&self, directory: &OwnedFd, name: &str, new_name: &str) -> rustix::io::Result<()> {
-        self.count()?;
-        SystemCalls.replace(directory, name, new_name)
-    }
-
     fn unlink(&self, directory: &OwnedFd, name: &str) -> rustix::io::Result<()> {
         self.count()?;
         SystemCalls.unlink(directory, name)
@@ -278,59 +273,6 @@ fn publishing_again_after_a_crash_at_each_step_ends_the_same() {
         step += 1;
     }
     assert_eq!(step, 3, "flush, link, flush");
-}
-
-#[test]
-fn renewing_heals_what_was_damaged_or_lost() {
-    let directory = with_staged();
-    let store = DirectoryStore::open_or_create(directory.path()).unwrap();
-    store.publish("s", "b").unwrap();
-    store.discard_staged("s").unwrap();
-    let path = directory.path().join("blobs/b");
-    for is_lost in [false, true] {
-        let reader = store.open("b").unwrap();
-        if is_lost {
-            std::fs::remove_file(&path).unwrap();
-        } else {
-            std::fs::write(&path, b"rotten").unwrap();
-        }
-        stage(&store, "t");
-        for _ in 0..2 {
-            store.renew("t", "b").unwrap();
-            assert_eq!(read_blob(&store, "b"), CONTENT);
-        }
-        drop(reader);
-        store.discard_staged("t").unwrap();
-        assert_eq!(read_blob(&store, "b"), CONTENT);
-        assert_eq!(store.list().unwrap().len(), 1);
-    }
-}
-
-#[test]
-fn renewing_again_after_a_crash_at_each_step_ends_the_same() {
-    let mut step = 0;
-    loop {
-        let directory = with_staged();
-        let store = DirectoryStore::open_or_create(directory.path()).unwrap();
-        store.publish("s", "b").unwrap();
-        store.discard_staged("s").unwrap();
-        stage(&store, "t");
-        drop(store);
-        let faulty =
-            DirectoryStore::open_or_create_with(directory.path(), Faulty::boxed(step, true)).unwrap();
-        let is_whole = faulty.renew("t", "b").is_ok();
-        drop(faulty);
-        let store = DirectoryStore::open_or_create(directory.path()).unwrap();
-        assert_eq!(read_blob(&store, "b"), CONTENT, "step {step}");
-        store.renew("t", "b").unwrap();
-        assert_eq!(read_blob(&store, "b"), CONTENT, "step {step}");
-        assert_eq!(store.list().unwrap().len(), 1, "step {step}");
-        if is_whole {
-            break;
-        }
-        step += 1;
-    }
-    assert_eq!(step, 5, "flush, link, flush, replace, flush");
 }
 
 #[test]

@@ -6,8 +6,7 @@ use imageops_image::CancelToken;
 use imageops_store::Blob;
 use sha2::{Digest, Sha256};
 
-use super::stopped;
-use crate::failure::Result;
+use crate::failure::{Result, stopped};
 
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -15,7 +14,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What reading a blob came to.
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// Read to its end.
     Whole {
         /// SHA-256 of all of it, lower-case hexadecimal.
@@ -29,7 +28,7 @@ pub(super) enum Reading {
 
 impl Reading {
     /// Whether these are the bytes that a row tells of.
-    pub(super) fn is(&self, wanted_sha256: &str, wanted_bytes: u64) -> bool {
+    pub(crate) fn is(&self, wanted_sha256: &str, wanted_bytes: u64) -> bool {
         matches!(self, Self::Whole { sha256, size_bytes }
             if sha256 == wanted_sha256 && *size_bytes == wanted_bytes)
     }
@@ -37,7 +36,7 @@ impl Reading {
 
 /// Reads all of `blob`. Data goes to `take` with its offset; of holes only the length is told, to `pass` as of everything
 /// else. What `take` fails with ends it. Blocks.
-pub(super) fn read_whole(
+pub(crate) fn read_whole(
     blob: &dyn Blob,
     cancel: &CancelToken,
     mut take: impl FnMut(u64, &[u8]) -> Result<()>,
