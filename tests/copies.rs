@@ -93,7 +93,7 @@ async fn an_image_is_copied_and_its_copy_removed() {
     let blob = blobs.join(&names_in(&blobs)[0]);
     fs::rename(&blob, &away).unwrap();
     let lost = client.images().remove_replica(remove(from)).await.unwrap_err();
-    assert_status(&lost, Code::Internal, "INTERNAL");
+    assert_status(&lost, Code::FailedPrecondition, "LAST_REPLICA");
     fs::rename(&away, &blob).unwrap();
     let left = client.images().remove_replica(remove(from)).await.unwrap().into_inner().image.unwrap();
     assert_eq!(named(&copies(&service, &left).await), [(to, Ready)]);

@@ -1,5 +1,7 @@
 //! Hands a request body over to `UploadImage`, piece by piece. All faces of uploads go through here.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
@@ -13,6 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Extensions, Request, Response, Status};
 use uuid::Uuid;
+
+use crate::call;
 
 /// Length of the chunks that go to the server, in bytes.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -128,9 +132,14 @@ fn ended_early() -> Status {
 
 /// Refuses a caller who may not send bytes, before any are kept: a composition of nothing is refused for what it lacks, or
 /// for who asks.
-pub(crate) async fn require_writer(connection: &Connection, template: Request<()>) -> Result<(), Status> {
-    let asked = connection.stub().compose_image(template.map(|()| ComposeImageRequest::default())).await;
-    match asked {
+pub(crate) async fn require_writer(
+    connection: &Connection,
+    limit: Duration,
+    template: Request<()>,
+) -> Result<(), Status> {
+    let mut stub = connection.stub();
+    let asked = stub.compose_image(template.map(|()| ComposeImageRequest::default()));
+    match call::within(limit, asked).await {
         Err(status) if status.code() != Code::InvalidArgument => Err(status),
         _ => Ok(()),
     }
@@ -168,12 +177,14 @@ impl OneShot {
         self.intake.as_ref().map_or(0, Intake::end_bytes)
     }
 
+    /// What takes its bytes.
+    pub(crate) fn intake(&mut self) -> Result<&mut Intake, Status> {
+        self.intake.as_mut().ok_or_else(|| Status::internal("bytes behind the end of an upload"))
+    }
+
     /// Takes bytes; waits while the server is behind.
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), Status> {
-        match &mut self.intake {
-            Some(intake) => intake.write(bytes).await,
-            None => Err(Status::internal("bytes behind the end of an upload")),
-        }
+        self.intake()?.write(bytes).await
     }
 
     /// Makes the image, or the part.

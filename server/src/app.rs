@@ -165,8 +165,7 @@ impl App {
                 Err(error) => {
                     tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
                     self.stores.report(id, &error);
-                    if matches!(error, imageops_store::Error::Gone(_) | imageops_store::Error::Unavailable(_))
-                    {
+                    if error.is_away() {
                         break;
                     }
                 }

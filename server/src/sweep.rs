@@ -92,6 +92,7 @@ async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn S
     }
     if is_suspicious(orphans.len(), all) {
         tracing::error!(
+            store = %id,
             blobs = all,
             without_a_row = orphans.len(),
             "most bytes of a store have no row, so none are removed: is this the catalogue that it was filled with?"

@@ -264,13 +264,9 @@ pub(super) async fn take_bytes(
     promise::add_headers(headers, digests)?;
     metadata.sha512 |= !digests.sha512.is_empty();
     let mut upload = begin(gateway, headers, metadata);
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(|_| broken_body())?.into_data()
-            && let Err(refused) = upload.write(data).await
-        {
-            leftover::dismiss(body);
-            return Err(refused.into());
-        }
+    if let Err(refused) = pour(&mut body, upload.intake()?).await {
+        leftover::dismiss(body);
+        return Err(refused);
     }
     Ok(upload.commit(UploadCommit::default()).await?)
 }

@@ -34,7 +34,8 @@ impl Incoming {
         left_bytes: u64,
     ) -> Result<Self, Problem> {
         let Some(checksum) = Checksum::of(headers)? else { return Ok(Self::Passing(body)) };
-        require_writer(&gateway.connection, call::request(headers, ())).await?;
+        let limit = gateway.config.limits.call_timeout;
+        require_writer(&gateway.connection, limit, call::request(headers, ())).await?;
         let mut spool = gateway.spools.open().await.map_err(not_kept)?;
         let mut body = body.into_data_stream();
         while let Some(data) = body.next().await {

@@ -64,7 +64,9 @@ pub(super) async fn remove(
     if image.replicas.iter().any(is_ready) {
         let mut others = replicas::readable(app, &image);
         others.retain(|copy| copy.store != store);
-        replicas::open_next(app, id, &mut others.into_iter(), last_replica()).await?;
+        replicas::open_next(app, id, &mut others.into_iter(), last_replica())
+            .await
+            .map_err(|_| last_replica())?;
     }
     let removed = app.catalogue.remove_replica(&caller.tenant, id, store, revision, now()).await;
     let row = removed.map_err(|error| match error {

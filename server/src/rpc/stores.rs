@@ -1,6 +1,6 @@
 //! The `Stores` service.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use imageops::v1;
 use imageops_catalogue::Error;
@@ -8,7 +8,7 @@ use imageops_model::{DrainSpec, JobSpec, Scope, ScrubSpec, StoreId, StoreKind, S
 use tonic::{Code, Request, Response, Status};
 
 use super::{Service, start_once};
-use crate::app::App;
+use crate::app::{App, blocking};
 use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
@@ -129,7 +129,8 @@ async fn register(app: &App, caller: &Caller, request: v1::RegisterStoreRequest)
     let store = request.store.ok_or_else(|| Failure::invalid("store", "is missing"))?;
     let setting = wire::read_store(&store)?;
     if let StoreKind::Directory { path } = &setting.kind {
-        check_root(app, Path::new(path))?;
+        let (roots, path) = (app.config.store_roots.clone(), PathBuf::from(path));
+        blocking(move || check_root(&roots, &path)).await??;
     }
     let known = app.stores.find(&setting.name);
     if known.is_some_and(|known| known.row.kind != setting.kind) {
@@ -155,17 +156,13 @@ async fn register(app: &App, caller: &Caller, request: v1::RegisterStoreRequest)
 
 /// A directory that comes over the API lies below one that the configuration names: a key must not make the server write
 /// anywhere else.
-fn check_root(app: &App, path: &Path) -> Result<()> {
+fn check_root(roots: &[PathBuf], path: &Path) -> Result<()> {
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     // Links are followed: what counts is where they lead.
     let place =
         path.canonicalize().or_else(|error| path.parent().map_or(Err(error), Path::canonicalize)).ok();
     let inside = place.is_some_and(|place| {
-        app.config
-            .store_roots
-            .iter()
-            .filter_map(|root| root.canonicalize().ok())
-            .any(|root| place.starts_with(root))
+        roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| place.starts_with(root))
     });
     if plain && inside {
         return Ok(());

@@ -77,17 +77,11 @@ impl Slot {
         }
     }
 
+    /// Blocks.
     fn connected(row: StoreRow, store: Arc<dyn Store>) -> Self {
         store.set_limit(row.limit_bytes);
         let space = store.space().unwrap_or_default();
-        Self {
-            row,
-            store: Some(store),
-            problem: String::new(),
-            probe_time: now(),
-            space,
-            is_probing: Arc::default(),
-        }
+        Self { store: Some(store), space, ..Self::disconnected(row, String::new()) }
     }
 
     /// The same store with a changed record.
@@ -119,14 +113,15 @@ impl Stores {
     ) -> Result<Self> {
         let opener = Opener { staging, credentials, image_root, runtime: Handle::current() };
         let path = default_path.display().to_string();
-        let row = row(default.id(), DEFAULT_STORE, StoreKind::Directory { path }, DEFAULT_WEIGHT, None);
-        let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
         let catalogue_id = catalogue.identity().await?;
         let owned = Arc::clone(&default);
         let owned = blocking(move || own(&*owned, catalogue_id)).await?;
         owned.map_err(|error| unusable(DEFAULT_STORE, &error))?;
+        let row = row(default.id(), DEFAULT_STORE, StoreKind::Directory { path }, DEFAULT_WEIGHT, None);
+        let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
         let stores = Self { slots: RwLock::default(), opener, default: row.id, catalogue: catalogue_id };
-        stores.write().insert(row.id, Slot::connected(row, default));
+        let slot = connected(row, default).await?;
+        stores.write().insert(slot.row.id, slot);
         for setting in settings {
             let slot = stores.open_setting(catalogue, setting).await?;
             log_change("", &slot);
@@ -154,40 +149,37 @@ impl Stores {
             }
             return Ok(slot);
         }
-        self.refuse_nested(&setting.kind)?;
+        self.refuse_nested(&setting.kind).await?;
         let store = self.connect(&setting.name, &setting.kind, None).await?;
         let store = store.map_err(|error| unusable(&setting.name, &error))?;
         let row = row(store.id(), &setting.name, setting.kind.clone(), setting.weight, setting.limit_bytes);
         let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
-        Ok(Slot::connected(row, store))
+        connected(row, store).await
     }
 
     /// Refuses a directory in another store, or around one: what one of them holds the other would take for its own.
-    fn refuse_nested(&self, kind: &StoreKind) -> Result<()> {
-        let StoreKind::Directory { path } = kind else { return Ok(()) };
-        let real = |path: &str| {
-            let path = Path::new(path);
-            path.canonicalize().unwrap_or_else(|_| {
-                let parent = path.parent().and_then(|parent| parent.canonicalize().ok()).unwrap_or_default();
-                parent.join(path.file_name().unwrap_or_default())
-            })
-        };
-        let place = real(path);
-        for slot in self.read().values() {
-            if let StoreKind::Directory { path } = &slot.row.kind {
-                let other = real(path);
+    async fn refuse_nested(&self, kind: &StoreKind) -> Result<()> {
+        let StoreKind::Directory { path } = kind.clone() else { return Ok(()) };
+        let slots = self.all();
+        blocking(move || {
+            let place = real_path(&path);
+            for StoreRow { name, kind, .. } in slots.into_iter().map(|slot| slot.row) {
+                let StoreKind::Directory { path } = kind else { continue };
+                let other = real_path(&path);
                 if place != other && (place.starts_with(&other) || other.starts_with(&place)) {
-                    let message = format!("the directory lies in the store {}, or around it", slot.row.name);
+                    let message =
+                        format!("the directory lies in the store {name}, or around it; name another one");
                     return Err(Failure::invalid("store.directory.path", message));
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await?
     }
 
     async fn open_row(&self, row: StoreRow) -> Result<Slot> {
         match self.connect(&row.name, &row.kind, Some(row.id)).await? {
-            Ok(store) => Ok(Slot::connected(row, store)),
+            Ok(store) => connected(row, store).await,
             Err(error) => Ok(Slot::disconnected(row, sentence(&error))),
         }
     }
@@ -406,6 +398,19 @@ impl Stores {
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<StoreId, Slot>> {
         self.slots.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn connected(row: StoreRow, store: Arc<dyn Store>) -> Result<Slot> {
+    blocking(move || Slot::connected(row, store)).await
+}
+
+/// Where a path leads whose last component may not be there yet. Blocks.
+fn real_path(path: &str) -> PathBuf {
+    let path = Path::new(path);
+    path.canonicalize().unwrap_or_else(|_| {
+        let parent = path.parent().and_then(|parent| parent.canonicalize().ok()).unwrap_or_default();
+        parent.join(path.file_name().unwrap_or_default())
+    })
 }
 
 /// Takes a store for the catalogue, unless it is another one's: what that one stored here would be leftovers to this one.

@@ -55,10 +55,6 @@ async fn send(
     let nothing = || Refusal::not_found(literals::NO_IMAGE).into_response();
     let record =
         find(&gateway, &headers, &id).await.map_err(IntoResponse::into_response)?.ok_or_else(nothing)?;
-    if record.image.disabled {
-        // The server withholds its bytes; those of its companion are the same disk.
-        return Err(nothing());
-    }
     let asked = Asked {
         image: record.slim().unwrap_or(&record.image.name),
         file_name: Some(&record.image.display_name),
