@@ -4,13 +4,14 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use imageops::v1::{JobState, ListJobsRequest, UploadState};
-use imageops_client::{ConnectOptions, Connection};
+use imageops_client::{Client, ConnectOptions, Connection};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::{Code, Request};
 
@@ -354,4 +355,37 @@ async fn probes_and_measurements() {
     let unknown = get(service.http(), "/v1/nothing");
     assert_eq!(unknown.status, 404);
     assert_eq!(unknown.header("content-type"), Some("application/problem+json"));
+}
+
+/// A log that nobody takes any more ends neither requests nor jobs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut setup = setup_in(directory.path());
+    setup.arguments = vec!["--log".to_owned(), "debug".to_owned()];
+    std::fs::write(setup.image_path.join("disk.raw"), [7; 4096]).unwrap();
+    let mut command = setup.command();
+    let mut server = Killed(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    drop(server.0.stderr.take());
+    let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    let grpc = lines.find_map(|line| line.unwrap().strip_prefix("gRPC listening on ").map(str::to_owned));
+    let uri = format!("http://{}", grpc.unwrap());
+    let client = Client::new(Connection::connect_lazy(&uri, ConnectOptions::default()).unwrap());
+    let worked = async {
+        for _ in 0..3 {
+            let job = client.check(check_file("disk.raw")).await.unwrap();
+            wait_for(&client, &job.name, JobState::Succeeded).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, worked).await.expect("jobs that end");
+}
+
+/// A process that ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -311,3 +311,22 @@ impl Orphans {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalogue_that_knows_little_of_much_is_not_believed() {
+        for (orphans, all, expected) in [
+            (0, 0, false),
+            (15, 15, false),
+            (16, 16, true),
+            (16, 31, true),
+            (16, 32, false),
+            (600, 1_000, true),
+        ] {
+            assert_eq!(is_suspicious(orphans, all), expected, "{orphans} of {all}");
+        }
+    }
+}
