@@ -45,7 +45,7 @@ pub struct App {
     pub authenticator: Authenticator,
     /// Uploads whose bytes are under way.
     pub uploads: Uploads,
-    /// Rung when a job was queued; the dispatcher of the workers waits on it.
+    /// Rung for all who wait when a job was queued; the dispatchers of the workers wait on it.
     pub job_queued: Notify,
     /// Work that must come to its end before the process goes.
     pub tasks: TaskTracker,

@@ -35,35 +35,46 @@ pub async fn open(app: &App, store: StoreId, blob: &str) -> Result<imageops_stor
     Ok(opened.inspect_err(|error| app.stores.report(store, error)))
 }
 
-/// Opens the next copy that can be opened; `failure` when there is none.
+/// Opens the next copy that can be opened and has its length; `failure` when there is none.
 pub async fn open_next(
     app: &App,
-    image: ImageId,
+    (image, size_bytes): (ImageId, u64),
     copies: &mut IntoIter<Replica>,
     mut failure: Failure,
 ) -> Result<(StoreId, Box<dyn Blob>)> {
     for copy in copies {
         match open(app, copy.store, &copy.blob).await? {
-            Ok(blob) => return Ok((copy.store, blob)),
+            Ok(blob) if blob.size_bytes() == size_bytes => return Ok((copy.store, blob)),
+            // Rows without their bytes cannot exist: someone removed them from the store, or cut them.
+            Ok(_) | Err(imageops_store::Error::NotFound) => {
+                give_up(app, &copy).await?;
+                failure = damaged();
+            }
             Err(error) => {
                 tracing::warn!(%image, store = %copy.store, %error, "a copy cannot be opened");
-                failure = match error {
-                    // Rows without bytes cannot exist: someone removed them from the store.
-                    imageops_store::Error::NotFound => {
-                        Failure::internal(format!("the bytes of {image} are gone"))
-                    }
-                    error => error.into(),
-                };
+                failure = error.into();
             }
         }
     }
     Err(failure)
 }
 
+/// A copy is not what its row tells. It is damaged where its store is there: what is looked for in the wrong place proves
+/// nothing.
+async fn give_up(app: &App, copy: &Replica) -> Result<()> {
+    let Some(store) = app.stores.readable(copy.store) else { return Ok(()) };
+    match blocking(move || store.probe()).await? {
+        // A store that is full, or read-only, is there.
+        Err(error) if error.is_away() => app.stores.report(copy.store, &error),
+        _ => drop(mark_damaged(app, copy.store, &copy.blob).await?),
+    }
+    Ok(())
+}
+
 /// Opens the bytes of an image: the first of its copies that can be opened.
 pub async fn open_first(app: &App, image: &ImageRow) -> Result<Box<dyn Blob>> {
     let mut copies = readable(app, image).into_iter();
-    let (_, blob) = open_next(app, image.id, &mut copies, none_there()).await?;
+    let (_, blob) = open_next(app, (image.id, image.size_bytes), &mut copies, none_there()).await?;
     Ok(blob)
 }
 

@@ -38,21 +38,32 @@ pub async fn publish_or_share(
     (sha256, size_bytes): (&str, u64),
     (store, staged, fresh): (StoreId, &str, &str),
 ) -> Result<Published> {
-    if let Some((image, blob)) = app.catalogue.find_same(tenant, sha256, size_bytes, store).await? {
-        match read(app, store, &blob).await? {
-            Ok(reading) if reading.is(sha256, size_bytes) => {
-                return Ok(Published { blob, shares: Some(image) });
-            }
-            Ok(Reading::Whole { .. }) => drop(replicas::mark_damaged(app, store, &blob).await?),
-            // What cannot be read now a scrub judges.
-            Ok(Reading::Failed(error)) => {
-                tracing::warn!(%image, %error, "equal bytes cannot be read, and are not shared")
-            }
-            Err(error) => tracing::warn!(%image, %error, "equal bytes cannot be opened, and are not shared"),
-        }
+    if let Some((image, blob)) = app.catalogue.find_same(tenant, sha256, size_bytes, store).await?
+        && is_whole(app, image, (store, &blob), (sha256, size_bytes)).await?
+    {
+        return Ok(Published { blob, shares: Some(image) });
     }
     publish(app, store, staged, fresh).await?;
     Ok(Published { blob: fresh.to_owned(), shares: None })
+}
+
+/// Whether the bytes of an image in a store are those that its row tells of: all of them are read.
+pub async fn is_whole(
+    app: &App,
+    image: ImageId,
+    (store, blob): (StoreId, &str),
+    (sha256, size_bytes): (&str, u64),
+) -> Result<bool> {
+    match read(app, store, blob).await? {
+        Ok(reading) if reading.is(sha256, size_bytes) => return Ok(true),
+        Ok(Reading::Whole { .. }) => drop(replicas::mark_damaged(app, store, blob).await?),
+        // What cannot be read now a scrub judges.
+        Ok(Reading::Failed(error)) => {
+            tracing::warn!(%image, %error, "equal bytes cannot be read, and are not shared")
+        }
+        Err(error) => tracing::warn!(%image, %error, "equal bytes cannot be opened, and are not shared"),
+    }
+    Ok(false)
 }
 
 async fn read(app: &App, store: StoreId, blob: &str) -> Result<imageops_store::Result<Reading>> {

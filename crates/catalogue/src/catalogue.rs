@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use imageops_model::{
-    ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Micros, StoreId, Tenant, UploadId,
-    UploadState,
+    ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Lane, Micros, StoreId, Tenant,
+    UploadId, UploadState,
 };
 use uuid::Uuid;
 
@@ -54,7 +54,7 @@ pub trait Catalogue: Send + Sync + 'static {
         page: Page,
     ) -> Result<Vec<JobRow>>;
 
-    /// Takes up the oldest job that is queued, or running with a lease that ended before `now`: state running, attempt
+    /// Takes up the oldest job of a lane that is queued, or running with a lease that ended before `now`: state running, attempt
     /// plus one, revision plus 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,
     /// are below), lease until `lease_until`. One whose cancellation was asked for is cancelled instead, and a running one
     /// whose attempts, without those that were released, have reached `attempts_max` is failed with `WORKER_CRASHED`; the
@@ -62,6 +62,7 @@ pub trait Catalogue: Send + Sync + 'static {
     async fn claim_job(
         &self,
         worker: Uuid,
+        lane: Lane,
         now: Micros,
         lease_until: Micros,
         attempts_max: u32,
@@ -317,12 +318,14 @@ pub trait Catalogue: Send + Sync + 'static {
     async fn forget_doomed(&self, store: StoreId, blob: &str) -> Result<()>;
 
     /// Adds a copy of an active image. One in the same store that is not ready is replaced; [`Error::Conflict`] of the
-    /// replica when it is ready, and of the blob when these bytes are doomed.
+    /// replica when it is ready, and of the blob when these bytes are doomed, or not those of the image `shares` any more,
+    /// whose bytes must be equal.
     async fn add_replica(
         &self,
         tenant: &Tenant,
         image: ImageId,
         replica: Replica,
+        shares: Option<ImageId>,
         expected_revision: Option<u64>,
         now: Micros,
     ) -> Result<ImageRow>;

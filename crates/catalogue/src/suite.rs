@@ -5,7 +5,7 @@ use std::future::Future;
 
 use imageops_model::{
     Archive, CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobProgress, JobSpec, JobState,
-    Label, Micros, ReplicaState, Source, StoreId, Tenant, UploadId, UploadState, UploadWishes,
+    Label, Lane, Micros, ReplicaState, Source, StoreId, Tenant, UploadId, UploadState, UploadWishes,
 };
 use uuid::Uuid;
 
@@ -110,6 +110,7 @@ macro_rules! catalogue_suite {
             jobs::old_jobs_expire,
             jobs::numbers_out_of_range_are_refused,
             leases::the_oldest_job_is_claimed_first,
+            leases::a_lane_does_not_wait_for_another,
             leases::a_lease_is_not_stolen_before_its_end,
             leases::claimers_never_share_a_job,
             leases::a_late_worker_changes_nothing,
@@ -365,7 +366,7 @@ pub(crate) fn worker() -> Uuid {
 /// Adds a job and claims it with a lease of 30 s.
 pub(crate) async fn claimed(catalogue: &impl Catalogue, now: Micros) -> JobRow {
     catalogue.create_job(new_job(now), 1000).await.unwrap();
-    catalogue.claim_job(worker(), now, now.plus_ms(30_000), 3).await.unwrap().unwrap()
+    catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap().unwrap()
 }
 
 pub(crate) fn progress(percent: f64) -> JobProgress {

@@ -27,6 +27,18 @@ pub enum JobKind {
     Drain,
 }
 
+/// Which workers take a job. The care of whole stores takes hours: it has workers of its own, so that no user waits for it,
+/// and no drain for a scrub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What users ask for.
+    Work,
+    /// Scrubs.
+    Scrub,
+    /// Drains.
+    Drain,
+}
+
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -23,7 +23,7 @@ pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
 pub use image::{ImageEvent, ImageState};
 pub use job::{
     CheckSpec, CompressSpec, ConvertSpec, CopySpec, DrainSpec, EstimateSpec, InvalidTransition, JobEvent,
-    JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState, ScrubSpec, Source,
+    JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState, Lane, ScrubSpec, Source,
 };
 pub use label::{InvalidLabel, Label};
 pub use store::{CompanionKind, ReplicaState, StoreKind, StoreState};

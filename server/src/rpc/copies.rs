@@ -64,7 +64,7 @@ pub(super) async fn remove(
     if image.replicas.iter().any(is_ready) {
         let mut others = replicas::readable(app, &image);
         others.retain(|copy| copy.store != store);
-        replicas::open_next(app, id, &mut others.into_iter(), last_replica())
+        replicas::open_next(app, (id, image.size_bytes), &mut others.into_iter(), last_replica())
             .await
             .map_err(|_| last_replica())?;
     }

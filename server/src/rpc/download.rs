@@ -62,7 +62,8 @@ pub(super) async fn download(
 /// The copies of an image: the one that is read, and those that can take its place.
 struct Copies {
     app: Arc<App>,
-    image: ImageId,
+    /// The image, and its length.
+    image: (ImageId, u64),
     store: StoreId,
     blob: Arc<dyn Blob>,
     others: IntoIter<Replica>,
@@ -72,13 +73,14 @@ impl Copies {
     async fn open(app: &Arc<App>, image: &ImageRow) -> Result<Self> {
         let mut others = replicas::readable(app, image).into_iter();
         let none = replicas::none_there();
-        let (store, blob) = replicas::open_next(app, image.id, &mut others, none).await?;
-        Ok(Self { app: Arc::clone(app), image: image.id, store, blob: blob.into(), others })
+        let image = (image.id, image.size_bytes);
+        let (store, blob) = replicas::open_next(app, image, &mut others, none).await?;
+        Ok(Self { app: Arc::clone(app), image, store, blob: blob.into(), others })
     }
 
     /// Goes on with another copy, after the one that was read failed.
     async fn next(&mut self, error: io::Error) -> Result<()> {
-        tracing::warn!(image = %self.image, store = %self.store, %error, "a copy cannot be read on");
+        tracing::warn!(image = %self.image.0, store = %self.store, %error, "a copy cannot be read on");
         let failure = Failure::from(Error::from(error));
         let next = replicas::open_next(&self.app, self.image, &mut self.others, failure).await?;
         (self.store, self.blob) = (next.0, next.1.into());

@@ -260,7 +260,7 @@ pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1
     let row = match app.catalogue.create_job(new, app.config.queue_limit).await? {
         Created::New(row) | Created::Existing(row) => row,
     };
-    app.job_queued.notify_one();
+    app.job_queued.notify_waiters();
     wire::job(&row, &app.config)
 }
 
@@ -270,7 +270,7 @@ pub(crate) async fn start_once(app: &App, tenant: &Tenant, spec: JobSpec, key: S
         NewJob { coalesce_key: Some(key), ..NewJob::new(JobId(Uuid::new_v4()), tenant.clone(), spec, now()) };
     let (Created::New(row) | Created::Existing(row)) =
         app.catalogue.create_job(new, app.config.queue_limit).await?;
-    app.job_queued.notify_one();
+    app.job_queued.notify_waiters();
     Ok(row)
 }
 

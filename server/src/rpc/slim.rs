@@ -48,7 +48,7 @@ pub(super) async fn start(
     };
     match app.catalogue.create_job(new, app.config.queue_limit).await? {
         Created::New(row) => {
-            app.job_queued.notify_one();
+            app.job_queued.notify_waiters();
             wire::job(&row, &app.config)
         }
         // The same request, or another one that was faster.

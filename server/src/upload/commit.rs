@@ -262,7 +262,7 @@ async fn store(
         app.discard_staged(*part).await;
     }
     if committed.check_job.is_some() {
-        app.job_queued.notify_one();
+        app.job_queued.notify_waiters();
     }
     fail_point::reach("before-answer");
     metrics::counter!("imageops_uploads_acknowledged_total").increment(1);

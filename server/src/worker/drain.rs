@@ -1,6 +1,6 @@
 //! A drain job: every image of a store gets a copy elsewhere, then the one in the store goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use imageops_catalogue::{Error, ImageRow, JobOutcome, JobRow};
@@ -12,12 +12,12 @@ use uuid::Uuid;
 use super::run::result_of;
 use super::scrub::IMAGES_MAX;
 use super::tracker::{Meter, Tracker};
-use super::transfer::{Target, transfer};
+use super::transfer::{Target, ready, transfer};
 use super::{Stop, still_wanted};
 use crate::app::App;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
-use crate::{reason, replicas};
+use crate::{reason, replicas, stored};
 
 /// Images that are asked for at a time.
 const PAGE: u32 = 100;
@@ -43,12 +43,13 @@ pub(super) async fn drain(
     tracker: &Tracker,
 ) -> Result<JobOutcome> {
     let usage = app.catalogue.store_usage(spec.store).await?;
-    let drain = Drain {
+    let mut drain = Drain {
         app,
         store: spec.store,
         stop,
         staged: format!("job-{}-{}", row.id.0, row.attempt),
         meter: Meter::new(tracker, JobPhase::Copying, usage.bytes),
+        whole: HashSet::new(),
     };
     let mut outcome = DrainOutcome::default();
     let mut after = None;
@@ -78,10 +79,12 @@ struct Drain<'a> {
     stop: &'a Stop,
     staged: String,
     meter: Meter,
+    /// Bytes elsewhere that this attempt has written or read and found whole.
+    whole: HashSet<(StoreId, String)>,
 }
 
 impl Drain<'_> {
-    async fn empty_of(&self, listed: &ImageRow, outcome: &mut DrainOutcome) -> Result<()> {
+    async fn empty_of(&mut self, listed: &ImageRow, outcome: &mut DrainOutcome) -> Result<()> {
         let catalogue = &self.app.catalogue;
         // Read again: the page may be as old as many copies take.
         let image = match catalogue.get_image(&listed.tenant, listed.id).await {
@@ -96,7 +99,7 @@ impl Drain<'_> {
             return Ok(catalogue.purge_companion(image.id, now()).await?);
         }
         let elsewhere = replicas::readable(self.app, &image).iter().any(|copy| copy.store != self.store);
-        if !elsewhere {
+        if !elsewhere && !self.share(&image).await? {
             self.copy(&image).await?;
             outcome.copied_bytes += image.size_bytes;
         }
@@ -105,7 +108,38 @@ impl Drain<'_> {
         Ok(())
     }
 
-    async fn copy(&self, image: &ImageRow) -> Result<()> {
+    /// Lets the image have the bytes that an image with the same has elsewhere, and that were just read and found whole.
+    async fn share(&mut self, image: &ImageRow) -> Result<bool> {
+        if image.state != ImageState::Active {
+            return Ok(false);
+        }
+        let bytes = (image.sha256.as_str(), image.size_bytes);
+        for slot in self.app.stores.all().into_iter().filter(|slot| slot.row.id != self.store) {
+            let store = slot.row.id;
+            if slot.store.is_none() || image.replicas.iter().any(|known| known.store == store) {
+                continue;
+            }
+            let found = self.app.catalogue.find_same(&image.tenant, bytes.0, bytes.1, store).await?;
+            let Some((shares, blob)) = found else { continue };
+            let is_known = self.whole.contains(&(store, blob.clone()));
+            if !is_known && !stored::is_whole(self.app, shares, (store, &blob), bytes).await? {
+                continue;
+            }
+            self.whole.insert((store, blob.clone()));
+            let copy = ready(store, blob);
+            let added =
+                self.app.catalogue.add_replica(&image.tenant, image.id, copy, Some(shares), None, now());
+            match added.await {
+                Ok(_) => return Ok(true),
+                // The other image went in between.
+                Err(Error::Conflict { what: "blob" }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn copy(&mut self, image: &ImageRow) -> Result<()> {
         if image.state != ImageState::Active {
             // No copy is made of what may go, or is not to be trusted.
             let message = "only an active image gets another copy";
@@ -117,11 +151,12 @@ impl Drain<'_> {
         let target = Target { store, staged: self.staged.clone(), blob: blob.clone() };
         let meter = self.meter.clone();
         let replica = transfer(self.app, image, target, self.stop, move |bytes| meter.add(bytes)).await?;
-        let added = self.app.catalogue.add_replica(&image.tenant, image.id, replica, None, now()).await;
+        let added = self.app.catalogue.add_replica(&image.tenant, image.id, replica, None, None, now()).await;
         if added.is_err() {
             self.app.remove_unless_referenced(store, &blob).await;
         }
         added?;
+        self.whole.insert((store, blob));
         Ok(())
     }
 }

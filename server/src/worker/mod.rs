@@ -15,10 +15,12 @@ mod tracker;
 mod transfer;
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
+use imageops_model::Lane;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -67,9 +69,19 @@ pub fn identity(data_dir: &Path) -> io::Result<Uuid> {
     }
 }
 
-/// Claims jobs and runs as many at a time as configured, until shutdown; returns when the last has let go.
+/// Claims jobs and runs them until shutdown; returns when the last has let go. Of what users ask for run as many at a time as
+/// configured, and beside them one scrub and one drain.
 pub async fn dispatch(app: Arc<App>) {
-    let slots = Arc::new(Semaphore::new(app.config.workers as usize));
+    let workers = app.config.workers as usize;
+    tokio::join!(
+        dispatch_lane(Arc::clone(&app), Lane::Work, workers),
+        dispatch_lane(Arc::clone(&app), Lane::Scrub, 1),
+        dispatch_lane(app, Lane::Drain, 1),
+    );
+}
+
+async fn dispatch_lane(app: Arc<App>, lane: Lane, workers: usize) {
+    let slots = Arc::new(Semaphore::new(workers));
     let running = TaskTracker::new();
     loop {
         let slot = tokio::select! {
@@ -77,7 +89,7 @@ pub async fn dispatch(app: Arc<App>) {
             () = app.shutdown.cancelled() => break,
         };
         let Ok(slot) = slot else { break };
-        let Some(job) = next_job(&app).await else { break };
+        let Some(job) = next_job(&app, lane).await else { break };
         let app = Arc::clone(&app);
         running.spawn(async move {
             run::run(app, job).await;
@@ -89,20 +101,23 @@ pub async fn dispatch(app: Arc<App>) {
 }
 
 /// Waits for a job to claim; `None` at shutdown.
-async fn next_job(app: &App) -> Option<imageops_catalogue::JobRow> {
+async fn next_job(app: &App, lane: Lane) -> Option<imageops_catalogue::JobRow> {
     loop {
+        // Listened to from before the look: a job that is queued behind it rings.
+        let mut bell = pin!(app.job_queued.notified());
+        bell.as_mut().enable();
         if app.shutdown.is_cancelled() {
             return None;
         }
         let time = now();
-        match app.catalogue.claim_job(app.worker, time, time.plus_ms(LEASE_MS), app.config.job_attempts).await
-        {
+        let lease_until = time.plus_ms(LEASE_MS);
+        match app.catalogue.claim_job(app.worker, lane, time, lease_until, app.config.job_attempts).await {
             Ok(Some(job)) => return Some(job),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "no job could be claimed"),
         }
         tokio::select! {
-            _ = timeout(POLL, app.job_queued.notified()) => {}
+            _ = timeout(POLL, bell) => {}
             () = app.shutdown.cancelled() => return None,
         }
     }

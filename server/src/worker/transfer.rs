@@ -110,7 +110,8 @@ pub(super) fn has_ready_copy(image: &ImageRow, store: StoreId) -> bool {
     image.replicas.iter().any(|known| known.store == store && known.state == ReplicaState::Ready)
 }
 
-fn ready(store: StoreId, blob: String) -> Replica {
+/// The row of a copy that is there.
+pub(super) fn ready(store: StoreId, blob: String) -> Replica {
     let time = now();
     Replica {
         store,

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use imageops_model::{
-    ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Micros, StoreId, Tenant, UploadId,
-    UploadState,
+    ImageId, JobFailure, JobId, JobKind, JobProgress, JobState, KeyId, Lane, Micros, StoreId, Tenant,
+    UploadId, UploadState,
 };
 use uuid::Uuid;
 
@@ -53,15 +53,16 @@ impl Catalogue for Handle {
     async fn claim_job(
         &self,
         worker: Uuid,
+        lane: Lane,
         now: Micros,
         lease_until: Micros,
         attempts_max: u32,
     ) -> Result<Option<JobRow>> {
         // Idle workers ask often: without work they must not take the writer's place.
-        if !on_reader!(self, leases::is_any_claimable, now)? {
+        if !on_reader!(self, leases::is_any_claimable, lane, now)? {
             return Ok(None);
         }
-        in_transaction!(self, leases::claim, worker, now, lease_until, attempts_max)
+        in_transaction!(self, leases::claim, worker, lane, now, lease_until, attempts_max)
     }
 
     async fn heartbeat_job(
@@ -313,10 +314,11 @@ impl Catalogue for Handle {
         tenant: &Tenant,
         image: ImageId,
         replica: Replica,
+        shares: Option<ImageId>,
         expected_revision: Option<u64>,
         now: Micros,
     ) -> Result<ImageRow> {
-        in_transaction!(self, replicas::add, tenant, image, &replica, expected_revision, now)
+        in_transaction!(self, replicas::add, tenant, image, &replica, shares, expected_revision, now)
     }
 
     async fn remove_replica(

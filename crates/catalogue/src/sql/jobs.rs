@@ -16,7 +16,7 @@ use crate::{Created, Error, JobRow, NewJob, Page, RequestKey, Result};
 pub(super) const WHAT: &str = "job";
 
 macro_rules! select_jobs {
-    ($rest:literal) => {
+    ($rest:expr) => {
         concat!(
             "SELECT id, tenant, spec, alias, state, progress, result, failure, revision, attempt, releases, \
              reserved_bytes, reserved_images, cancel_requested, worker, lease_time, create_time, start_time, update_time, end_time FROM jobs ",

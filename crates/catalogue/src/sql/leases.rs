@@ -1,6 +1,6 @@
 //! Claims, leases, and how jobs end.
 
-use imageops_model::{JobEvent, JobFailure, JobId, JobProgress, JobState, Micros};
+use imageops_model::{JobEvent, JobFailure, JobId, JobProgress, JobState, Lane, Micros};
 use uuid::Uuid;
 
 use super::jobs::{WHAT, apply, end, save, select_jobs};
@@ -19,16 +19,50 @@ const CODE_ABORTED: i32 = 10;
 const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
 
 // The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
-const SELECT_CLAIMABLE: &str = concat!(
-    select_jobs!(
-        "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) \
-         ORDER BY create_time, id LIMIT 1"
-    ),
-    lock_for_claim!()
-);
+macro_rules! is_claimable {
+    ($kinds:literal) => {
+        concat!(
+            "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) ",
+            "AND kind ",
+            $kinds
+        )
+    };
+}
 
-const IS_ANY_CLAIMABLE: &str = "SELECT CAST(1 AS BIGINT) FROM jobs WHERE state IN ('queued', 'running') \
-     AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) LIMIT 1";
+macro_rules! in_lane {
+    ($kinds:literal) => {
+        LaneStatements {
+            select_claimable: concat!(
+                select_jobs!(is_claimable!($kinds)),
+                " ORDER BY create_time, id LIMIT 1",
+                lock_for_claim!()
+            ),
+            is_any_claimable: concat!(
+                "SELECT CAST(1 AS BIGINT) FROM jobs ",
+                is_claimable!($kinds),
+                " LIMIT 1"
+            ),
+        }
+    };
+}
+
+/// Statements on the jobs of one lane; `$1` is the time.
+struct LaneStatements {
+    select_claimable: &'static str,
+    is_any_claimable: &'static str,
+}
+
+static WORK: LaneStatements = in_lane!("NOT IN ('scrub', 'drain')");
+static SCRUB: LaneStatements = in_lane!("= 'scrub'");
+static DRAIN: LaneStatements = in_lane!("= 'drain'");
+
+fn statements(lane: Lane) -> &'static LaneStatements {
+    match lane {
+        Lane::Work => &WORK,
+        Lane::Scrub => &SCRUB,
+        Lane::Drain => &DRAIN,
+    }
+}
 
 const FREE_LEASES: &str = "UPDATE jobs SET lease_time = NULL, update_time = $1 \
      WHERE state IN ('queued', 'running') AND state = 'running' AND worker = $2 AND lease_time IS NOT NULL";
@@ -44,14 +78,16 @@ async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<St
     Ok(job)
 }
 
-pub(super) async fn is_any_claimable(db: &mut Connection, now: Micros) -> Result<bool> {
-    let any: Option<i64> = sqlx::query_scalar(IS_ANY_CLAIMABLE).bind(now.0).fetch_optional(db).await?;
+pub(super) async fn is_any_claimable(db: &mut Connection, lane: Lane, now: Micros) -> Result<bool> {
+    let any: Option<i64> =
+        sqlx::query_scalar(statements(lane).is_any_claimable).bind(now.0).fetch_optional(db).await?;
     Ok(any.is_some())
 }
 
 pub(super) async fn claim(
     db: &mut Connection,
     worker: Uuid,
+    lane: Lane,
     now: Micros,
     lease_until: Micros,
     attempts_max: u32,
@@ -59,7 +95,7 @@ pub(super) async fn claim(
     // Each round but the last ends a job, so there are at most as many as the queue is long.
     loop {
         let record: Option<JobRecord> =
-            sqlx::query_as(SELECT_CLAIMABLE).bind(now.0).fetch_optional(&mut *db).await?;
+            sqlx::query_as(statements(lane).select_claimable).bind(now.0).fetch_optional(&mut *db).await?;
         let Some(record) = record else { return Ok(None) };
         let mut job: StoredJob = record.try_into()?;
         let before = job.clone();
@@ -143,7 +179,7 @@ pub(super) async fn finish(
         job_ends::bring(db, &before, &image, now).await?;
     }
     if let Some((image, replica)) = copied {
-        replicas::add(db, &job.row.tenant, image, &replica, None, now).await?;
+        replicas::add(db, &job.row.tenant, image, &replica, None, None, now).await?;
     }
     Ok(job.row)
 }

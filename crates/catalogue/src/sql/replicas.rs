@@ -3,7 +3,7 @@
 use imageops_model::{ImageEvent, ImageId, ImageState, JobFailure, Micros, ReplicaState, StoreId, Tenant};
 
 use super::images::{self, select_images};
-use super::{Connection, doomed, image_rows};
+use super::{Connection, doomed, image_rows, sharing};
 use crate::rows::{BlobRecord, ImageRecord, write_uuid};
 use crate::{BlobToVerify, Error, ImageRow, Replica, Result};
 
@@ -65,6 +65,7 @@ pub(super) async fn add(
     tenant: &Tenant,
     image: ImageId,
     replica: &Replica,
+    shares: Option<ImageId>,
     expected_revision: Option<u64>,
     now: Micros,
 ) -> Result<ImageRow> {
@@ -77,6 +78,10 @@ pub(super) async fn add(
         after.replicas.into_iter().partition(|known| known.store == replica.store);
     if former.iter().any(|known| known.state == ReplicaState::Ready) {
         return Err(Error::Conflict { what: WHAT });
+    }
+    if let Some(shares) = shares {
+        let wanted = ImageRow { replicas: vec![replica.clone()], ..before.clone() };
+        sharing::ensure(db, tenant, shares, &wanted).await?;
     }
     put(db, image, replica).await?;
     for known in former.iter().filter(|known| known.blob != replica.blob) {

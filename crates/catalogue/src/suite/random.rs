@@ -190,7 +190,7 @@ async fn step(catalogue: &impl Catalogue, made: &mut Made, operation: Operation)
             }
         }
         Operation::Claim => {
-            catalogue.claim_job(worker(), now, now.plus_ms(5_000), 2).await?;
+            catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(5_000), 2).await?;
         }
         Operation::CancelJob(place) => {
             if let Some((job, _)) = Made::pick(&made.jobs, place) {
@@ -298,7 +298,7 @@ async fn on_image(
         }
         Operation::Copy(_) => {
             let copy = Replica { store: elsewhere, ..replica(Uuid::new_v4().to_string()) };
-            catalogue.add_replica(&tenant(), id, copy, None, now).await?;
+            catalogue.add_replica(&tenant(), id, copy, None, None, now).await?;
         }
         Operation::Uncopy(_) => {
             catalogue.remove_replica(&tenant(), id, elsewhere, None, now).await?;

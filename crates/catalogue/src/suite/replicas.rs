@@ -24,7 +24,7 @@ pub(crate) async fn copies_come_and_go<D: Database>() {
     let first = image.replicas[0].clone();
     let second = copy(9, 3);
     let add = async |replica: Replica, revision| {
-        catalogue.add_replica(&tenant(), image.id, replica, revision, at(3)).await
+        catalogue.add_replica(&tenant(), image.id, replica, None, revision, at(3)).await
     };
     let remove =
         async |of, revision| catalogue.remove_replica(&tenant(), image.id, of, revision, at(4)).await;
@@ -51,7 +51,7 @@ pub(crate) async fn copies_come_and_go<D: Database>() {
     let both = add(ready.clone(), None).await.unwrap();
     assert_eq!(both.replicas, [second.clone(), ready]);
     assert!(catalogue.list_doomed(arriving.store, 9).await.unwrap().contains(&arriving.blob));
-    let foreign = catalogue.add_replica(&other_tenant(), image.id, copy(6, 5), None, at(5)).await;
+    let foreign = catalogue.add_replica(&other_tenant(), image.id, copy(6, 5), None, None, at(5)).await;
     assert_error!(foreign, Error::NotFound { what: "image" });
     let foreign = catalogue.remove_replica(&other_tenant(), image.id, store(7), None, at(5)).await;
     assert_error!(foreign, Error::NotFound { what: "image" });
@@ -67,7 +67,7 @@ pub(crate) async fn a_job_brings_a_copy<D: Database>() {
     let spec = JobSpec::Copy(CopySpec { image: image.id, target: store(9) });
     let job = async || {
         catalogue.create_job(NewJob { spec: spec.clone(), ..new_job(at(2)) }, 10).await.unwrap();
-        catalogue.claim_job(worker(), at(3), at(33), 3).await.unwrap().unwrap().id
+        catalogue.claim_job(worker(), Lane::Work, at(3), at(33), 3).await.unwrap().unwrap().id
     };
     let done = |replica: &Replica| JobOutcome::Succeeded {
         result: "{}".to_owned(),
@@ -155,7 +155,7 @@ pub(crate) async fn damaged_bytes_put_images_into_quarantine<D: Database>() {
     let same = || ImageRow { sha256: alone.sha256.clone(), ..image_row(tenant()) };
     let copied = added(&catalogue, same()).await;
     let trashed = added(&catalogue, same()).await;
-    catalogue.add_replica(&tenant(), copied.id, copy(9, 2), None, at(2)).await.unwrap();
+    catalogue.add_replica(&tenant(), copied.id, copy(9, 2), None, None, at(2)).await.unwrap();
     catalogue.trash_image(&tenant(), trashed.id, None, at(3), at(90)).await.unwrap();
     let (place, key) = (alone.replicas[0].store, alone.replicas[0].blob.clone());
     let marked = catalogue.mark_damaged(place, &key, failure(), at(4)).await.unwrap();
