@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use imageops::v1::download_image_response::Message;
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
     CheckRequest, ConvertRequest, CopyImageRequest, DownloadImageRequest, ImageFormat, ImageState, JobKind,
@@ -88,13 +89,15 @@ async fn an_image_is_copied_and_its_copy_removed() {
         store: store.to_owned(),
         ..RemoveReplicaRequest::default()
     };
-    // Not while the other copy is not there, whatever its row says.
-    let (blobs, away) = (blobs_of(&service, to), service.scratch().join("away"));
-    let blob = blobs.join(&names_in(&blobs)[0]);
-    fs::rename(&blob, &away).unwrap();
+    // Not while the other copy is not there, whatever its row says. It counts as damaged then, until it is made again.
+    let blobs = blobs_of(&service, to);
+    fs::remove_file(blobs.join(&names_in(&blobs)[0])).unwrap();
     let lost = client.images().remove_replica(remove(from)).await.unwrap_err();
     assert_status(&lost, Code::FailedPrecondition, "LAST_REPLICA");
-    fs::rename(&away, &blob).unwrap();
+    let image = client.get_image(&stored.name).await.unwrap();
+    assert_eq!(named(&copies(&service, &image).await), [("one", Ready), ("two", Damaged)]);
+    let job = copy(&client, &stored.name, to).await;
+    wait_for(&client, &job.name, JobState::Succeeded).await;
     let left = client.images().remove_replica(remove(from)).await.unwrap().into_inner().image.unwrap();
     assert_eq!(named(&copies(&service, &left).await), [(to, Ready)]);
     assert_eq!(names_in(&blobs_of(&service, from)), [""; 0]);
@@ -145,6 +148,68 @@ async fn a_drained_store_is_empty_and_no_image_is_lost() {
     assert_ne!(copies(&service, &new).await[0].0, from);
     let name = store(&service, from).await.name;
     stores(&service).remove_store(imageops::v1::RemoveStoreRequest { name }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_keeps_shared_bytes_shared() {
+    let service = start_with_stores(&["one", "two"], &[]);
+    let client = service.client();
+    let bytes = Random::new("shared").bytes(200_000);
+    let mut equal = Vec::new();
+    for _ in 0..3 {
+        equal.push(upload(&client, &bytes).await);
+    }
+    assert_eq!(names_in(&blobs_of(&service, "one")).len(), 1);
+
+    let job = drain(&service, "one").await;
+    let job = wait_for(&client, &job.name, JobState::Succeeded).await;
+    let Some(JobResult::Drain(result)) = job.result else { panic!("{job:?}") };
+    assert_eq!((result.moved_images, result.copied_bytes), (3, 200_000));
+    assert_eq!(names_in(&blobs_of(&service, "one")), [""; 0]);
+    assert_eq!(names_in(&blobs_of(&service, "two")).len(), 1);
+
+    // They still go one by one.
+    for (index, image) in equal.iter().enumerate() {
+        assert!(download(&client, &image.name).await == bytes, "{index}");
+        client.delete_image(&image.name, "").await.unwrap();
+        client.purge_image(&image.name, "").await.unwrap();
+    }
+    assert_eq!(names_in(&blobs_of(&service, "two")), [""; 0]);
+}
+
+/// What a reader finds, no scrub has to find again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_gone_or_short_is_read_no_more() {
+    let service = start_with_stores(&["one", "two"], &[]);
+    let client = service.client();
+    let bytes = Random::new("short").bytes(300_000);
+    let (cut, gone) = (upload(&client, &bytes).await, upload(&client, &bytes[..100_000]).await);
+    let (job, blobs) = (copy(&client, &cut.name, "two").await, blobs_of(&service, "one"));
+    wait_for(&client, &job.name, JobState::Succeeded).await;
+    for name in names_in(&blobs) {
+        let path = blobs.join(name);
+        if fs::metadata(&path).unwrap().len() == 100_000 {
+            fs::remove_file(path).unwrap();
+        } else {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_len(150_000).unwrap();
+        }
+    }
+
+    // The other copy serves.
+    assert!(download(&client, &cut.name).await == bytes);
+    let image = client.get_image(&cut.name).await.unwrap();
+    assert_eq!(image.state(), ImageState::Active);
+    assert_eq!(named(&copies(&service, &image).await), [("one", Damaged), ("two", Ready)]);
+
+    // There is no other.
+    let request = DownloadImageRequest { image: gone.name.clone(), ..DownloadImageRequest::default() };
+    let refused = client.stub().download_image(request.clone()).await.unwrap_err();
+    assert_status(&refused, Code::DataLoss, "BYTES_DAMAGED");
+    let image = client.get_image(&gone.name).await.unwrap();
+    assert_eq!(image.state(), ImageState::Quarantined);
+    let refused = client.stub().download_image(request).await.unwrap_err();
+    assert_status(&refused, Code::FailedPrecondition, "IMAGE_QUARANTINED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,23 +332,30 @@ async fn damage_is_found_by_a_conversion_which_then_reads_the_other_copy() {
 
 /// What is missing from a store is found when it is read, and the next copy takes its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_not_there_is_passed_over() {
+async fn a_copy_that_breaks_off_is_passed_over() {
     let service = start_with_stores(&["one", "two"], &[]);
     let client = service.client();
-    let bytes = Random::new("passed over").bytes(2 << 20);
+    // More than what is on its way at any time.
+    let bytes = Random::new("passed over").bytes(64 << 20);
     let stored = upload(&client, &bytes).await;
     let job = copy(&client, &stored.name, "two").await;
     wait_for(&client, &job.name, JobState::Succeeded).await;
     let blobs = blobs_of(&service, "one");
     let path = blobs.join(&names_in(&blobs)[0]);
 
-    // Cut short: the download goes on with the other copy where this one ends.
+    // Cut while it is read: the download goes on with the other copy where this one ends.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let request = DownloadImageRequest { image: stored.name.clone(), ..DownloadImageRequest::default() };
+    let mut messages = client.stub().download_image(request).await.unwrap().into_inner();
+    messages.message().await.unwrap().unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_len(700_000).unwrap();
-    assert!(download(&client, &stored.name).await == bytes);
-    fs::remove_file(&path).unwrap();
-    assert!(download(&client, &stored.name).await == bytes);
-    assert_eq!(scrubbed(&service, "one").await.damaged_images, std::slice::from_ref(&stored.name));
+    let mut read = Vec::new();
+    while let Some(message) = messages.message().await.unwrap() {
+        let Some(Message::Chunk(chunk)) = message.message else { panic!("no chunk") };
+        read.extend_from_slice(&chunk.data);
+    }
+    assert!(read == bytes);
+    assert!(service.output().contains("a copy cannot be read on"));
 }
 
 /// An upload of bytes that the tenant has already shares the stored ones when they are whole, and is kept when they are not.
