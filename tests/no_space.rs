@@ -4,6 +4,7 @@
 
 mod support;
 
+use imageops::FieldMask;
 use imageops::v1::{CompressRequest, Job, JobState, UploadMetadata, UploadState};
 use serde_json::json;
 use tonic::Code;
@@ -59,6 +60,65 @@ async fn rel_10_an_upload_without_room_goes_on_when_there_is_some() {
     let image = stream.commit(commit_of(&data)).await.unwrap().image.unwrap();
     assert!(support::jobs::download(&client, &image.name).await == data);
     assert_eq!(service.staged(), [""; 0]);
+}
+
+/// rel_10: on a disk without a free byte images and uploads can still be removed, and that makes room.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_10_a_full_disk_lets_go_of_images() {
+    let Some(disk) = SmallDisk::mount(48) else { return };
+    let service = service_with_data_on(&disk);
+    let client = service.client();
+    let mut images = Vec::new();
+    for number in 0..8 {
+        let data = Random::new(&format!("full disk {number}")).bytes(2 * MIB);
+        images.push(upload(&client, &data).await.name);
+    }
+    let begun = metadata("begun");
+    let stream = Stream::begin(&client, &begun).await;
+    stream.chunks(0, &Random::new("begun").bytes(2 * MIB)).await;
+    drop(stream);
+    eventually("a durable part", || async {
+        let upload = client.get_upload(&name_of(&begun)).await.ok()?;
+        (upload.durable_bytes == 2 * MIB as u64).then_some(())
+    })
+    .await;
+
+    // Whatever the catalogue has in hand is used up by calls that cannot be written.
+    disk.fill_but("filler", 0);
+    let label = |number: u32| imageops::v1::Image {
+        name: images[0].clone(),
+        display_name: format!("full {number}"),
+        ..imageops::v1::Image::default()
+    };
+    let mut refused = None;
+    for number in 0..10_000 {
+        let request = imageops::v1::UpdateImageRequest {
+            image: Some(label(number)),
+            update_mask: Some(FieldMask { paths: vec!["display_name".to_owned()] }),
+        };
+        refused = client.images().update_image(request).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_status(&refused.expect("a full catalogue"), Code::ResourceExhausted, "NO_SPACE");
+    let before = disk.free_bytes();
+    assert!(before < 1 << 20, "{before}");
+    for image in &images {
+        client
+            .images()
+            .delete_image(imageops::v1::DeleteImageRequest {
+                name: image.clone(),
+                purge: true,
+                ..imageops::v1::DeleteImageRequest::default()
+            })
+            .await
+            .unwrap();
+    }
+    assert_eq!(client.abort_upload(&name_of(&begun)).await.unwrap().state(), UploadState::Aborted);
+    assert_eq!((service.blobs(), service.staged()), (vec![], vec![]));
+    assert!(!service.data_dir().join("ballast").exists(), "it was not needed: the test shows nothing");
+    assert!(disk.free_bytes() > before + 18 * MIB as u64);
 }
 
 /// rel_10: giving the upload up gives the room back.

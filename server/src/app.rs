@@ -15,6 +15,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::auth::Authenticator;
+use crate::ballast::Ballast;
 use crate::blob_storage;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
@@ -45,6 +46,8 @@ pub struct App {
     pub authenticator: Authenticator,
     /// Uploads whose bytes are under way.
     pub uploads: Uploads,
+    /// Room for removals on a full disk.
+    pub ballast: Arc<Ballast>,
     /// Rung for all who wait when a job was queued; the dispatchers of the workers wait on it.
     pub job_queued: Notify,
     /// Work that must come to its end before the process goes.
@@ -124,6 +127,20 @@ impl App {
             }
         }
         Ok(image)
+    }
+
+    /// Runs what makes room. On a full disk the ballast is given up for it, and it runs once more.
+    pub async fn making_room<T, F: Future<Output = Result<T>>>(&self, removal: impl Fn() -> F) -> Result<T> {
+        let full = match removal().await {
+            Err(failure) if failure.reason == imageops_image::reason::NO_SPACE => failure,
+            done => return done,
+        };
+        let ballast = Arc::clone(&self.ballast);
+        if !blocking(move || ballast.give_up()).await? {
+            return Err(full);
+        }
+        tracing::warn!("the disk of the data directory is full; the room that was kept for removals is used");
+        removal().await
     }
 
     /// Removes bytes that were published for a row that could not be written. What cannot be removed now, the collector

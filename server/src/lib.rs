@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod auth;
+mod ballast;
 mod blob_storage;
 pub mod clock;
 mod compression;

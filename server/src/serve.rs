@@ -29,6 +29,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::app::App;
 use crate::auth::Authenticator;
+use crate::ballast::Ballast;
 use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
 use crate::exit::{Exit, Fatal};
 use crate::failure::Failure;
@@ -149,7 +150,12 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
     let worker = worker::identity(&data_dir).map_err(|error| storage(&data_dir, error))?;
     let stores = open_stores(&config, &*catalogue, store, &data_dir, &image_root).await?;
     sweep::recover(&*catalogue, worker, &stores).await.map_err(|failure| not_recovered(&failure))?;
+    let ballast = Arc::new(Ballast::of(&data_dir));
+    if let Err(error) = ballast.lay_in() {
+        tracing::warn!(%error, "no room is kept for removals on a full disk; the next sweep tries again");
+    }
     Ok(Arc::new(App {
+        ballast,
         authenticator: Authenticator::new(config.auth, Arc::clone(&catalogue)),
         uploads: Uploads::new(config.uploads_max),
         catalogue,

@@ -148,6 +148,10 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans) -> Result<()> {
     let images = empty_trash(app).await?;
     let conversions = evict_conversions(app).await?;
     app.remove_doomed().await?;
+    let ballast = Arc::clone(&app.ballast);
+    if let Err(error) = blocking(move || ballast.lay_in()).await? {
+        tracing::warn!(%error, "no room is kept for removals on a full disk; the next sweep tries again");
+    }
     if jobs + uploads + images + conversions > 0 {
         tracing::info!(jobs, uploads, images, conversions, "expired");
     }

@@ -51,7 +51,7 @@ impl v1::images_server::Images for Service {
         request: Request<v1::DeleteImageRequest>,
     ) -> Result<Response<v1::DeleteImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Delete).await?;
-        let image = delete(&self.app, &caller, &request).await?;
+        let image = self.app.making_room(|| delete(&self.app, &caller, &request)).await?;
         Ok(Response::new(v1::DeleteImageResponse { image: Some(image) }))
     }
 
@@ -69,7 +69,7 @@ impl v1::images_server::Images for Service {
         request: Request<v1::PurgeImageRequest>,
     ) -> Result<Response<v1::PurgeImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Delete).await?;
-        records::purge(&self.app, &caller, &request).await?;
+        self.app.making_room(|| records::purge(&self.app, &caller, &request)).await?;
         Ok(Response::new(v1::PurgeImageResponse {}))
     }
 
@@ -96,7 +96,7 @@ impl v1::images_server::Images for Service {
         request: Request<v1::RemoveReplicaRequest>,
     ) -> Result<Response<v1::RemoveReplicaResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Delete).await?;
-        let image = copies::remove(&self.app, &caller, &request).await?;
+        let image = self.app.making_room(|| copies::remove(&self.app, &caller, &request)).await?;
         Ok(Response::new(v1::RemoveReplicaResponse { image: Some(image) }))
     }
 

@@ -148,7 +148,7 @@ impl ImageOps for Service {
         request: Request<v1::AbortUploadRequest>,
     ) -> Result<Response<v1::AbortUploadResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
-        let upload = uploads::abort(&self.app, &caller, &request).await?;
+        let upload = self.app.making_room(|| uploads::abort(&self.app, &caller, &request)).await?;
         Ok(Response::new(v1::AbortUploadResponse { upload: Some(upload) }))
     }
 
@@ -218,6 +218,7 @@ impl ImageOps for Service {
         request: Request<v1::AbortSessionRequest>,
     ) -> Result<Response<v1::AbortSessionResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
-        Ok(Response::new(uploads::abort_session(&self.app, &caller, &request).await?))
+        let aborted = self.app.making_room(|| uploads::abort_session(&self.app, &caller, &request)).await?;
+        Ok(Response::new(aborted))
     }
 }
