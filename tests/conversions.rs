@@ -206,6 +206,32 @@ async fn sec_42_eight_who_ask_for_the_same_get_one_job() {
     assert_eq!(names_in(&service.data_dir().join("store/staging")), [""; 0]);
 }
 
+/// A few kilobytes that promise more than any image may have are not written out.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_14_no_raw_image_is_longer_than_an_upload_may_be() {
+    if !have("qemu-img") {
+        return;
+    }
+    let service = Service::start_with(&["--upload-max-bytes", "4194304"]);
+    let client = service.client();
+    let (_, qcow2) = disks(service.scratch());
+    let stored = upload(&client, &fs::read(qcow2).unwrap()).await;
+    let raw = DownloadImageRequest {
+        image: stored.name.clone(),
+        format: ImageFormat::Raw.into(),
+        ..DownloadImageRequest::default()
+    };
+    let refused = client.stub().download_image(raw).await.unwrap_err();
+    assert_status(&refused, Code::InvalidArgument, "TOO_LARGE");
+    assert_eq!(conversions(&client).await, []);
+    let request = ConvertRequest {
+        source: image(&stored.name),
+        format: ImageFormat::Raw.into(),
+        ..ConvertRequest::default()
+    };
+    assert_eq!(failed(&client, &convert(&client, request).await.name).await, "TOO_LARGE");
+}
+
 /// A guest that writes a container's header onto its own disk must not make the service hand out that container.
 #[tokio::test(flavor = "multi_thread")]
 async fn sec_27_a_disk_that_looks_like_a_container_is_not_made_an_image() {

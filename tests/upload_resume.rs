@@ -44,6 +44,30 @@ async fn resume_and_commit(client: &Client, name: &str, data: &[u8]) {
     assert!(download(client, &image.name).await == data, "other bytes are stored than were sent");
 }
 
+/// A request that is repeated with other bytes must not be told that they are stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_must_be_what_is_stored() {
+    let service = Service::start();
+    let client = service.client();
+    let (data, other) = (Random::new("sent again").bytes(MIB), Random::new("not the same").bytes(MIB));
+    let metadata = metadata("again");
+    let first = try_upload(&client, &metadata, &data).await.unwrap();
+    let send = async |data: &[u8]| {
+        let stream = Stream::begin(&client, &metadata).await;
+        stream.chunks(0, data).await;
+        stream.commit(UploadCommit::default()).await
+    };
+    assert_eq!(send(&data).await.unwrap().image.unwrap(), first);
+    for wrong in [&other[..], &data[..MIB - 1]] {
+        assert_status(&send(wrong).await.unwrap_err(), Code::AlreadyExists, "REQUEST_ID_REUSED");
+    }
+    // Who only asks what became of it sends none.
+    let asked = Stream::begin(&client, &metadata).await.close().await.unwrap();
+    assert_eq!(asked.image.unwrap(), first);
+    assert!(download(&client, &first.name).await == data);
+    assert_eq!((service.blobs().len(), service.staged()), (1, vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_connection_loses_nothing_that_is_durable() {
     let service = Service::start();

@@ -16,7 +16,7 @@ use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::reason;
-use crate::worker::conversion_key;
+use crate::worker::{conversion_key, require_room_for_raw};
 
 /// Longest wait for a conversion; who comes back later finds it, or waits on.
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
@@ -35,6 +35,9 @@ pub(super) async fn in_format(
     // A medium is read as raw: its bytes are what a conversion would write.
     if stored == Some(format) || (format == Format::Raw && stored == Some(Format::Iso)) {
         return Ok(image);
+    }
+    if format == Format::Raw {
+        require_room_for_raw(app, image.virtual_size_bytes)?;
     }
     let key = conversion_key(&image.sha256, format);
     let deadline = Instant::now() + WAIT_MAX;

@@ -9,6 +9,7 @@ use imageops::v1::upload_image_request::Message;
 use imageops_catalogue::{Committed, Cursor, UploadPart, UploadRow};
 use imageops_model::UploadState;
 
+use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
@@ -27,6 +28,9 @@ use crate::{reason, wire};
 const IDLE: Duration = Duration::from_secs(60);
 /// Largest data of one chunk.
 const CHUNK_MAX_BYTES: usize = 1 << 20;
+
+/// What a second beginning of a stream is told.
+const ONLY_BYTES: &str = "after the first message only chunks and `commit` may come";
 
 type Messages = Streaming<v1::UploadImageRequest>;
 
@@ -54,7 +58,7 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
         .ok_or_else(|| sequence("begin with `metadata` or `resume`"))?;
     let (upload, resume) = begin(app, caller, first).await?;
     if upload.state != UploadState::Open {
-        return ended(app, caller, upload).await;
+        return repeated(app, caller, (upload, resume.is_some()), &mut messages).await;
     }
     if upload.composes.is_some() {
         return Err(sequence("the upload joins the parts of a session; it takes no bytes of its own"));
@@ -66,7 +70,8 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     // Read again: the stream that held it before may have ended it.
     let mut upload = app.catalogue.get_upload(&caller.tenant, upload.id).await?;
     if upload.state != UploadState::Open {
-        return ended(app, caller, upload).await;
+        drop(hold);
+        return repeated(app, caller, (upload, resume.is_some()), &mut messages).await;
     }
     let mut ingest = match hold.ingest.take() {
         Some(ingest) => ingest,
@@ -111,6 +116,51 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     end.map_err(|end| match end {
         End::Broken(failure) | End::Refused(failure) | End::Lost(failure) => failure,
     })
+}
+
+/// An upload that has ended is asked for again. Who repeats the whole request sends the bytes with it: they are read, kept
+/// nowhere, and must be those that were stored, or a success would be told of bytes that are nowhere.
+async fn repeated(
+    app: &Arc<App>,
+    caller: &Caller,
+    (upload, is_resumed): (UploadRow, bool),
+    messages: &mut Messages,
+) -> Result<v1::UploadImageResponse> {
+    let answer = ended(app, caller, &upload).await?;
+    // What was promised at the beginning was compared when the bytes came first.
+    if is_resumed || upload.expected_sha256.is_some() {
+        return Ok(answer);
+    }
+    let (mut length, mut hasher) = (0, Sha256::new());
+    while let Some(message) = next(app, messages, std::future::pending()).await? {
+        match message {
+            Message::Chunk(chunk) if chunk.offset_bytes != length => {
+                return Err(wrong_offset(chunk.offset_bytes, length));
+            }
+            Message::Chunk(chunk) => {
+                length += chunk.data.len() as u64;
+                hasher.update(&chunk.data);
+            }
+            Message::Commit(_) => {
+                let sha256 = hex::encode(hasher.finalize());
+                let is_same = match answer.image.as_ref().and_then(|image| image.digests.as_ref()) {
+                    // Of an archive itself nothing is kept.
+                    Some(_) if upload.archive.is_some() => true,
+                    Some(digests) => digests.sha256 == sha256,
+                    // Of a part no more than its length.
+                    None => upload.durable_bytes == length,
+                };
+                return if is_same { Ok(answer) } else { Err(request_id_reused()) };
+            }
+            Message::Metadata(_) | Message::Resume(_) => return Err(sequence(ONLY_BYTES)),
+        }
+    }
+    Ok(answer)
+}
+
+fn request_id_reused() -> Failure {
+    let message = "other bytes came with this request id before; choose another one";
+    Failure::new(Code::AlreadyExists, reason::REQUEST_ID_REUSED, message)
 }
 
 /// Whether the upload can go on as a resume wants it; the row, with the length that it tells.
@@ -202,7 +252,7 @@ impl Stream<'_> {
                     return Ok(Received::Commit(promise, read_wanted(self.upload, commit)?));
                 }
                 Message::Metadata(_) | Message::Resume(_) => {
-                    return Err(sequence("after the first message only chunks and `commit` may come"));
+                    return Err(sequence(ONLY_BYTES));
                 }
             }
         }
@@ -386,18 +436,18 @@ async fn open_ingest(app: &App, upload: &UploadRow) -> Result<Ingest> {
 }
 
 /// The answer for an upload that has ended before: its image again, its part, or why there is none.
-async fn ended(app: &App, caller: &Caller, upload: UploadRow) -> Result<v1::UploadImageResponse> {
+async fn ended(app: &App, caller: &Caller, upload: &UploadRow) -> Result<v1::UploadImageResponse> {
     if let Some(id) = upload.image {
         let image = app.catalogue.get_image(&caller.tenant, id).await?;
         let check_job = image.check.as_ref().map(|check| check.job.to_string()).unwrap_or_default();
         return Ok(v1::UploadImageResponse {
-            upload: Some(wire::upload(&upload)),
+            upload: Some(wire::upload(upload)),
             image: Some(wire::image(&image)),
             check_job,
         });
     }
     if upload.state == UploadState::Stored {
-        return Ok(v1::UploadImageResponse { upload: Some(wire::upload(&upload)), ..Default::default() });
+        return Ok(v1::UploadImageResponse { upload: Some(wire::upload(upload)), ..Default::default() });
     }
     let message = match &upload.failure {
         Some(failure) => format!("the upload has failed before: {}", failure.message),
@@ -425,7 +475,7 @@ pub(super) async fn compose_image(
     let work = app.tasks.spawn(async move {
         let made = match compose(&owner, &caller.tenant, metadata).await? {
             Composed::Now(committed) => response(&committed),
-            Composed::Before(upload) => ended(&owner, &caller, *upload).await?,
+            Composed::Before(upload) => ended(&owner, &caller, &upload).await?,
         };
         Ok(v1::ComposeImageResponse { upload: made.upload, image: made.image, check_job: made.check_job })
     });

@@ -64,6 +64,21 @@ pub(crate) fn conversion_key(sha256: &str, format: Format) -> String {
     format!("{sha256}/{format}")
 }
 
+/// Refuses raw images that are longer than any upload may be (SEC-14): of a few kilobytes that promise terabytes every zero
+/// would have to be digested.
+pub(crate) fn require_room_for_raw(app: &App, virtual_size_bytes: Option<u64>) -> Result<()> {
+    let limit = app.config.upload_max_bytes;
+    match virtual_size_bytes.filter(|size| *size > limit) {
+        None => Ok(()),
+        Some(size) => {
+            let message = format!(
+                "as raw the image has {size} bytes, more than the {limit} that any image may have; take it in its own format"
+            );
+            Err(Failure::new(Code::InvalidArgument, reason::TOO_LARGE, message).with("limit_bytes", limit))
+        }
+    }
+}
+
 /// Converts the source.
 pub(super) async fn convert(
     app: &Arc<App>,
@@ -85,6 +100,9 @@ pub(super) async fn convert(
         }
         (Source::Image(id), _, Some(output)) => {
             let image = app.active_image(&row.tenant, *id).await?;
+            if engine.format == Format::Raw {
+                require_room_for_raw(app, image.virtual_size_bytes)?;
+            }
             let key = spec.cached.then(|| conversion_key(&image.sha256, engine.format));
             if let Some(key) = &key
                 && let Some(known) = app.catalogue.find_conversion(&row.tenant, key).await?

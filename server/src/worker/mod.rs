@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub use compress::CompressOutcome;
 pub use convert::ConvertOutcome;
-pub(crate) use convert::conversion_key;
+pub(crate) use convert::{conversion_key, require_room_for_raw};
 pub use copy::CopyOutcome;
 pub use drain::DrainOutcome;
 pub use estimate::EstimateOutcome;
