@@ -86,6 +86,8 @@ pub async fn mark_damaged(app: &App, store: StoreId, blob: &str) -> Result<Vec<I
     if !images.is_empty() {
         metrics::counter!("imageops_scrub_mismatch_total").increment(1);
     }
+    let lost = images.iter().filter(|image| image.ready_replica().is_none()).count();
+    metrics::counter!("imageops_lost_total").increment(lost as u64);
     for image in &images {
         tracing::error!(
             %store,

@@ -1,8 +1,7 @@
 //! Logs and metrics.
 
-use std::io;
-
 use std::time::Duration;
+use std::{io, panic};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +30,9 @@ pub fn start(config: &Config) -> Result<PrometheusHandle, Fatal> {
         .map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
     imageops_gateway::describe_metrics();
     describe();
+    metrics::gauge!("imageops_jobs_queue_limit").set(config.queue_limit as f64);
+    begin_at_zero();
+    count_panics();
     Ok(handle)
 }
 
@@ -43,8 +45,40 @@ pub async fn upkeep(handle: PrometheusHandle) {
     }
 }
 
+/// A panic ends one request or one job; that it happened is counted and not only logged (reliability 4.6).
+fn count_panics() {
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        metrics::counter!("imageops_panics_total").increment(1);
+        default(panic);
+    }));
+}
+
+/// What alerts are made of is there from the start: of a counter that begins with its first event no increase is seen.
+fn begin_at_zero() {
+    for name in [
+        "imageops_uploads_acknowledged_total",
+        "imageops_lost_total",
+        "imageops_scrub_mismatch_total",
+        "imageops_lease_stolen_total",
+        "imageops_panics_total",
+    ] {
+        metrics::counter!(name).absolute(0);
+    }
+    for name in ["imageops_jobs_queued", "imageops_orphans_bytes"] {
+        metrics::gauge!(name).set(0.0);
+    }
+}
+
 fn describe() {
     use metrics::{describe_counter, describe_gauge};
+    describe_gauge!("imageops_jobs_queue_limit", "jobs that may be queued or running");
+    describe_gauge!("imageops_store_free_bytes", "room that the store says it has for new bytes");
+    describe_counter!("imageops_lost_total", "images whose last sound copy was found damaged");
+    describe_counter!("imageops_scrub_mismatch_total", "stored bytes that did not have their digest");
+    describe_counter!("imageops_lease_stolen_total", "jobs that another worker took over from this one");
+    describe_counter!("imageops_panics_total", "panics, each the end of one request or job");
+    describe_gauge!("imageops_orphans_bytes", "bytes without a row that the next sweeps remove");
     describe_gauge!("imageops_jobs_running", "jobs that run in this process");
     describe_gauge!("imageops_jobs_queued", "jobs that wait for a worker, at the last sweep");
     describe_counter!("imageops_jobs_ended_total", "jobs that ended, by kind and state");

@@ -32,6 +32,8 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("xorriso", "xorriso"),
     ("pg_createcluster", "postgresql"),
     ("setpriv", "util-linux"),
+    ("promtool", "prometheus"),
+    ("prometheus", "prometheus"),
     ("python3", "python3"),
     ("curl", "curl"),
     ("git", "git"),

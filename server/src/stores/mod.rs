@@ -357,7 +357,11 @@ impl Stores {
                 store.set_limit(slot.row.limit_bytes);
             }
             let up = if slot.is_connected() { 1.0 } else { 0.0 };
-            metrics::gauge!("imageops_store_up", "store" => slot.row.name.clone()).set(up);
+            let name = slot.row.name.clone();
+            metrics::gauge!("imageops_store_up", "store" => name.clone()).set(up);
+            if let Some(free_bytes) = slot.space.free_bytes {
+                metrics::gauge!("imageops_store_free_bytes", "store" => name).set(free_bytes as f64);
+            }
         }
         Ok(())
     }

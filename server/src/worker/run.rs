@@ -105,7 +105,12 @@ async fn beat(app: &App, row: &mut JobRow, stop: &Stop) {
                 stop.because(StopCause::Cancelled);
             }
         }
-        Err(Error::Fenced) => stop.because(StopCause::Fenced),
+        Err(Error::Fenced) => {
+            if stop.cause().is_none() {
+                metrics::counter!("imageops_lease_stolen_total").increment(1);
+            }
+            stop.because(StopCause::Fenced);
+        }
         Err(error) => tracing::warn!(job = %row.id, %error, "heartbeat not stored"),
     }
 }
