@@ -171,47 +171,53 @@ impl Client {
         answer.upload.ok_or(Error::Protocol("no upload in the answer"))
     }
 
-    pub(crate) async fn call<Q, A, F>(&self, request: Q, call: F) -> Result<A>
+    // With futures of a type of their own, and not `AsyncFn`, whose futures are not known to be `Send`.
+    pub(crate) async fn call<Q, A, F, T>(&self, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
-        F: AsyncFn(ImageOpsClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
+        F: Fn(ImageOpsClient<Connection>, Request<Q>) -> T,
+        T: Future<Output = Result<Response<A>, Status>>,
     {
         self.call_within(self.call_timeout, request, call).await
     }
 
-    pub(crate) async fn call_within<Q, A, F>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
+    pub(crate) async fn call_within<Q, A, F, T>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
-        F: AsyncFn(ImageOpsClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
+        F: Fn(ImageOpsClient<Connection>, Request<Q>) -> T,
+        T: Future<Output = Result<Response<A>, Status>>,
     {
-        self.retried(timeout, request, async |request| call(self.connection.stub(), request).await).await
+        self.retried(timeout, request, |request| call(self.connection.stub(), request)).await
     }
 
     /// A call of the records of images.
-    pub(crate) async fn call_images<Q, A, F>(&self, request: Q, call: F) -> Result<A>
+    pub(crate) async fn call_images<Q, A, F, T>(&self, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
-        F: AsyncFn(ImagesClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
+        F: Fn(ImagesClient<Connection>, Request<Q>) -> T,
+        T: Future<Output = Result<Response<A>, Status>>,
     {
-        let call = async |request| call(self.connection.images(), request).await;
+        let call = |request| call(self.connection.images(), request);
         self.retried(self.call_timeout, request, call).await
     }
 
     /// A call of the stores.
-    pub(crate) async fn call_stores<Q, A, F>(&self, request: Q, call: F) -> Result<A>
+    pub(crate) async fn call_stores<Q, A, F, T>(&self, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
-        F: AsyncFn(StoresClient<Connection>, Request<Q>) -> Result<Response<A>, Status>,
+        F: Fn(StoresClient<Connection>, Request<Q>) -> T,
+        T: Future<Output = Result<Response<A>, Status>>,
     {
-        let call = async |request| call(self.connection.stores(), request).await;
+        let call = |request| call(self.connection.stores(), request);
         self.retried(self.call_timeout, request, call).await
     }
 
     /// Makes a call until it is answered or the attempts are used up.
-    async fn retried<Q, A, F>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
+    async fn retried<Q, A, F, T>(&self, timeout: Duration, request: Q, call: F) -> Result<A>
     where
         Q: Clone,
-        F: AsyncFn(Request<Q>) -> Result<Response<A>, Status>,
+        F: Fn(Request<Q>) -> T,
+        T: Future<Output = Result<Response<A>, Status>>,
     {
         let mut attempts = Attempts::new(&self.retry);
         loop {
@@ -229,5 +235,31 @@ impl Client {
 pub(crate) fn fill_request_id(request_id: &mut String) {
     if request_id.is_empty() {
         *request_id = Uuid::new_v4().to_string();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Cursor;
+
+    use imageops::v1::ListImagesRequest;
+
+    use super::*;
+    use crate::{ConnectOptions, UploadOptions};
+
+    fn spawnable<T: Send>(_: T) {}
+
+    #[tokio::test]
+    async fn calls_can_be_made_by_tasks() {
+        let connection = Connection::connect_lazy("http://127.0.0.1:1", ConnectOptions::default()).unwrap();
+        let client = Client::new(connection);
+        let (options, mut source, mut target) = (UploadOptions::default(), Cursor::new(vec![]), vec![]);
+        spawnable(client.check(CheckRequest::default()));
+        spawnable(client.wait_job("jobs/1", None));
+        spawnable(client.list_images(ListImagesRequest::default()));
+        spawnable(client.get_store("default"));
+        spawnable(client.upload(&mut source, &options, |_| {}));
+        spawnable(client.download("images/1", 0, &mut target, |_| {}));
     }
 }
