@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Stores of a server: where the bytes of its images lie.
     #[command(subcommand)]
     Store(crate::store::StoreCommand),
+    /// Keys of a server: who may do what.
+    #[command(subcommand)]
+    Key(crate::key::KeyCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use imageops_catalogue::Catalogue;
+use imageops_catalogue::{Catalogue, KeyProof};
 use imageops_model::{Scope, Tenant};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tonic::Code;
 use tonic::metadata::MetadataMap;
 
+use crate::clock::now;
 use crate::config::AuthMode;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -68,10 +69,10 @@ impl Authenticator {
             return Err(unauthenticated("send `authorization: Bearer KEY`"));
         }
         let digest = hash_secret(secret);
-        let key =
-            self.catalogue.find_key(&digest).await?.ok_or_else(|| unauthenticated("the key is not known"))?;
+        let key = self.catalogue.find_key(KeyProof::Secret, &digest, now()).await?;
+        let key = key.ok_or_else(|| unauthenticated("the key is not known"))?;
         // The index already compared the digests; this compares them again in a time that tells nothing.
-        if !bool::from(key.secret_sha256.ct_eq(&digest)) {
+        if !bool::from(key.proof_sha256.ct_eq(&digest)) {
             return Err(unauthenticated("the key is not known"));
         }
         Ok(Caller { tenant: key.tenant, scopes: key.scopes })

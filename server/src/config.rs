@@ -90,6 +90,9 @@ pub enum KeyCommand {
         /// A label to know it by.
         #[arg(long, default_value = "")]
         label: String,
+        /// Days after which it opens nothing any more; without it the key opens until it is revoked.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        expiry_days: Option<u32>,
     },
     /// Lists all keys, revoked ones too; secrets are not kept and cannot be shown.
     List,

@@ -1,7 +1,7 @@
 //! `imageops-server key …`: access keys, made and revoked at the catalogue itself, beside a running server too.
 
-use imageops_catalogue::{Catalogue, Error, KeyRow};
-use imageops_model::{KeyId, Label, Scope, Tenant};
+use imageops_catalogue::{Catalogue, Cursor, Error, KeyProof, KeyRow, Page};
+use imageops_model::{KeyId, Label, Micros, Scope, Tenant};
 use uuid::Uuid;
 
 use crate::auth::{hash_secret, make_secret};
@@ -9,10 +9,17 @@ use crate::clock::now;
 use crate::config::KeyCommand;
 use crate::exit::{Exit, Fatal};
 
+/// Keys that are read at a time.
+const PAGE_ROWS: u32 = 1_000;
+/// A day, in microseconds.
+const DAY: i64 = 86_400_000_000;
+
 /// Runs one command and prints its answer.
 pub async fn run(command: KeyCommand, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
     match command {
-        KeyCommand::Create { scopes, tenant, label } => create(scopes, tenant, label, catalogue).await,
+        KeyCommand::Create { scopes, tenant, label, expiry_days } => {
+            create(scopes, tenant, label, expiry_days, catalogue).await
+        }
         KeyCommand::List => list(catalogue).await,
         KeyCommand::Revoke { key } => revoke(&key, catalogue).await,
     }
@@ -22,6 +29,7 @@ async fn create(
     scopes: Vec<String>,
     tenant: Option<String>,
     label: String,
+    expiry_days: Option<u32>,
     catalogue: &dyn Catalogue,
 ) -> Result<(), Fatal> {
     let scopes = scopes
@@ -37,13 +45,16 @@ async fn create(
     };
     let label = Label::new(label).map_err(|error| usage(error.to_string()))?;
     let secret = make_secret().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+    let create_time = now();
     let key = KeyRow {
         id: KeyId(Uuid::new_v4()),
-        secret_sha256: hash_secret(&secret),
+        proof: KeyProof::Secret,
+        proof_sha256: hash_secret(&secret),
         tenant,
         scopes,
         label,
-        create_time: now(),
+        create_time,
+        expire_time: expiry_days.map(|days| Micros(create_time.0 + i64::from(days) * DAY)),
         revoke_time: None,
     };
     catalogue.create_key(key.clone()).await.map_err(failed)?;
@@ -53,12 +64,24 @@ async fn create(
 }
 
 async fn list(catalogue: &dyn Catalogue) -> Result<(), Fatal> {
-    for key in catalogue.list_keys().await.map_err(failed)? {
-        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-        let state = if key.revoke_time.is_some() { "revoked" } else { "active" };
-        println!("{}  {state:7}  {}  {}  {}", key.id, key.tenant, scopes.join(","), key.label);
+    let mut page = Page { limit: PAGE_ROWS, after: None };
+    loop {
+        let keys = catalogue.list_keys(None, page.clone()).await.map_err(failed)?;
+        for key in &keys {
+            let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+            println!("{}  {:7}  {}  {}  {}", key.id, state(key), key.tenant, scopes.join(","), key.label);
+        }
+        let Some(last) = keys.last() else { return Ok(()) };
+        page.after = Some(Cursor { create_time: last.create_time, id: last.id.0 });
     }
-    Ok(())
+}
+
+fn state(key: &KeyRow) -> &'static str {
+    match key.revoke_time {
+        Some(_) => "revoked",
+        None if key.is_expired(now()) => "expired",
+        None => "active",
+    }
 }
 
 async fn revoke(key: &str, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
@@ -67,7 +90,7 @@ async fn revoke(key: &str, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
         .ok()
         .or_else(|| Uuid::try_parse(key).ok().map(KeyId))
         .ok_or_else(|| usage(format!("{key:?} is no key: take `keys/…` as `key list` prints it")))?;
-    match catalogue.revoke_key(id, now()).await {
+    match catalogue.revoke_key(None, id, now()).await {
         Ok(key) => println!("{} is revoked", key.id),
         Err(Error::NotFound { .. }) => return Err(usage(format!("there is no {id}"))),
         Err(error) => return Err(failed(error)),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOpsServer;
 use imageops::v1::images_server::ImagesServer;
+use imageops::v1::keys_server::KeysServer;
 use imageops::v1::stores_server::StoresServer;
 use imageops_catalogue::{Catalogue, PostgresCatalogue, SqliteCatalogue};
 use imageops_client::Connection;
@@ -98,6 +99,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     health.set_not_serving::<ImageOpsServer<Service>>().await;
     health.set_not_serving::<ImagesServer<Service>>().await;
     health.set_not_serving::<StoresServer<Service>>().await;
+    health.set_not_serving::<KeysServer<Service>>().await;
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     app.shutdown.cancel();
     closing.cancel();
@@ -241,6 +243,7 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     health.set_serving::<ImageOpsServer<Service>>().await;
     health.set_serving::<ImagesServer<Service>>().await;
     health.set_serving::<StoresServer<Service>>().await;
+    health.set_serving::<KeysServer<Service>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -254,12 +257,16 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     let records = ImagesServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let stores = StoresServer::new(service)
+    let stores = StoresServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let keys = KeysServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let routes = Routes::new(work)
         .add_service(records)
         .add_service(stores)
+        .add_service(keys)
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);

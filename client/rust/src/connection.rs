@@ -11,6 +11,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
 use imageops::v1::image_ops_client::ImageOpsClient;
 use imageops::v1::images_client::ImagesClient;
+use imageops::v1::keys_client::KeysClient;
 use imageops::v1::stores_client::StoresClient;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
@@ -151,6 +152,13 @@ impl Connection {
     /// The generated stub of `Stores` over this connection, with the limits of the contract set.
     pub fn stores(&self) -> StoresClient<Self> {
         StoresClient::new(self.clone())
+            .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    }
+
+    /// The generated stub of `Keys` over this connection, with the limits of the contract set.
+    pub fn keys(&self) -> KeysClient<Self> {
+        KeysClient::new(self.clone())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }

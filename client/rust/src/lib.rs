@@ -10,6 +10,7 @@ mod connection;
 mod download;
 mod error;
 mod images;
+mod keys;
 mod quotas;
 mod retry;
 mod sessions;

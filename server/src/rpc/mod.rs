@@ -1,4 +1,4 @@
-//! The services `ImageOps` and `Images`: each call is authorised, checked, done, and answered here; one file for each group.
+//! The services: each call is authorised, checked, done, and answered here; one file for each group.
 
 mod conversions;
 mod copies;
@@ -6,6 +6,7 @@ mod download;
 mod images;
 mod inspect;
 mod jobs;
+mod keys;
 mod pages;
 mod quotas;
 mod records;
