@@ -1,11 +1,15 @@
 //! `imageops key create|list|show|revoke`.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use imageops::v1::{CreateKeyRequest, CreateKeyResponse, Key, KeyScope, KeyState, ListKeysRequest};
 use imageops_client::Client;
 use pbjson_types::Timestamp;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
 
 use crate::args::Global;
 use crate::exit::{Exit, Failure};
@@ -73,6 +77,10 @@ pub(crate) struct CreateArgs {
     /// Days after which it opens nothing any more; without it the key opens until it is revoked.
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     expiry_days: Option<u32>,
+
+    /// Bind the key to this client certificate, in PEM, for servers with `--auth mtls`; it has no secret then.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    certificate: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -87,10 +95,10 @@ pub(crate) struct ListArgs {
 }
 
 pub(crate) async fn run(global: &Global, command: &KeyCommand) -> Result<Exit, Failure> {
-    let client = server::connect_required(global)?;
+    let client = server::connect(global)?;
     match command {
         KeyCommand::Create(arguments) => {
-            let made = server::call(client.create_key(arguments.request())).await?;
+            let made = server::call(client.create_key(arguments.request()?)).await?;
             show_made(global, &made)?;
         }
         KeyCommand::List(arguments) => list(global, &client, arguments).await?,
@@ -101,21 +109,31 @@ pub(crate) async fn run(global: &Global, command: &KeyCommand) -> Result<Exit, F
 }
 
 impl CreateArgs {
-    fn request(&self) -> CreateKeyRequest {
+    fn request(&self) -> Result<CreateKeyRequest, Failure> {
         let scopes = self.scopes.iter().map(|scope| match scope {
             ScopeName::Read => KeyScope::Read.into(),
             ScopeName::Write => KeyScope::Write.into(),
             ScopeName::Delete => KeyScope::Delete.into(),
             ScopeName::Admin => KeyScope::Admin.into(),
         });
-        CreateKeyRequest {
+        Ok(CreateKeyRequest {
             tenant: self.tenant.clone(),
             scopes: scopes.collect(),
             display_name: self.label.clone(),
             expire_time: self.expiry_days.map(days_from_now),
+            certificate_sha256: self.certificate.as_deref().map(fingerprint).transpose()?.unwrap_or_default(),
             ..CreateKeyRequest::default()
-        }
+        })
     }
+}
+
+/// SHA-256 of the first certificate of a file.
+fn fingerprint(path: &Path) -> Result<String, Failure> {
+    let shown = path.display().to_string();
+    let pem = std::fs::read(path).map_err(|error| Failure::io(&shown, &error))?;
+    let certificate = CertificateDer::from_pem_slice(&pem)
+        .map_err(|_| Failure::new(format!("{shown}: holds no certificate in PEM form")))?;
+    Ok(hex::encode(Sha256::digest(certificate)))
 }
 
 fn days_from_now(days: u32) -> Timestamp {
@@ -134,6 +152,9 @@ fn show_made(global: &Global, made: &CreateKeyResponse) -> Result<(), Failure> {
         return print_json(made);
     }
     let key = made.key.clone().unwrap_or_default();
+    if made.secret.is_empty() {
+        return show(global, &key);
+    }
     note(&format!("{} for tenant {}; the secret is shown this once:", key.name, printable(&key.tenant)));
     print(&made.secret)
 }

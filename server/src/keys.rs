@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::auth::{hash_secret, make_secret};
 use crate::clock::now;
-use crate::config::KeyCommand;
+use crate::config::{CreateKey, KeyCommand};
 use crate::exit::{Exit, Fatal};
 
 /// Keys that are read at a time.
@@ -17,21 +17,14 @@ const DAY: i64 = 86_400_000_000;
 /// Runs one command and prints its answer.
 pub async fn run(command: KeyCommand, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
     match command {
-        KeyCommand::Create { scopes, tenant, label, expiry_days } => {
-            create(scopes, tenant, label, expiry_days, catalogue).await
-        }
+        KeyCommand::Create(wanted) => create(wanted, catalogue).await,
         KeyCommand::List => list(catalogue).await,
         KeyCommand::Revoke { key } => revoke(&key, catalogue).await,
     }
 }
 
-async fn create(
-    scopes: Vec<String>,
-    tenant: Option<String>,
-    label: String,
-    expiry_days: Option<u32>,
-    catalogue: &dyn Catalogue,
-) -> Result<(), Fatal> {
+async fn create(wanted: CreateKey, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
+    let CreateKey { scopes, tenant, label, expiry_days, certificate } = wanted;
     let scopes = scopes
         .iter()
         .map(|name| {
@@ -44,12 +37,21 @@ async fn create(
         None => Tenant::built_in(),
     };
     let label = Label::new(label).map_err(|error| usage(error.to_string()))?;
-    let secret = make_secret().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+    let (proof, proof_sha256, secret) = match certificate {
+        Some(path) => {
+            let digest = imageops_tls::fingerprint(&path).map_err(|error| usage(error.to_string()))?;
+            (KeyProof::Certificate, digest, None)
+        }
+        None => {
+            let secret = make_secret().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+            (KeyProof::Secret, hash_secret(&secret), Some(secret))
+        }
+    };
     let create_time = now();
     let key = KeyRow {
         id: KeyId(Uuid::new_v4()),
-        proof: KeyProof::Secret,
-        proof_sha256: hash_secret(&secret),
+        proof,
+        proof_sha256,
         tenant,
         scopes,
         label,
@@ -57,9 +59,17 @@ async fn create(
         expire_time: expiry_days.map(|days| Micros(create_time.0 + i64::from(days) * DAY)),
         revoke_time: None,
     };
-    catalogue.create_key(key.clone()).await.map_err(failed)?;
-    eprintln!("{} for tenant {}; the secret is shown this once:", key.id, key.tenant);
-    println!("{secret}");
+    catalogue.create_key(key.clone()).await.map_err(|error| match error {
+        Error::Conflict { .. } => usage("the certificate has a key already, revoked maybe".to_owned()),
+        other => failed(other),
+    })?;
+    match secret {
+        Some(secret) => {
+            eprintln!("{} for tenant {}; the secret is shown this once:", key.id, key.tenant);
+            println!("{secret}");
+        }
+        None => println!("{} for tenant {}", key.id, key.tenant),
+    }
     Ok(())
 }
 

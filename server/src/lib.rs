@@ -15,6 +15,7 @@ pub mod failure;
 pub mod hub;
 pub mod import;
 pub mod keys;
+mod listen;
 mod reading;
 pub mod reason;
 pub mod replicas;

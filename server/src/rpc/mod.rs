@@ -51,7 +51,7 @@ impl Service {
         if scope == Scope::Write && self.app.shutdown.is_cancelled() {
             return Err(watch::shutting_down());
         }
-        let caller = self.app.authenticator.authorize(request.metadata(), scope).await?;
+        let caller = self.app.authenticator.authorize(&request, scope).await?;
         Ok((caller, request.into_inner()))
     }
 }
