@@ -10,10 +10,11 @@ use std::process::Command;
 use imageops::v1::upload_image_request::Message as UploadMessage;
 use imageops::v1::{
     AbortSessionRequest, AbortUploadRequest, CancelJobRequest, CheckRequest, ComposeImageRequest,
-    CompressRequest, ConvertRequest, CopyImageRequest, CreateImageRequest, DeleteImageRequest,
-    DeleteJobRequest, DownloadImageRequest, EstimateCompressionRequest, GetImageRequest, GetJobRequest,
-    GetUploadRequest, GetUsageRequest, Image, InspectRequest, JobState, ListImagesRequest, ListJobsRequest,
-    ListUploadsRequest, PurgeImageRequest, RemoveReplicaRequest, RestoreImageRequest, SetQuotaRequest,
+    CompressRequest, ConvertRequest, CopyImageRequest, CreateImageRequest, CreateKeyRequest,
+    DeleteImageRequest, DeleteJobRequest, DownloadImageRequest, EstimateCompressionRequest, GetImageRequest,
+    GetJobRequest, GetKeyRequest, GetUploadRequest, GetUsageRequest, Image, InspectRequest, JobState,
+    KeyScope, KeyState, ListImagesRequest, ListJobsRequest, ListKeysRequest, ListUploadsRequest,
+    PurgeImageRequest, RemoveReplicaRequest, RestoreImageRequest, RevokeKeyRequest, SetQuotaRequest,
     UpdateImageRequest, UploadCommit, UploadImageRequest, UploadMetadata, UploadResume, WaitJobRequest,
     WatchStatusRequest,
 };
@@ -24,7 +25,7 @@ use tonic::{Code, Request, Status};
 
 use support::http::request;
 use support::jobs::{check_file, file, image};
-use support::status::{assert_status, reason};
+use support::status::{assert_status, eventually, reason};
 use support::upload::{Stream, metadata, name_of, upload};
 use support::{Service, binary, wait_for};
 
@@ -118,7 +119,7 @@ async fn no_rpc_answers_without_a_known_key() {
 async fn each_scope_opens_what_the_contract_says() {
     let service = start();
     let methods = methods();
-    assert_eq!(methods.len(), 36, "{methods:?}");
+    assert_eq!(methods.len(), 40, "{methods:?}");
     let scopes: BTreeSet<_> = methods.values().map(String::as_str).collect();
     assert_eq!(scopes, BTreeSet::from(["read", "write", "delete", "admin"]));
     for key_scope in ["read", "write", "delete", "admin"] {
@@ -147,6 +148,7 @@ struct Things {
     job: String,
     open_upload: String,
     session: String,
+    key: String,
 }
 
 impl Things {
@@ -157,13 +159,14 @@ impl Things {
             job: format!("jobs/{}", id()),
             open_upload: format!("uploads/{}", id()),
             session: id().to_string(),
+            key: format!("keys/{}", id()),
         }
     }
 }
 
 /// One call of each RPC that names a thing; the answer's code, reason and text.
 async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (Code, String, String)> {
-    let Things { image: stored, job, open_upload, session } = things;
+    let Things { image: stored, job, open_upload, session, key } = things;
     let name = || job.clone();
     let mut stub = client.stub();
     let mut images = client.images();
@@ -225,8 +228,14 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
         ("RestoreImage", images.restore_image(RestoreImageRequest { name: name() }).await.map(drop)),
         ("PurgeImage", images.purge_image(PurgeImageRequest { name: name(), etag: etag() }).await.map(drop)),
     ];
+    let mut keys = client.keys();
+    let name = || key.clone();
+    let keys: Vec<(&'static str, Result<(), Status>)> = vec![
+        ("GetKey", keys.get_key(GetKeyRequest { name: name() }).await.map(drop)),
+        ("RevokeKey", keys.revoke_key(RevokeKeyRequest { name: name() }).await.map(drop)),
+    ];
     let mut told = BTreeMap::new();
-    for (method, answer) in answers.into_iter().chain(records) {
+    for (method, answer) in answers.into_iter().chain(records).chain(keys) {
         let status = answer.err().unwrap_or_else(|| Status::ok(""));
         told.insert(method, (status.code(), reason(&status), status.message().to_owned()));
     }
@@ -252,6 +261,7 @@ async fn sec_29_tenants_do_not_see_each_other() {
         job: job.name.clone(),
         open_upload: name_of(&open),
         session: "parts".to_owned(),
+        key: one.list_keys(ListKeysRequest::default()).await.unwrap().keys[0].name.clone(),
     };
     let part = UploadMetadata { session: things.session.clone(), part: 1, ..metadata("part") };
     let stream = Stream::begin(&one, &part).await;
@@ -265,8 +275,17 @@ async fn sec_29_tenants_do_not_see_each_other() {
         assert_eq!(*code, Code::NotFound, "{method}");
     }
     // No RPC is forgotten: lists and what names no thing are looked at below, and the stores are the operator's.
-    let others =
-        ["ListJobs", "ListUploads", "ListImages", "AbortSession", "CreateImage", "GetUsage", "SetQuota"];
+    let others = [
+        "ListJobs",
+        "ListUploads",
+        "ListImages",
+        "AbortSession",
+        "CreateImage",
+        "GetUsage",
+        "SetQuota",
+        "ListKeys",
+        "CreateKey",
+    ];
     let covered: BTreeSet<_> = theirs.keys().copied().chain(others).map(str::to_owned).collect();
     let methods = methods().into_keys().filter(|path| !path.starts_with("Stores/"));
     let method = |path: String| path.rsplit('/').next().unwrap().to_owned();
@@ -288,6 +307,24 @@ async fn sec_29_tenants_do_not_see_each_other() {
     let record = Image { name: stored.name.clone(), ..Image::default() };
     let refused = other.images().create_image(CreateImageRequest { image: Some(record) }).await.unwrap_err();
     assert_status(&refused, Code::AlreadyExists, "IMAGE_EXISTS");
+    let list = async |client: &Client, tenant: &str| {
+        let request = ListKeysRequest { tenant: tenant.to_owned(), ..ListKeysRequest::default() };
+        client.list_keys(request).await.map(|page| page.keys)
+    };
+    for (client, tenant) in [(&one, "tenant-one"), (&other, "tenant-two")] {
+        let keys = list(client, "").await.unwrap();
+        assert_eq!(keys.iter().map(|key| key.tenant.as_str()).collect::<Vec<_>>(), [tenant]);
+        assert_eq!(list(client, tenant).await.unwrap(), keys);
+        assert_eq!(keys[0].state(), KeyState::Active, "revoked by a stranger");
+    }
+    assert_eq!(list(&other, "tenant-one").await.unwrap_err().reason(), "SCOPE_MISSING");
+    let key = CreateKeyRequest {
+        tenant: "tenant-one".to_owned(),
+        scopes: vec![KeyScope::Read.into()],
+        ..CreateKeyRequest::default()
+    };
+    let refused = other.keys().create_key(key).await.unwrap_err();
+    assert_status(&refused, Code::PermissionDenied, "SCOPE_MISSING");
     // An administrator of a tenant is none of the service.
     let of_one = GetUsageRequest { tenant: "tenant-one".to_owned() };
     let refused = other.images().get_usage(of_one.clone()).await.unwrap_err();
@@ -425,4 +462,164 @@ async fn sec_40_secrets_are_never_logged() {
     for text in [logged.as_str(), metrics.text(), answer.text()] {
         assert!(!text.contains(part), "a secret is in: {}", &text[text.find(part).unwrap_or(0)..][..200]);
     }
+}
+
+/// The life of a key over gRPC: made, shown once, used within its scopes, revoked.
+#[tokio::test]
+async fn keys_are_made_and_revoked_by_call() {
+    let service = start();
+    let operator = service.client_with_key(&make_key(&service, "admin", None));
+    let request = CreateKeyRequest {
+        tenant: "tenant-one".to_owned(),
+        scopes: vec![KeyScope::Admin.into(), KeyScope::Read.into(), KeyScope::Read.into()],
+        display_name: "build farm".to_owned(),
+        ..CreateKeyRequest::default()
+    };
+    let made = operator.create_key(request.clone()).await.unwrap();
+    let key = made.key.unwrap();
+    assert_eq!((key.tenant.as_str(), key.display_name.as_str()), ("tenant-one", "build farm"));
+    assert_eq!(key.scopes().collect::<Vec<_>>(), [KeyScope::Read, KeyScope::Admin]);
+    assert_eq!((key.state(), key.expire_time), (KeyState::Active, None));
+    let theirs = service.client_with_key(&made.secret);
+    assert_eq!(theirs.get_key(&key.name).await.unwrap(), key);
+    // An administrator of a tenant makes keys of that tenant, and needs not name it.
+    let reader = CreateKeyRequest { scopes: vec![KeyScope::Read.into()], ..CreateKeyRequest::default() };
+    let reader = theirs.create_key(reader).await.unwrap();
+    assert_eq!(reader.key.as_ref().unwrap().tenant, "tenant-one");
+    let refused = service.client_with_key(&reader.secret).list_keys(ListKeysRequest::default()).await;
+    assert_eq!(refused.unwrap_err().reason(), "SCOPE_MISSING");
+
+    // Pages, newest first, hold each key once; those of all tenants for the operator.
+    let (mut names, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = ListKeysRequest { page_size: 1, page_token: token, ..ListKeysRequest::default() };
+        let page = operator.list_keys(page).await.unwrap();
+        names.extend(page.keys.into_iter().map(|key| key.name));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names.len(), 3);
+    assert_eq!(names[..2], [reader.key.unwrap().name, key.name.clone()]);
+    let of_theirs = theirs.list_keys(ListKeysRequest::default()).await.unwrap().keys;
+    assert_eq!(of_theirs.len(), 2);
+    assert!(!format!("{of_theirs:?}").contains(&made.secret[4..]), "a secret was kept");
+
+    let revoked = operator.revoke_key(&key.name).await.unwrap();
+    assert_eq!(revoked.state(), KeyState::Revoked);
+    assert_eq!(operator.revoke_key(&key.name).await.unwrap(), revoked);
+    let refused = theirs.list_keys(ListKeysRequest::default()).await.unwrap_err();
+    assert_eq!(refused.reason(), "UNAUTHENTICATED");
+
+    // The second of two requests with one id cannot have the secret.
+    let id = uuid::Uuid::new_v4();
+    let again = CreateKeyRequest { request_id: id.to_string(), ..request.clone() };
+    let made = operator.create_key(again.clone()).await.unwrap();
+    assert_eq!(made.key.unwrap().name, format!("keys/{id}"));
+    let refused = operator.create_key(again).await.unwrap_err();
+    assert_eq!((refused.code(), refused.reason()), (Code::AlreadyExists, "KEY_EXISTS"));
+    for wrong in [
+        CreateKeyRequest { scopes: vec![], ..request.clone() },
+        CreateKeyRequest { scopes: vec![0], ..request.clone() },
+        CreateKeyRequest { tenant: "a b".to_owned(), ..request.clone() },
+        CreateKeyRequest { display_name: "a\nb".to_owned(), ..request.clone() },
+        CreateKeyRequest { expire_time: Some(Default::default()), ..request.clone() },
+        CreateKeyRequest { certificate_sha256: "abc".to_owned(), ..request },
+    ] {
+        let refused = operator.create_key(wrong).await.unwrap_err();
+        assert_eq!((refused.code(), refused.reason()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
+    }
+}
+
+/// A key whose time is over opens nothing, and says so in the list.
+#[tokio::test]
+async fn a_key_ends_at_its_time() {
+    let service = start();
+    let operator = service.client_with_key(&make_key(&service, "admin", None));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut expire_time = CreateKeyRequest::default().expire_time.unwrap_or_default();
+    expire_time.seconds = i64::try_from(now.as_secs() + 2).unwrap();
+    let request = CreateKeyRequest {
+        scopes: vec![KeyScope::Read.into()],
+        expire_time: Some(expire_time),
+        ..CreateKeyRequest::default()
+    };
+    let made = operator.create_key(request.clone()).await.unwrap();
+    let key = made.key.unwrap();
+    assert_eq!(key.expire_time, request.expire_time);
+    let client = service.client_with_key(&made.secret);
+    let refused =
+        eventually("the end of the key", async || client.list_jobs(ListJobsRequest::default()).await.err())
+            .await;
+    assert_eq!(refused.reason(), "UNAUTHENTICATED");
+    assert_eq!(operator.get_key(&key.name).await.unwrap().state(), KeyState::Expired);
+}
+
+/// The same over REST.
+#[tokio::test]
+async fn rest_makes_and_revokes_keys() {
+    let service = start();
+    let admin = format!("Bearer {}", make_key(&service, "admin", None));
+    let call = |method: &str, path: &str, key: &str, body: &str| {
+        let headers = [("content-type", "application/json"), ("authorization", key)];
+        request(service.http(), method, path, &headers, body.as_bytes())
+    };
+    let made = call("POST", "/v1/keys", &admin, r#"{"tenant":"t","scopes":["KEY_SCOPE_READ"]}"#);
+    assert_eq!(made.status, 201, "{}", made.text());
+    let body = made.json();
+    let name = body["key"]["name"].as_str().unwrap();
+    let path = format!("/v1/{name}");
+    assert_eq!(made.header("location"), Some(path.as_str()));
+    assert_eq!(made.header("cache-control"), Some("no-store"));
+    let key = format!("Bearer {}", body["secret"].as_str().unwrap());
+    assert_eq!(call("GET", "/v1/jobs", &key, "").status, 200);
+    assert_eq!(call("GET", "/v1/keys", &key, "").status, 403);
+    assert_eq!(call("GET", &path, &admin, "").json()["tenant"], "t");
+    let list = call("GET", "/v1/keys?tenant=t&page_size=10", &admin, "").json();
+    assert_eq!(list["keys"].as_array().unwrap().len(), 1);
+    let revoked = call("POST", &format!("{path}:revoke"), &admin, "");
+    assert_eq!((revoked.status, revoked.json()["state"].as_str()), (200, Some("KEY_STATE_REVOKED")));
+    assert_eq!(call("GET", "/v1/jobs", &key, "").status, 401);
+    assert_eq!(call("POST", "/v1/keys", &admin, r#"{"scopes":[]}"#).status, 400);
+    assert_eq!(call("POST", &path, &admin, "").status, 405);
+    assert_eq!(call("GET", "/v1/keys/none", &admin, "").status, 404);
+    let unknown = format!("/v1/keys/{}", uuid::Uuid::new_v4());
+    assert_eq!(call("GET", &unknown, &admin, "").json()["reason"], "KEY_NOT_FOUND");
+}
+
+/// The same on the command line of a caller.
+#[tokio::test]
+async fn the_command_line_makes_and_revokes_keys() {
+    let service = start();
+    let admin = make_key(&service, "admin", None);
+    let run = |arguments: &[&str]| {
+        let output = Command::new(binary("imageops"))
+            .args(["--server", &format!("http://{}", service.grpc()), "key"])
+            .args(arguments)
+            .env("IMAGEOPS_TOKEN", &admin)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (made, secret, said) =
+        run(&["create", "--scopes", "read,write", "--tenant", "t", "--label", "ci", "--expiry-days", "9"]);
+    assert!(made && said.contains("keys/") && said.contains("tenant t"), "{said}");
+    let secret = secret.trim();
+    assert!(secret.starts_with("iok_") && !said.contains(secret), "{secret}");
+    let client = service.client_with_key(secret);
+    client.list_jobs(ListJobsRequest::default()).await.unwrap();
+    let (_, list, _) = run(&["list", "--tenant", "t"]);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert!(list.contains("read,write") && list.contains("ci") && !list.contains(secret), "{list}");
+    let name = list.split_whitespace().find(|word| word.starts_with("keys/")).unwrap();
+    let (_, shown, _) = run(&["show", name]);
+    assert!(shown.contains("active") && shown.contains("expires"), "{shown}");
+    let (revoked, shown, _) = run(&["revoke", name.trim_start_matches("keys/")]);
+    assert!(revoked && shown.contains("revoked"), "{shown}");
+    client.list_jobs(ListJobsRequest::default()).await.unwrap_err();
+    let (listed, keys, _) = run(&["--output", "json", "list"]);
+    let keys: serde_json::Value = serde_json::from_str(&keys).unwrap();
+    assert!(listed && keys.as_array().unwrap().len() == 2, "{keys}");
 }

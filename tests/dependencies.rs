@@ -21,9 +21,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The server joins these two; the order of durability is decided in one place.
     ("imageops-store", &["imageops-model"]),
     ("imageops-catalogue", &["imageops-model"]),
+    // Of the listeners alone: nothing of what is spoken behind them.
+    ("imageops-tls", &[]),
     ("imageops-client", &["imageops"]),
     // A gateway may run on another host: all that it knows goes over the RPCs.
-    ("imageops-gateway", &["imageops", "imageops-client"]),
+    ("imageops-gateway", &["imageops", "imageops-client", "imageops-tls"]),
     ("imageops-cli", &["imageops", "imageops-client", "imageops-image"]),
     // The only one that knows both the wire and the model.
     (
@@ -37,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "imageops-image",
             "imageops-model",
             "imageops-store",
+            "imageops-tls",
         ],
     ),
     ("imageops-xtask", &[]),
@@ -54,6 +57,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     // Its client of S3 servers brings hyper.
     ("imageops-store", &["imageops", "tonic", "prost", "axum", "sqlx", "imageops-catalogue"]),
     ("imageops-catalogue", &["imageops", "tonic", "prost", "axum", "hyper", "imageops-store"]),
+    ("imageops-tls", &["imageops", "imageops-model", "tonic", "prost", "axum", "hyper", "sqlx"]),
     (
         "imageops-client",
         &["imageops-model", "imageops-store", "imageops-catalogue", "imageops-server", "sqlx"],

@@ -16,7 +16,8 @@ Exit status: 0 on success, 1 on failure and on wrong usage, 130 when interrupted
 check ends as qemu-img check does: 0 consistent, 2 corruptions, 3 leaked clusters, 63 the format has no check,
 1 not opened or not completed. inspect: 0 valid, 2 refused, 3 nothing can be said.
 
-Environment: IMAGEOPS_SERVER is the default of --server, IMAGEOPS_TOKEN holds the key for the server.";
+Environment: IMAGEOPS_SERVER is the default of --server, IMAGEOPS_CA that of --ca, IMAGEOPS_CLIENT_CERT and
+IMAGEOPS_CLIENT_KEY those of --client-cert and --client-key; IMAGEOPS_TOKEN holds the key for the server.";
 
 /// Checks, compresses and inspects virtual-machine images: local files without any server, or through a server.
 #[derive(Debug, Parser)]
@@ -36,9 +37,35 @@ pub(crate) struct Global {
     #[arg(long, short, value_enum, default_value_t, global = true, value_name = "FORM")]
     pub(crate) output: Form,
 
-    /// Address of a server (http://HOST:PORT): work there, not on local files.
+    /// Address of a server (http://HOST:PORT or https://HOST:PORT): work there, not on local files.
     #[arg(long, env = "IMAGEOPS_SERVER", global = true, value_name = "URL", value_hint = ValueHint::Url)]
     server: Option<String>,
+
+    /// Authorities that the server's certificate must lead to, in PEM; those of the system by default.
+    #[arg(long, env = "IMAGEOPS_CA", global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Client certificate, in PEM, for servers that ask for one.
+    #[arg(
+        long,
+        env = "IMAGEOPS_CLIENT_CERT",
+        global = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        requires = "client_key"
+    )]
+    pub(crate) client_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM.
+    #[arg(
+        long,
+        env = "IMAGEOPS_CLIENT_KEY",
+        global = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        requires = "client_cert"
+    )]
+    pub(crate) client_key: Option<PathBuf>,
 }
 
 impl Global {
@@ -79,6 +106,9 @@ pub(crate) enum Command {
     /// Stores of a server: where the bytes of its images lie.
     #[command(subcommand)]
     Store(crate::store::StoreCommand),
+    /// Keys of a server: who may do what.
+    #[command(subcommand)]
+    Key(crate::key::KeyCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell.

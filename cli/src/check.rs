@@ -47,7 +47,7 @@ pub(crate) async fn run(global: &Global, arguments: &CheckArgs) -> Result<Exit, 
     }
     let start = Instant::now();
     let checked = match global.server() {
-        Some(address) => through_server(address, arguments, digests).await,
+        Some(_) => through_server(global, arguments, digests).await,
         None => here(arguments, digests).await,
     };
     let check = match checked {
@@ -115,7 +115,7 @@ fn check_file(path: &Path, options: &CheckOptions, control: &Control) -> Result<
 }
 
 async fn through_server(
-    address: &str,
+    global: &Global,
     arguments: &CheckArgs,
     (md5, sha256): (bool, bool),
 ) -> Result<Check, Failure> {
@@ -126,7 +126,7 @@ async fn through_server(
         skip_digests: !md5 && !sha256,
         ..CheckRequest::default()
     };
-    let client = server::connect(address)?;
+    let client = server::connect(global)?;
     let job = server::call(client.check(request)).await?;
     let job = server::run_job(&client, job).await?;
     match job.result {

@@ -37,7 +37,7 @@ pub(crate) async fn run(global: &Global, arguments: &CompressArgs) -> Result<Exi
     }
     let start = Instant::now();
     let (output, result) = match global.server() {
-        Some(address) => through_server(address, arguments).await?,
+        Some(_) => through_server(global, arguments).await?,
         None => here(arguments).await?,
     };
     print_result(global.output, &arguments.source, &output, &result, start.elapsed())?;
@@ -78,7 +78,7 @@ pub(crate) fn compress_file(
     Ok(compressed)
 }
 
-async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
+async fn through_server(global: &Global, arguments: &CompressArgs) -> Result<(String, Compressed), Failure> {
     let source = server::source(&arguments.source)?;
     let target = arguments.target.as_deref().map(server::text).transpose()?;
     let mut request = asked::request(arguments, source)?;
@@ -91,7 +91,7 @@ async fn through_server(address: &str, arguments: &CompressArgs) -> Result<(Stri
             return Err(failure.advise("name the file to write below the server's image root"));
         }
     }
-    let client = server::connect(address)?;
+    let client = server::connect(global)?;
     let job = server::call(client.compress(request)).await?;
     let job = server::run_job(&client, job).await?;
     let has_extra = asked::has_extra(&job);

@@ -25,7 +25,7 @@ struct Document<'a> {
 /// Prints what a compression would do.
 pub(crate) async fn run(global: &Global, arguments: &CompressArgs) -> Result<Exit, Failure> {
     let told = match global.server() {
-        Some(address) => through_server(address, arguments).await?,
+        Some(_) => through_server(global, arguments).await?,
         None => here(arguments).await?,
     };
     let source = &arguments.source.to_string_lossy();
@@ -51,9 +51,9 @@ async fn here(arguments: &CompressArgs) -> Result<Estimate, Failure> {
     Ok(estimate)
 }
 
-async fn through_server(address: &str, arguments: &CompressArgs) -> Result<Estimate, Failure> {
+async fn through_server(global: &Global, arguments: &CompressArgs) -> Result<Estimate, Failure> {
     let request = asked::request(arguments, server::source(&arguments.source)?)?;
-    let client = server::connect(address)?;
+    let client = server::connect(global)?;
     let job = server::call(client.estimate_compression(asked::estimate(request))).await?;
     let job = server::run_job(&client, job).await?;
     let has_extra = asked::has_extra(&job);

@@ -18,7 +18,7 @@ use crate::server;
 const PAGE_SIZE_MAX: usize = 1000;
 
 pub(crate) async fn run(global: &Global, command: &ImageCommand) -> Result<Exit, Failure> {
-    let client = server::connect_required(global)?;
+    let client = server::connect(global)?;
     let image = match command {
         ImageCommand::List(arguments) => return list(global, &client, arguments).await,
         ImageCommand::Purge { image } => {

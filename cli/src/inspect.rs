@@ -17,7 +17,7 @@ use crate::{local, server};
 /// Inspects an image and prints the verdict. A failure has the form of an inspection too, without a verdict.
 pub(crate) async fn run(global: &Global, arguments: &InspectArgs) -> Result<Exit, Failure> {
     let inspected = match global.server() {
-        Some(address) => through_server(address, arguments).await,
+        Some(_) => through_server(global, arguments).await,
         None => here(arguments).await,
     };
     let (inspection, exit) = match inspected {
@@ -60,14 +60,14 @@ fn inspect_file(path: &Path, declared: Option<Format>) -> Result<Inspection, Fai
     Ok(inspection.into())
 }
 
-async fn through_server(address: &str, arguments: &InspectArgs) -> Result<Inspection, Failure> {
+async fn through_server(global: &Global, arguments: &InspectArgs) -> Result<Inspection, Failure> {
     let declared = match arguments.format {
         None => ImageFormat::Unspecified,
         Some(FormatName::Raw) => ImageFormat::Raw,
         Some(FormatName::Qcow2) => ImageFormat::Qcow2,
     };
     let source = Some(server::source(&arguments.source)?);
-    let client = server::connect(address)?;
+    let client = server::connect(global)?;
     let request = InspectRequest { source, declared_format: declared.into() };
     Ok(server::call(client.inspect(request)).await?.into())
 }

@@ -14,7 +14,7 @@ use crate::view::{Check, Compressed, Estimate};
 const PAGE_SIZE_MAX: usize = 1000;
 
 pub(crate) async fn run(global: &Global, command: &JobCommand) -> Result<Exit, Failure> {
-    let client = server::connect_required(global)?;
+    let client = server::connect(global)?;
     match command {
         JobCommand::List(arguments) => list(global, &client, arguments).await,
         JobCommand::Show { job } => {

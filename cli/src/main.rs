@@ -17,6 +17,7 @@ mod in_place;
 mod inspect;
 mod interrupt;
 mod job;
+mod key;
 mod local;
 mod map;
 mod output;
@@ -80,6 +81,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Job(command) => job::run(global, command).await,
         Command::Image(command) => image::run(global, command).await,
         Command::Store(command) => store::run(global, command).await,
+        Command::Key(command) => key::run(global, command).await,
         Command::Completions { shell } => completions::run(*shell),
     }
 }

@@ -1,12 +1,12 @@
 //! The way to a server, and what the commands do there alike.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use imageops::v1::{Job, JobState, Source, source};
-use imageops_client::{Client, ConnectOptions, Connection, RetryPolicy, Token};
+use imageops_client::{Client, ConnectOptions, Connection, Identity, RetryPolicy, TlsOptions, Token};
 
 use crate::args::{Global, token};
 use crate::exit::Failure;
@@ -21,22 +21,33 @@ const RETRY: RetryPolicy = RetryPolicy {
     pause_max: Duration::from_secs(5),
 };
 
-/// A client of the server at `address`; `http://` may be left out.
-pub(crate) fn connect(address: &str) -> Result<Client, Failure> {
-    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let token = token().as_deref().map(Token::new).transpose()?;
-    let connection = Connection::connect_lazy(&uri, ConnectOptions { token, ..ConnectOptions::default() })?;
-    Ok(Client::new(connection).with_retry(RETRY))
+/// What the connection is encrypted with.
+fn tls(global: &Global) -> Result<TlsOptions, Failure> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| Failure::io(&path.display().to_string(), &error))
+    };
+    let identity = match (&global.client_cert, &global.client_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Identity { certificate_pem: read(certificate)?, key_pem: read(key)? })
+        }
+        _ => None,
+    };
+    Ok(TlsOptions { ca_pem: global.ca.as_ref().map(read).transpose()?, identity })
 }
 
-/// The same for commands that make no sense without a server.
-pub(crate) fn connect_required(global: &Global) -> Result<Client, Failure> {
+/// A client of the server that was named; `http://` may be left out, and `https://` where files for TLS are named.
+pub(crate) fn connect(global: &Global) -> Result<Client, Failure> {
     let Some(address) = global.server() else {
         return Err(
             Failure::new("this needs a server").advise("give its address with --server or IMAGEOPS_SERVER")
         );
     };
-    connect(address)
+    let tls = tls(global)?;
+    let scheme = if tls.ca_pem.is_some() || tls.identity.is_some() { "https" } else { "http" };
+    let uri = if address.contains("://") { address.to_owned() } else { format!("{scheme}://{address}") };
+    let token = token().as_deref().map(Token::new).transpose()?;
+    let options = ConnectOptions { token, tls, ..ConnectOptions::default() };
+    Ok(Client::new(Connection::connect_lazy(&uri, options)?).with_retry(RETRY))
 }
 
 /// What a name of the command line means at a server: `images/ID`, or a file below its image root.

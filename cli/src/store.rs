@@ -111,7 +111,7 @@ pub(crate) struct SetArgs {
 }
 
 pub(crate) async fn run(global: &Global, command: &StoreCommand) -> Result<Exit, Failure> {
-    let client = server::connect_required(global)?;
+    let client = server::connect(global)?;
     let store = match command {
         StoreCommand::List => return list(global, &client).await,
         StoreCommand::Remove { store } => {

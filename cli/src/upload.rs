@@ -13,7 +13,7 @@ use crate::server;
 
 /// Uploads a file and prints the image that it became.
 pub(crate) async fn run(global: &Global, arguments: &UploadArgs) -> Result<Exit, Failure> {
-    let client = server::connect_required(global)?;
+    let client = server::connect(global)?;
     let id = match &arguments.resume {
         Some(upload) => resumable(&client, upload).await?,
         None => Uuid::new_v4(),

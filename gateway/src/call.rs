@@ -3,17 +3,22 @@
 use std::future::Future;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use imageops::v1::images_client::ImagesClient;
 use imageops_client::Connection;
+use imageops_tls::Peer;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Response, Status};
 
 /// Name of the header that ties log lines of gateway and server, and the caller's, to one request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Name under which a server in the same process is told who is at the other end. What clients send under it ends at the
+/// router; a server elsewhere does not look at it.
+const PEER: HeaderName = HeaderName::from_static("imageops-peer");
+
 /// Headers that go on to the server as metadata. Everything else ends here.
-const PASSED_ON: [&str; 4] = ["authorization", "x-request-id", "traceparent", "tracestate"];
+const PASSED_ON: [&str; 5] = ["authorization", "x-request-id", "traceparent", "tracestate", "imageops-peer"];
 
 /// Largest answer that is taken where an answer holds many records: 1,000 jobs, or images, with their results.
 const LIST_BYTES_MAX: usize = 64 << 20;
@@ -29,6 +34,14 @@ pub(crate) fn list_stub(connection: &Connection) -> Stub {
 /// The stub of the records of images for answers that hold many of them.
 pub(crate) fn images_list_stub(connection: &Connection) -> ImagesClient<Connection> {
     connection.images().max_decoding_message_size(LIST_BYTES_MAX)
+}
+
+/// Puts who is at the other end in place of what the client may have claimed.
+pub(crate) fn name_peer(headers: &mut HeaderMap, peer: Option<&Peer>) {
+    headers.remove(PEER);
+    if let Some(peer) = peer.and_then(|peer| HeaderValue::try_from(peer.to_string()).ok()) {
+        headers.insert(PEER, peer);
+    }
 }
 
 /// `message` with those headers of the HTTP request that the server must see.

@@ -27,6 +27,7 @@ mod v1;
 pub mod zip;
 
 pub use config::{FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
+pub use imageops_tls::Door;
 pub use metrics::{describe as describe_metrics, recorder as metrics_recorder};
 pub use router::router;
 pub use serve::{Drained, serve};

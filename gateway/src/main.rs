@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use imageops_client::{ConnectOptions, Connection};
-use imageops_gateway::{Drained, FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
+use imageops_client::{ConnectOptions, Connection, Identity, TlsOptions};
+use imageops_gateway::{Door, Drained, FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
+use imageops_tls::{Certificates, Files};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,9 +55,31 @@ enum LegacyProfile {
 #[derive(Debug, Parser)]
 #[command(name = "imageops-gateway", version)]
 struct Options {
-    /// The server's gRPC address.
+    /// The server's gRPC address, `https://` for TLS.
     #[arg(long, env = "IMAGEOPS_UPSTREAM", value_name = "http://HOST:PORT")]
     upstream: String,
+
+    /// Authorities that the server's certificate leads to, in PEM [default: those of the system].
+    #[arg(long, env = "IMAGEOPS_UPSTREAM_CA", value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
+
+    /// Certificate that the gateway shows to the server, in PEM. A server with `--auth mtls` takes all that comes through
+    /// the gateway for this certificate's.
+    #[arg(long, env = "IMAGEOPS_UPSTREAM_CERT", value_name = "FILE", requires = "upstream_key")]
+    upstream_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM.
+    #[arg(long, env = "IMAGEOPS_UPSTREAM_KEY", value_name = "FILE", requires = "upstream_cert")]
+    upstream_key: Option<PathBuf>,
+
+    /// Certificate of the gateway, in PEM, with those that lead to its authority: HTTPS. Read again when it changes, and at
+    /// SIGHUP.
+    #[arg(long, env = "IMAGEOPS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM.
+    #[arg(long, env = "IMAGEOPS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 
     /// Where to listen for HTTP.
     #[arg(long, env = "IMAGEOPS_HTTP_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
@@ -121,7 +145,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     runtime.block_on(async {
-        let (connection, config) = match prepare(&options) {
+        let (connection, config, certificates) = match prepare(&options) {
             Ok(prepared) => prepared,
             Err(error) => {
                 eprintln!("imageops-gateway: {error:#}");
@@ -138,7 +162,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(EXIT_PORT);
             }
         };
-        match run(&options, listener, connection, config).await {
+        match run(&options, listener, connection, config, certificates).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         }
@@ -165,9 +189,16 @@ fn start_log(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Turns the options into what the gateway is made of; nothing is bound yet.
-fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
-    let connection =
-        Connection::connect_lazy(&options.upstream, ConnectOptions::default()).context("--upstream")?;
+fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig, Option<Arc<Certificates>>)> {
+    let connect = ConnectOptions { tls: upstream_tls(options)?, ..ConnectOptions::default() };
+    let connection = Connection::connect_lazy(&options.upstream, connect).context("--upstream")?;
+    let certificates = match (&options.tls_cert, &options.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let files = Files { certificate: certificate.clone(), key: key.clone(), client_ca: None };
+            Some(Arc::new(Certificates::read(files).context("--tls-cert")?))
+        }
+        _ => None,
+    };
     let metrics = imageops_gateway::metrics_recorder()
         .and_then(PrometheusBuilder::install_recorder)
         .context("metrics")?;
@@ -192,7 +223,19 @@ fn prepare(options: &Options) -> anyhow::Result<(Connection, GatewayConfig)> {
         limits,
         metrics: Some(metrics),
     };
-    Ok((connection, config))
+    Ok((connection, config, certificates))
+}
+
+/// What the connection to the server is made with.
+fn upstream_tls(options: &Options) -> anyhow::Result<TlsOptions> {
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
+    let identity = match (&options.upstream_cert, &options.upstream_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Identity { certificate_pem: read(certificate)?, key_pem: read(key)? })
+        }
+        _ => None,
+    };
+    Ok(TlsOptions { ca_pem: options.upstream_ca.as_ref().map(read).transpose()?, identity })
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -201,6 +244,7 @@ async fn run(
     listener: TcpListener,
     connection: Connection,
     config: GatewayConfig,
+    certificates: Option<Arc<Certificates>>,
 ) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, upstream = options.upstream, "serving");
     let shutdown = CancellationToken::new();
@@ -216,7 +260,14 @@ async fn run(
     });
     let limits = config.limits.clone();
     let router = imageops_gateway::router(connection, config);
-    match imageops_gateway::serve(listener, router, &limits, shutdown).await {
+    let door = match certificates {
+        Some(certificates) => {
+            tokio::spawn(Arc::clone(&certificates).keep_fresh(shutdown.clone()));
+            Door::encrypted(certificates)
+        }
+        None => Door::plain(),
+    };
+    match imageops_gateway::serve(listener, door, router, &limits, shutdown).await {
         Drained::Completely => tracing::info!("all requests ended"),
         Drained::Cut(connections) => tracing::warn!(connections, "the grace period was not enough"),
     }

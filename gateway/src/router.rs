@@ -12,10 +12,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use imageops_client::Connection;
+use imageops_tls::Peer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use uuid::Uuid;
 
-use crate::call::REQUEST_ID;
+use crate::call::{self, REQUEST_ID};
 use crate::config::{GatewayConfig, Origins};
 use crate::edgegallery::{file_system, ops};
 use crate::metrics::{self, InFlight};
@@ -135,6 +136,8 @@ async fn pass(State(gateway): State<Arc<Gateway>>, mut request: Request, next: N
     let origin = request.headers().get(header::ORIGIN).cloned();
     let id = request_id(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
+    let peer = request.extensions_mut().remove::<Peer>();
+    call::name_peer(request.headers_mut(), peer.as_ref());
 
     let mut response = match refuse_line(&gateway, request.uri()) {
         Some(refusal) => face.refuse(refusal),

@@ -9,7 +9,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use imageops_tls::{Door, Peer, Stream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,9 +43,10 @@ pub enum Drained {
 #[derive(Clone, Debug)]
 pub(crate) struct Draining(pub(crate) CancellationToken);
 
-/// Serves `router` on `listener` until `shutdown` is cancelled, then lets running requests end within the grace period.
+/// Serves `router` on `listener`, behind `door`, until `shutdown` is cancelled, then lets running requests end within the grace period.
 pub async fn serve(
     listener: TcpListener,
+    door: Door,
     router: Router,
     limits: &Limits,
     shutdown: CancellationToken,
@@ -58,9 +60,9 @@ pub async fn serve(
             permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
             () = shutdown.cancelled() => break,
         };
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -70,10 +72,17 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
         };
         let (server, router, shutdown, cut) = (server.clone(), router.clone(), shutdown.clone(), cut.clone());
+        let door = door.clone();
         connections.spawn(async move {
             let _permit = permit;
+            let conversation = async {
+                match door.let_in(stream, address).await {
+                    Ok((stream, peer)) => converse(&server, stream, peer, router, shutdown).await,
+                    Err(error) => tracing::debug!(%error, "a handshake failed"),
+                }
+            };
             tokio::select! {
-                () = converse(&server, stream, router, shutdown) => {}
+                () = conversation => {}
                 () = cut.cancelled() => {}
             }
         });
@@ -110,16 +119,15 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 /// One connection to its end.
 async fn converse(
     server: &auto::Builder<TokioExecutor>,
-    stream: TcpStream,
+    stream: Stream,
+    peer: Peer,
     router: Router,
     shutdown: CancellationToken,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection stays with delayed sending");
-    }
     let draining = Draining(shutdown.clone());
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(draining.clone());
+        request.extensions_mut().insert(peer.clone());
         request
     });
     let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));

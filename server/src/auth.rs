@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use imageops_catalogue::Catalogue;
-use imageops_model::{Scope, Tenant};
+use imageops_catalogue::{Catalogue, KeyProof, KeyRow};
+use imageops_model::{KeyId, Scope, Tenant};
+use imageops_tls::Peer;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::Code;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Request};
 
+use crate::clock::now;
 use crate::config::AuthMode;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -21,6 +23,8 @@ pub const SECRET_PREFIX: &str = "iok_";
 pub struct Caller {
     /// Tenant that the call acts for.
     pub tenant: Tenant,
+    /// The key; none where nobody is asked for one.
+    pub key: Option<KeyId>,
     scopes: Vec<Scope>,
 }
 
@@ -36,23 +40,45 @@ impl Caller {
     }
 }
 
+impl From<KeyRow> for Caller {
+    fn from(key: KeyRow) -> Self {
+        Self { tenant: key.tenant, key: Some(key.id), scopes: key.scopes }
+    }
+}
+
+/// Who is at the other end of the connection that a request came by. The gateway in this process names whoever is at its
+/// own, in metadata; what comes over the network names itself nowhere but in its connection.
+pub fn peer_of<T>(request: &Request<T>) -> Option<Peer> {
+    match request.extensions().get::<Peer>() {
+        Some(peer) => Some(peer.clone()),
+        None => request.metadata().get("imageops-peer")?.to_str().ok()?.parse().ok(),
+    }
+}
+
 /// Checks callers by the mode that the server was started with.
 pub struct Authenticator {
     mode: AuthMode,
+    /// Whether whoever has no client certificate is turned away, whatever else it has.
+    certificates_only: bool,
     catalogue: Arc<dyn Catalogue>,
 }
 
 impl Authenticator {
     /// An authenticator that looks keys up in `catalogue`.
-    pub fn new(mode: AuthMode, catalogue: Arc<dyn Catalogue>) -> Self {
-        Self { mode, catalogue }
+    pub fn new(mode: AuthMode, certificates_only: bool, catalogue: Arc<dyn Catalogue>) -> Self {
+        Self { mode, certificates_only, catalogue }
     }
 
     /// The caller of a request, if it may do what needs `scope`.
-    pub async fn authorize(&self, metadata: &MetadataMap, scope: Scope) -> Result<Caller> {
+    pub async fn authorize<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller> {
+        let certificate = peer_of(request).and_then(|peer| peer.certificate_sha256);
+        if self.certificates_only && certificate.is_none() {
+            return Err(unauthenticated("show a client certificate"));
+        }
         let caller = match self.mode {
-            AuthMode::None => Caller { tenant: Tenant::built_in(), scopes: vec![Scope::Admin] },
-            AuthMode::Token => self.by_token(metadata).await?,
+            AuthMode::None => Caller { tenant: Tenant::built_in(), key: None, scopes: vec![Scope::Admin] },
+            AuthMode::Token => self.by_token(request.metadata()).await?,
+            AuthMode::Mtls => self.by_certificate(certificate).await?,
         };
         caller.allow(scope)?;
         Ok(caller)
@@ -68,13 +94,20 @@ impl Authenticator {
             return Err(unauthenticated("send `authorization: Bearer KEY`"));
         }
         let digest = hash_secret(secret);
-        let key =
-            self.catalogue.find_key(&digest).await?.ok_or_else(|| unauthenticated("the key is not known"))?;
+        let key = self.catalogue.find_key(KeyProof::Secret, &digest, now()).await?;
+        let key = key.ok_or_else(|| unauthenticated("the key is not known"))?;
         // The index already compared the digests; this compares them again in a time that tells nothing.
-        if !bool::from(key.secret_sha256.ct_eq(&digest)) {
+        if !bool::from(key.proof_sha256.ct_eq(&digest)) {
             return Err(unauthenticated("the key is not known"));
         }
-        Ok(Caller { tenant: key.tenant, scopes: key.scopes })
+        Ok(key.into())
+    }
+
+    /// The connection has proved that the caller has the certificate; what it may do, its key says.
+    async fn by_certificate(&self, certificate: Option<[u8; 32]>) -> Result<Caller> {
+        let Some(digest) = certificate else { return Err(unauthenticated("show a client certificate")) };
+        let key = self.catalogue.find_key(KeyProof::Certificate, &digest, now()).await?;
+        key.map(Caller::from).ok_or_else(|| unauthenticated("the certificate has no key"))
     }
 }
 

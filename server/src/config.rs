@@ -80,17 +80,7 @@ pub struct ImportEdgegallery {
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Makes a key and prints its secret, once.
-    Create {
-        /// What the key allows; `admin` includes all others.
-        #[arg(long, value_delimiter = ',', default_value = "read,write,delete", value_name = "SCOPES")]
-        scopes: Vec<String>,
-        /// Tenant that the key acts for; the built-in one, which owns the image root, when absent.
-        #[arg(long)]
-        tenant: Option<String>,
-        /// A label to know it by.
-        #[arg(long, default_value = "")]
-        label: String,
-    },
+    Create(CreateKey),
     /// Lists all keys, revoked ones too; secrets are not kept and cannot be shown.
     List,
     /// Revokes a key at once.
@@ -98,6 +88,26 @@ pub enum KeyCommand {
         /// The key: `keys/{uuid}` or the uuid alone.
         key: String,
     },
+}
+
+/// The key that is to be made.
+#[derive(Debug, Args)]
+pub struct CreateKey {
+    /// What the key allows; `admin` includes all others.
+    #[arg(long, value_delimiter = ',', default_value = "read,write,delete", value_name = "SCOPES")]
+    pub scopes: Vec<String>,
+    /// Tenant that the key acts for; the built-in one, which owns the image root, when absent.
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// A label to know it by.
+    #[arg(long, default_value = "")]
+    pub label: String,
+    /// Days after which it opens nothing any more; without it the key opens until it is revoked.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub expiry_days: Option<u32>,
+    /// Binds the key to this client certificate, in PEM, for `--auth mtls`; it has no secret then.
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
 }
 
 /// How callers prove who they are.
@@ -108,6 +118,8 @@ pub enum AuthMode {
     None,
     /// Every call carries a key made by `imageops-server key create`.
     Token,
+    /// Every call comes with a client certificate that a key is bound to.
+    Mtls,
 }
 
 /// Form of the log.
@@ -189,6 +201,16 @@ pub struct Settings {
     /// How callers prove who they are; must be given when an address beyond loopback is listened on [default: none].
     #[arg(long, env = "IMAGEOPS_AUTH", value_name = "MODE")]
     pub auth: Option<AuthMode>,
+    /// Certificate of both ports, in PEM, with those that lead to its authority: TLS, and nothing but TLS. Read again when
+    /// it changes, and at SIGHUP [default: none].
+    #[arg(long, env = "IMAGEOPS_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, env = "IMAGEOPS_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities whose client certificates are taken, in PEM; every call but a probe needs one then [default: none].
+    #[arg(long, env = "IMAGEOPS_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Jobs that run at the same time, 1 to 256 [default: number of cores].
     #[arg(long, env = "IMAGEOPS_WORKERS", value_name = "N")]
     pub workers: Option<u32>,
@@ -276,6 +298,15 @@ pub struct Config {
     pub conversion_cache_bytes: u64,
     /// See [`Settings::auth`].
     pub auth: AuthMode,
+    /// See [`Settings::tls_cert`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// See [`Settings::tls_key`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// See [`Settings::tls_client_ca`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca: Option<PathBuf>,
     /// See [`Settings::workers`].
     pub workers: u32,
     /// See [`Settings::job_threads`].
@@ -359,6 +390,9 @@ impl Config {
                 .or(file.conversion_cache_bytes)
                 .unwrap_or(20 << 30),
             auth: flags.auth.or(file.auth).unwrap_or(AuthMode::None),
+            tls_cert: flags.tls_cert.or(file.tls_cert),
+            tls_key: flags.tls_key.or(file.tls_key),
+            tls_client_ca: flags.tls_client_ca.or(file.tls_client_ca),
             workers: flags.workers.or(file.workers).unwrap_or(cores),
             job_threads: flags.job_threads.or(file.job_threads).unwrap_or(cores),
             queue_limit: flags.queue_limit.or(file.queue_limit).unwrap_or(1000),
@@ -419,6 +453,7 @@ impl Config {
             ));
         }
         self.check_stores()?;
+        self.check_tls()?;
         if !auth_was_chosen && self.auth == AuthMode::None && self.listens_beyond_loopback() {
             return Err(refuse(
                 "listening beyond loopback lets everyone in who can reach the port: say --auth none if that is meant, or \
@@ -442,6 +477,21 @@ impl Config {
             if origin != "*" && origin.parse::<http::HeaderValue>().is_err() {
                 return Err(refuse(format!("--cors-origins holds {origin:?}, which is no origin")));
             }
+        }
+        Ok(())
+    }
+
+    fn check_tls(&self) -> Result<(), Fatal> {
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(refuse("--tls-cert and --tls-key come together"));
+        }
+        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
+            return Err(refuse("--tls-client-ca needs --tls-cert and --tls-key"));
+        }
+        if self.auth == AuthMode::Mtls && self.tls_client_ca.is_none() {
+            return Err(refuse(
+                "--auth mtls needs --tls-client-ca: the authority of the clients' certificates",
+            ));
         }
         Ok(())
     }
@@ -547,6 +597,9 @@ mod tests {
             (["--log", "=/=/"], "--log"),
             (["--catalogue-url", "sqlite://x"], "--catalogue-url"),
             (["--image-path", "/d"], "--image-path"),
+            (["--tls-cert", "/c"], "--tls-key"),
+            (["--tls-client-ca", "/c"], "--tls-client-ca"),
+            (["--auth", "mtls"], "--tls-client-ca"),
         ] {
             let refused = load(&arguments).unwrap_err();
             assert!(refused.message.contains(name), "{refused}");

@@ -129,6 +129,10 @@ impl From<imageops_catalogue::Error> for Failure {
                 let message = "a store with this name or at this place is registered already";
                 Self::new(Code::AlreadyExists, reason::STORE_EXISTS, message)
             }
+            Error::Conflict { what: "key" } => {
+                let message = "a key with this id, or of this certificate, is there already; revoke it and make another";
+                Self::new(Code::AlreadyExists, reason::KEY_EXISTS, message)
+            }
             Error::Conflict { what: "replica" } => {
                 Self::new(Code::AlreadyExists, reason::REPLICA_STATE, "the store holds a copy already")
             }
@@ -198,6 +202,7 @@ fn not_found_reason(what: &str) -> &'static str {
         "upload" => reason::UPLOAD_NOT_FOUND,
         "session" => reason::SESSION_NOT_FOUND,
         "store" => reason::STORE_NOT_FOUND,
+        "key" => reason::KEY_NOT_FOUND,
         "replica" => reason::REPLICA_STATE,
         _ => reason::JOB_NOT_FOUND,
     }

@@ -1,29 +1,30 @@
 //! `imageops-server key …`: access keys, made and revoked at the catalogue itself, beside a running server too.
 
-use imageops_catalogue::{Catalogue, Error, KeyRow};
-use imageops_model::{KeyId, Label, Scope, Tenant};
+use imageops_catalogue::{Catalogue, Cursor, Error, KeyProof, KeyRow, Page};
+use imageops_model::{KeyId, Label, Micros, Scope, Tenant};
 use uuid::Uuid;
 
 use crate::auth::{hash_secret, make_secret};
 use crate::clock::now;
-use crate::config::KeyCommand;
+use crate::config::{CreateKey, KeyCommand};
 use crate::exit::{Exit, Fatal};
+
+/// Keys that are read at a time.
+const PAGE_ROWS: u32 = 1_000;
+/// A day, in microseconds.
+const DAY: i64 = 86_400_000_000;
 
 /// Runs one command and prints its answer.
 pub async fn run(command: KeyCommand, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
     match command {
-        KeyCommand::Create { scopes, tenant, label } => create(scopes, tenant, label, catalogue).await,
+        KeyCommand::Create(wanted) => create(wanted, catalogue).await,
         KeyCommand::List => list(catalogue).await,
         KeyCommand::Revoke { key } => revoke(&key, catalogue).await,
     }
 }
 
-async fn create(
-    scopes: Vec<String>,
-    tenant: Option<String>,
-    label: String,
-    catalogue: &dyn Catalogue,
-) -> Result<(), Fatal> {
+async fn create(wanted: CreateKey, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
+    let CreateKey { scopes, tenant, label, expiry_days, certificate } = wanted;
     let scopes = scopes
         .iter()
         .map(|name| {
@@ -36,29 +37,61 @@ async fn create(
         None => Tenant::built_in(),
     };
     let label = Label::new(label).map_err(|error| usage(error.to_string()))?;
-    let secret = make_secret().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+    let (proof, proof_sha256, secret) = match certificate {
+        Some(path) => {
+            let digest = imageops_tls::fingerprint(&path).map_err(|error| usage(error.to_string()))?;
+            (KeyProof::Certificate, digest, None)
+        }
+        None => {
+            let secret = make_secret().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
+            (KeyProof::Secret, hash_secret(&secret), Some(secret))
+        }
+    };
+    let create_time = now();
     let key = KeyRow {
         id: KeyId(Uuid::new_v4()),
-        secret_sha256: hash_secret(&secret),
+        proof,
+        proof_sha256,
         tenant,
         scopes,
         label,
-        create_time: now(),
+        create_time,
+        expire_time: expiry_days.map(|days| Micros(create_time.0 + i64::from(days) * DAY)),
         revoke_time: None,
     };
-    catalogue.create_key(key.clone()).await.map_err(failed)?;
-    eprintln!("{} for tenant {}; the secret is shown this once:", key.id, key.tenant);
-    println!("{secret}");
+    catalogue.create_key(key.clone()).await.map_err(|error| match error {
+        Error::Conflict { .. } => usage("the certificate has a key already, revoked maybe".to_owned()),
+        other => failed(other),
+    })?;
+    match secret {
+        Some(secret) => {
+            eprintln!("{} for tenant {}; the secret is shown this once:", key.id, key.tenant);
+            println!("{secret}");
+        }
+        None => println!("{} for tenant {}", key.id, key.tenant),
+    }
     Ok(())
 }
 
 async fn list(catalogue: &dyn Catalogue) -> Result<(), Fatal> {
-    for key in catalogue.list_keys().await.map_err(failed)? {
-        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-        let state = if key.revoke_time.is_some() { "revoked" } else { "active" };
-        println!("{}  {state:7}  {}  {}  {}", key.id, key.tenant, scopes.join(","), key.label);
+    let mut page = Page { limit: PAGE_ROWS, after: None };
+    loop {
+        let keys = catalogue.list_keys(None, page.clone()).await.map_err(failed)?;
+        for key in &keys {
+            let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+            println!("{}  {:7}  {}  {}  {}", key.id, state(key), key.tenant, scopes.join(","), key.label);
+        }
+        let Some(last) = keys.last() else { return Ok(()) };
+        page.after = Some(Cursor { create_time: last.create_time, id: last.id.0 });
     }
-    Ok(())
+}
+
+fn state(key: &KeyRow) -> &'static str {
+    match key.revoke_time {
+        Some(_) => "revoked",
+        None if key.is_expired(now()) => "expired",
+        None => "active",
+    }
 }
 
 async fn revoke(key: &str, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
@@ -67,7 +100,7 @@ async fn revoke(key: &str, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
         .ok()
         .or_else(|| Uuid::try_parse(key).ok().map(KeyId))
         .ok_or_else(|| usage(format!("{key:?} is no key: take `keys/…` as `key list` prints it")))?;
-    match catalogue.revoke_key(id, now()).await {
+    match catalogue.revoke_key(None, id, now()).await {
         Ok(key) => println!("{} is revoked", key.id),
         Err(Error::NotFound { .. }) => return Err(usage(format!("there is no {id}"))),
         Err(error) => return Err(failed(error)),

@@ -16,6 +16,7 @@ pub mod failure;
 pub mod hub;
 pub mod import;
 pub mod keys;
+mod listen;
 mod reading;
 pub mod reason;
 pub mod replicas;

@@ -76,6 +76,10 @@ pub const SCOPE_MISSING: &str = "SCOPE_MISSING";
 pub const INTERNAL: &str = "INTERNAL";
 /// No such store.
 pub const STORE_NOT_FOUND: &str = "STORE_NOT_FOUND";
+/// No such key.
+pub const KEY_NOT_FOUND: &str = "KEY_NOT_FOUND";
+/// A key with this id, or of this certificate, is there already.
+pub const KEY_EXISTS: &str = "KEY_EXISTS";
 /// A store with this name, or another one at this place, is registered already.
 pub const STORE_EXISTS: &str = "STORE_EXISTS";
 /// The store takes no new bytes.

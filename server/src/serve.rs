@@ -11,16 +11,17 @@ use std::time::Duration;
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOpsServer;
 use imageops::v1::images_server::ImagesServer;
+use imageops::v1::keys_server::KeysServer;
 use imageops::v1::stores_server::StoresServer;
 use imageops_catalogue::{Catalogue, PostgresCatalogue, SqliteCatalogue};
 use imageops_client::Connection;
 use imageops_gateway::{Drained, FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
 use imageops_store::{DirectoryStore, ImageRoot, Store};
+use imageops_tls::Door;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -37,7 +38,7 @@ use crate::hub::Hub;
 use crate::rpc::Service;
 use crate::stores::Stores;
 use crate::upload::Uploads;
-use crate::{shutdown, sweep, telemetry, worker};
+use crate::{listen, shutdown, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
@@ -69,13 +70,15 @@ pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal
 
 /// Serves until a signal, then drains.
 pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fatal> {
+    let closing = CancellationToken::new();
+    let door = listen::door(&config, &closing)?;
     let app = build(config).await?;
     let grpc = bind("gRPC", app.config.grpc_listen).await?;
     let mut rest = vec![bind("REST", app.config.http_listen).await?];
     for address in &app.config.http_listen_also {
         rest.push(bind("REST", *address).await?);
     }
-    announce(&app.config, &grpc, &rest)?;
+    announce(&app.config, &door, &grpc, &rest)?;
 
     let (health, routes) = routes(&app).await?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
@@ -83,11 +86,11 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
     let sweeper = tokio::spawn(sweep::run(Arc::clone(&app)));
     let prober = tokio::spawn(probe(Arc::clone(&app)));
-    let closing = CancellationToken::new();
-    let grpc = tokio::spawn(serve_grpc(routes, grpc, closing.clone()));
+    let grpc = tokio::spawn(serve_grpc(routes, grpc, door.clone(), closing.clone()));
     let rest = rest.into_iter().map(|listener| {
         let (gateway, limits, closing) = (gateway.clone(), limits(&app.config), closing.clone());
-        tokio::spawn(async move { imageops_gateway::serve(listener, gateway, &limits, closing).await })
+        let door = door.clone();
+        tokio::spawn(async move { imageops_gateway::serve(listener, door, gateway, &limits, closing).await })
     });
     let rest: Vec<_> = rest.collect();
 
@@ -99,6 +102,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     health.set_not_serving::<ImageOpsServer<Service>>().await;
     health.set_not_serving::<ImagesServer<Service>>().await;
     health.set_not_serving::<StoresServer<Service>>().await;
+    health.set_not_serving::<KeysServer<Service>>().await;
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     app.shutdown.cancel();
     closing.cancel();
@@ -115,6 +119,12 @@ async fn build(config: Config) -> Result<Arc<App>, Fatal> {
     sweep::recover_image_root(&app.image_root).await.map_err(|failure| not_recovered(&failure))?;
     if app.config.auth == AuthMode::None && app.config.listens_beyond_loopback() {
         tracing::warn!("everyone who reaches the ports may do everything: --auth none beyond loopback");
+    }
+    if app.config.auth == AuthMode::Token
+        && app.config.tls_cert.is_none()
+        && app.config.listens_beyond_loopback()
+    {
+        tracing::warn!("keys are sent in the clear: --auth token beyond loopback without --tls-cert");
     }
     Ok(app)
 }
@@ -156,7 +166,11 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
     }
     Ok(Arc::new(App {
         ballast,
-        authenticator: Authenticator::new(config.auth, Arc::clone(&catalogue)),
+        authenticator: Authenticator::new(
+            config.auth,
+            config.tls_client_ca.is_some(),
+            Arc::clone(&catalogue),
+        ),
         uploads: Uploads::new(config.uploads_max),
         catalogue,
         stores,
@@ -225,7 +239,7 @@ async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Fatal> {
 }
 
 /// Tells people and scripts where the server is: two lines on standard output, once both ports are bound.
-fn announce(config: &Config, grpc: &TcpListener, rest: &[TcpListener]) -> Result<(), Fatal> {
+fn announce(config: &Config, door: &Door, grpc: &TcpListener, rest: &[TcpListener]) -> Result<(), Fatal> {
     let address = |listener: &TcpListener| {
         listener.local_addr().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))
     };
@@ -234,8 +248,9 @@ fn announce(config: &Config, grpc: &TcpListener, rest: &[TcpListener]) -> Result
     // A closed standard output is no reason not to serve.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "gRPC listening on {grpc}");
+    let scheme = if door.is_encrypted() { "https" } else { "http" };
     for rest in &rest {
-        let _ = writeln!(out, "REST listening on http://{rest}");
+        let _ = writeln!(out, "REST listening on {scheme}://{rest}");
     }
     let _ = writeln!(out, "images in {}", config.image_path.display());
     tracing::info!(%grpc, ?rest, image_path = %config.image_path.display(), data_dir = %config.data_dir.display(), "ready");
@@ -247,6 +262,7 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     health.set_serving::<ImageOpsServer<Service>>().await;
     health.set_serving::<ImagesServer<Service>>().await;
     health.set_serving::<StoresServer<Service>>().await;
+    health.set_serving::<KeysServer<Service>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -260,12 +276,16 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     let records = ImagesServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let stores = StoresServer::new(service)
+    let stores = StoresServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let keys = KeysServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let routes = Routes::new(work)
         .add_service(records)
         .add_service(stores)
+        .add_service(keys)
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);
@@ -308,6 +328,7 @@ fn limits(config: &Config) -> Limits {
 async fn serve_grpc(
     routes: Routes,
     listener: TcpListener,
+    door: Door,
     closing: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
@@ -318,9 +339,8 @@ async fn serve_grpc(
         .http2_max_pending_accept_reset_streams(Some(64))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .tcp_nodelay(true)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closing.cancelled_owned())
+        .serve_with_incoming_shutdown(listen::incoming(listener, door), closing.cancelled_owned())
         .await
 }
 

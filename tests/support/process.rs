@@ -115,7 +115,9 @@ impl Server {
             let address =
                 |prefix| line.strip_prefix(prefix).and_then(|rest| rest.trim().parse::<SocketAddr>().ok());
             grpc = grpc.or_else(|| address("gRPC listening on "));
-            http = http.or_else(|| address("REST listening on http://"));
+            http = http
+                .or_else(|| address("REST listening on http://"))
+                .or_else(|| address("REST listening on https://"));
         }
         server.grpc = grpc.unwrap_or(unbound);
         server.http = http.unwrap_or(unbound);

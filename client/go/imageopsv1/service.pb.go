@@ -31,7 +31,7 @@ var File_imageops_v1_service_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x1bimageops/v1/catalogue.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x18imageops/v1/stores.proto\x1a\x19imageops/v1/uploads.proto2\x8f\v\n" +
+	"\x19imageops/v1/service.proto\x12\vimageops.v1\x1a\x1bimageops/v1/catalogue.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\x1a\x16imageops/v1/keys.proto\x1a\x18imageops/v1/stores.proto\x1a\x19imageops/v1/uploads.proto2\x8f\v\n" +
 	"\bImageOps\x12>\n" +
 	"\x05Check\x12\x19.imageops.v1.CheckRequest\x1a\x1a.imageops.v1.CheckResponse\x12G\n" +
 	"\bCompress\x12\x1c.imageops.v1.CompressRequest\x1a\x1d.imageops.v1.CompressResponse\x12h\n" +
@@ -75,7 +75,12 @@ const file_imageops_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"DrainStore\x12\x1e.imageops.v1.DrainStoreRequest\x1a\x1f.imageops.v1.DrainStoreResponse\x12M\n" +
 	"\n" +
-	"ScrubStore\x12\x1e.imageops.v1.ScrubStoreRequest\x1a\x1f.imageops.v1.ScrubStoreResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"ScrubStore\x12\x1e.imageops.v1.ScrubStoreRequest\x1a\x1f.imageops.v1.ScrubStoreResponse2\xaa\x02\n" +
+	"\x04Keys\x12J\n" +
+	"\tCreateKey\x12\x1d.imageops.v1.CreateKeyRequest\x1a\x1e.imageops.v1.CreateKeyResponse\x12A\n" +
+	"\x06GetKey\x12\x1a.imageops.v1.GetKeyRequest\x1a\x1b.imageops.v1.GetKeyResponse\x12G\n" +
+	"\bListKeys\x12\x1c.imageops.v1.ListKeysRequest\x1a\x1d.imageops.v1.ListKeysResponse\x12J\n" +
+	"\tRevokeKey\x12\x1d.imageops.v1.RevokeKeyRequest\x1a\x1e.imageops.v1.RevokeKeyResponseB>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var file_imageops_v1_service_proto_goTypes = []any{
 	(*CheckRequest)(nil),                // 0: imageops.v1.CheckRequest
@@ -114,42 +119,50 @@ var file_imageops_v1_service_proto_goTypes = []any{
 	(*RemoveStoreRequest)(nil),          // 33: imageops.v1.RemoveStoreRequest
 	(*DrainStoreRequest)(nil),           // 34: imageops.v1.DrainStoreRequest
 	(*ScrubStoreRequest)(nil),           // 35: imageops.v1.ScrubStoreRequest
-	(*CheckResponse)(nil),               // 36: imageops.v1.CheckResponse
-	(*CompressResponse)(nil),            // 37: imageops.v1.CompressResponse
-	(*EstimateCompressionResponse)(nil), // 38: imageops.v1.EstimateCompressionResponse
-	(*ConvertResponse)(nil),             // 39: imageops.v1.ConvertResponse
-	(*InspectResponse)(nil),             // 40: imageops.v1.InspectResponse
-	(*WatchStatusResponse)(nil),         // 41: imageops.v1.WatchStatusResponse
-	(*UploadImageResponse)(nil),         // 42: imageops.v1.UploadImageResponse
-	(*ComposeImageResponse)(nil),        // 43: imageops.v1.ComposeImageResponse
-	(*AbortSessionResponse)(nil),        // 44: imageops.v1.AbortSessionResponse
-	(*DownloadImageResponse)(nil),       // 45: imageops.v1.DownloadImageResponse
-	(*GetUploadResponse)(nil),           // 46: imageops.v1.GetUploadResponse
-	(*ListUploadsResponse)(nil),         // 47: imageops.v1.ListUploadsResponse
-	(*AbortUploadResponse)(nil),         // 48: imageops.v1.AbortUploadResponse
-	(*GetJobResponse)(nil),              // 49: imageops.v1.GetJobResponse
-	(*ListJobsResponse)(nil),            // 50: imageops.v1.ListJobsResponse
-	(*WaitJobResponse)(nil),             // 51: imageops.v1.WaitJobResponse
-	(*CancelJobResponse)(nil),           // 52: imageops.v1.CancelJobResponse
-	(*DeleteJobResponse)(nil),           // 53: imageops.v1.DeleteJobResponse
-	(*GetImageResponse)(nil),            // 54: imageops.v1.GetImageResponse
-	(*CreateImageResponse)(nil),         // 55: imageops.v1.CreateImageResponse
-	(*ListImagesResponse)(nil),          // 56: imageops.v1.ListImagesResponse
-	(*UpdateImageResponse)(nil),         // 57: imageops.v1.UpdateImageResponse
-	(*DeleteImageResponse)(nil),         // 58: imageops.v1.DeleteImageResponse
-	(*RestoreImageResponse)(nil),        // 59: imageops.v1.RestoreImageResponse
-	(*PurgeImageResponse)(nil),          // 60: imageops.v1.PurgeImageResponse
-	(*CopyImageResponse)(nil),           // 61: imageops.v1.CopyImageResponse
-	(*RemoveReplicaResponse)(nil),       // 62: imageops.v1.RemoveReplicaResponse
-	(*GetUsageResponse)(nil),            // 63: imageops.v1.GetUsageResponse
-	(*SetQuotaResponse)(nil),            // 64: imageops.v1.SetQuotaResponse
-	(*ListStoresResponse)(nil),          // 65: imageops.v1.ListStoresResponse
-	(*GetStoreResponse)(nil),            // 66: imageops.v1.GetStoreResponse
-	(*RegisterStoreResponse)(nil),       // 67: imageops.v1.RegisterStoreResponse
-	(*UpdateStoreResponse)(nil),         // 68: imageops.v1.UpdateStoreResponse
-	(*RemoveStoreResponse)(nil),         // 69: imageops.v1.RemoveStoreResponse
-	(*DrainStoreResponse)(nil),          // 70: imageops.v1.DrainStoreResponse
-	(*ScrubStoreResponse)(nil),          // 71: imageops.v1.ScrubStoreResponse
+	(*CreateKeyRequest)(nil),            // 36: imageops.v1.CreateKeyRequest
+	(*GetKeyRequest)(nil),               // 37: imageops.v1.GetKeyRequest
+	(*ListKeysRequest)(nil),             // 38: imageops.v1.ListKeysRequest
+	(*RevokeKeyRequest)(nil),            // 39: imageops.v1.RevokeKeyRequest
+	(*CheckResponse)(nil),               // 40: imageops.v1.CheckResponse
+	(*CompressResponse)(nil),            // 41: imageops.v1.CompressResponse
+	(*EstimateCompressionResponse)(nil), // 42: imageops.v1.EstimateCompressionResponse
+	(*ConvertResponse)(nil),             // 43: imageops.v1.ConvertResponse
+	(*InspectResponse)(nil),             // 44: imageops.v1.InspectResponse
+	(*WatchStatusResponse)(nil),         // 45: imageops.v1.WatchStatusResponse
+	(*UploadImageResponse)(nil),         // 46: imageops.v1.UploadImageResponse
+	(*ComposeImageResponse)(nil),        // 47: imageops.v1.ComposeImageResponse
+	(*AbortSessionResponse)(nil),        // 48: imageops.v1.AbortSessionResponse
+	(*DownloadImageResponse)(nil),       // 49: imageops.v1.DownloadImageResponse
+	(*GetUploadResponse)(nil),           // 50: imageops.v1.GetUploadResponse
+	(*ListUploadsResponse)(nil),         // 51: imageops.v1.ListUploadsResponse
+	(*AbortUploadResponse)(nil),         // 52: imageops.v1.AbortUploadResponse
+	(*GetJobResponse)(nil),              // 53: imageops.v1.GetJobResponse
+	(*ListJobsResponse)(nil),            // 54: imageops.v1.ListJobsResponse
+	(*WaitJobResponse)(nil),             // 55: imageops.v1.WaitJobResponse
+	(*CancelJobResponse)(nil),           // 56: imageops.v1.CancelJobResponse
+	(*DeleteJobResponse)(nil),           // 57: imageops.v1.DeleteJobResponse
+	(*GetImageResponse)(nil),            // 58: imageops.v1.GetImageResponse
+	(*CreateImageResponse)(nil),         // 59: imageops.v1.CreateImageResponse
+	(*ListImagesResponse)(nil),          // 60: imageops.v1.ListImagesResponse
+	(*UpdateImageResponse)(nil),         // 61: imageops.v1.UpdateImageResponse
+	(*DeleteImageResponse)(nil),         // 62: imageops.v1.DeleteImageResponse
+	(*RestoreImageResponse)(nil),        // 63: imageops.v1.RestoreImageResponse
+	(*PurgeImageResponse)(nil),          // 64: imageops.v1.PurgeImageResponse
+	(*CopyImageResponse)(nil),           // 65: imageops.v1.CopyImageResponse
+	(*RemoveReplicaResponse)(nil),       // 66: imageops.v1.RemoveReplicaResponse
+	(*GetUsageResponse)(nil),            // 67: imageops.v1.GetUsageResponse
+	(*SetQuotaResponse)(nil),            // 68: imageops.v1.SetQuotaResponse
+	(*ListStoresResponse)(nil),          // 69: imageops.v1.ListStoresResponse
+	(*GetStoreResponse)(nil),            // 70: imageops.v1.GetStoreResponse
+	(*RegisterStoreResponse)(nil),       // 71: imageops.v1.RegisterStoreResponse
+	(*UpdateStoreResponse)(nil),         // 72: imageops.v1.UpdateStoreResponse
+	(*RemoveStoreResponse)(nil),         // 73: imageops.v1.RemoveStoreResponse
+	(*DrainStoreResponse)(nil),          // 74: imageops.v1.DrainStoreResponse
+	(*ScrubStoreResponse)(nil),          // 75: imageops.v1.ScrubStoreResponse
+	(*CreateKeyResponse)(nil),           // 76: imageops.v1.CreateKeyResponse
+	(*GetKeyResponse)(nil),              // 77: imageops.v1.GetKeyResponse
+	(*ListKeysResponse)(nil),            // 78: imageops.v1.ListKeysResponse
+	(*RevokeKeyResponse)(nil),           // 79: imageops.v1.RevokeKeyResponse
 }
 var file_imageops_v1_service_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.ImageOps.Check:input_type -> imageops.v1.CheckRequest
@@ -188,44 +201,52 @@ var file_imageops_v1_service_proto_depIdxs = []int32{
 	33, // 33: imageops.v1.Stores.RemoveStore:input_type -> imageops.v1.RemoveStoreRequest
 	34, // 34: imageops.v1.Stores.DrainStore:input_type -> imageops.v1.DrainStoreRequest
 	35, // 35: imageops.v1.Stores.ScrubStore:input_type -> imageops.v1.ScrubStoreRequest
-	36, // 36: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
-	37, // 37: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
-	38, // 38: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
-	39, // 39: imageops.v1.ImageOps.Convert:output_type -> imageops.v1.ConvertResponse
-	40, // 40: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
-	41, // 41: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
-	42, // 42: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
-	43, // 43: imageops.v1.ImageOps.ComposeImage:output_type -> imageops.v1.ComposeImageResponse
-	44, // 44: imageops.v1.ImageOps.AbortSession:output_type -> imageops.v1.AbortSessionResponse
-	45, // 45: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
-	46, // 46: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
-	47, // 47: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
-	48, // 48: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
-	49, // 49: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
-	50, // 50: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
-	51, // 51: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
-	52, // 52: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
-	53, // 53: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
-	54, // 54: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
-	55, // 55: imageops.v1.Images.CreateImage:output_type -> imageops.v1.CreateImageResponse
-	56, // 56: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
-	57, // 57: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
-	58, // 58: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
-	59, // 59: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
-	60, // 60: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
-	61, // 61: imageops.v1.Images.CopyImage:output_type -> imageops.v1.CopyImageResponse
-	62, // 62: imageops.v1.Images.RemoveReplica:output_type -> imageops.v1.RemoveReplicaResponse
-	63, // 63: imageops.v1.Images.GetUsage:output_type -> imageops.v1.GetUsageResponse
-	64, // 64: imageops.v1.Images.SetQuota:output_type -> imageops.v1.SetQuotaResponse
-	65, // 65: imageops.v1.Stores.ListStores:output_type -> imageops.v1.ListStoresResponse
-	66, // 66: imageops.v1.Stores.GetStore:output_type -> imageops.v1.GetStoreResponse
-	67, // 67: imageops.v1.Stores.RegisterStore:output_type -> imageops.v1.RegisterStoreResponse
-	68, // 68: imageops.v1.Stores.UpdateStore:output_type -> imageops.v1.UpdateStoreResponse
-	69, // 69: imageops.v1.Stores.RemoveStore:output_type -> imageops.v1.RemoveStoreResponse
-	70, // 70: imageops.v1.Stores.DrainStore:output_type -> imageops.v1.DrainStoreResponse
-	71, // 71: imageops.v1.Stores.ScrubStore:output_type -> imageops.v1.ScrubStoreResponse
-	36, // [36:72] is the sub-list for method output_type
-	0,  // [0:36] is the sub-list for method input_type
+	36, // 36: imageops.v1.Keys.CreateKey:input_type -> imageops.v1.CreateKeyRequest
+	37, // 37: imageops.v1.Keys.GetKey:input_type -> imageops.v1.GetKeyRequest
+	38, // 38: imageops.v1.Keys.ListKeys:input_type -> imageops.v1.ListKeysRequest
+	39, // 39: imageops.v1.Keys.RevokeKey:input_type -> imageops.v1.RevokeKeyRequest
+	40, // 40: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
+	41, // 41: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
+	42, // 42: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
+	43, // 43: imageops.v1.ImageOps.Convert:output_type -> imageops.v1.ConvertResponse
+	44, // 44: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
+	45, // 45: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
+	46, // 46: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
+	47, // 47: imageops.v1.ImageOps.ComposeImage:output_type -> imageops.v1.ComposeImageResponse
+	48, // 48: imageops.v1.ImageOps.AbortSession:output_type -> imageops.v1.AbortSessionResponse
+	49, // 49: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
+	50, // 50: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
+	51, // 51: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
+	52, // 52: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
+	53, // 53: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
+	54, // 54: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
+	55, // 55: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
+	56, // 56: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
+	57, // 57: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
+	58, // 58: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
+	59, // 59: imageops.v1.Images.CreateImage:output_type -> imageops.v1.CreateImageResponse
+	60, // 60: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
+	61, // 61: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
+	62, // 62: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
+	63, // 63: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
+	64, // 64: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
+	65, // 65: imageops.v1.Images.CopyImage:output_type -> imageops.v1.CopyImageResponse
+	66, // 66: imageops.v1.Images.RemoveReplica:output_type -> imageops.v1.RemoveReplicaResponse
+	67, // 67: imageops.v1.Images.GetUsage:output_type -> imageops.v1.GetUsageResponse
+	68, // 68: imageops.v1.Images.SetQuota:output_type -> imageops.v1.SetQuotaResponse
+	69, // 69: imageops.v1.Stores.ListStores:output_type -> imageops.v1.ListStoresResponse
+	70, // 70: imageops.v1.Stores.GetStore:output_type -> imageops.v1.GetStoreResponse
+	71, // 71: imageops.v1.Stores.RegisterStore:output_type -> imageops.v1.RegisterStoreResponse
+	72, // 72: imageops.v1.Stores.UpdateStore:output_type -> imageops.v1.UpdateStoreResponse
+	73, // 73: imageops.v1.Stores.RemoveStore:output_type -> imageops.v1.RemoveStoreResponse
+	74, // 74: imageops.v1.Stores.DrainStore:output_type -> imageops.v1.DrainStoreResponse
+	75, // 75: imageops.v1.Stores.ScrubStore:output_type -> imageops.v1.ScrubStoreResponse
+	76, // 76: imageops.v1.Keys.CreateKey:output_type -> imageops.v1.CreateKeyResponse
+	77, // 77: imageops.v1.Keys.GetKey:output_type -> imageops.v1.GetKeyResponse
+	78, // 78: imageops.v1.Keys.ListKeys:output_type -> imageops.v1.ListKeysResponse
+	79, // 79: imageops.v1.Keys.RevokeKey:output_type -> imageops.v1.RevokeKeyResponse
+	40, // [40:80] is the sub-list for method output_type
+	0,  // [0:40] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -239,6 +260,7 @@ func file_imageops_v1_service_proto_init() {
 	file_imageops_v1_catalogue_proto_init()
 	file_imageops_v1_images_proto_init()
 	file_imageops_v1_jobs_proto_init()
+	file_imageops_v1_keys_proto_init()
 	file_imageops_v1_stores_proto_init()
 	file_imageops_v1_uploads_proto_init()
 	type x struct{}
@@ -249,7 +271,7 @@ func file_imageops_v1_service_proto_init() {
 			NumEnums:      0,
 			NumMessages:   0,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_imageops_v1_service_proto_goTypes,
 		DependencyIndexes: file_imageops_v1_service_proto_depIdxs,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use imageops::v1::image_ops_client::ImageOpsClient;
 use imageops::v1::images_client::ImagesClient;
+use imageops::v1::keys_client::KeysClient;
 use imageops::v1::stores_client::StoresClient;
 use imageops::v1::{
     AbortUploadRequest, CancelJobRequest, CheckRequest, CompressRequest, ConvertRequest, DeleteJobRequest,
@@ -68,6 +69,11 @@ impl Client {
     /// The generated stub of the stores, for what this client does not wrap.
     pub fn stores(&self) -> StoresClient<Connection> {
         self.connection.stores()
+    }
+
+    /// The generated stub of the keys, for what this client does not wrap.
+    pub fn keys(&self) -> KeysClient<Connection> {
+        self.connection.keys()
     }
 
     /// The bounds of the attempts.
@@ -209,6 +215,17 @@ impl Client {
         T: Future<Output = Result<Response<A>, Status>>,
     {
         let call = |request| call(self.connection.stores(), request);
+        self.retried(self.call_timeout, request, call).await
+    }
+
+    /// A call of the keys.
+    pub(crate) async fn call_keys<Q, A, F, T>(&self, request: Q, call: F) -> Result<A>
+    where
+        Q: Clone,
+        F: Fn(KeysClient<Connection>, Request<Q>) -> T,
+        T: Future<Output = Result<Response<A>, Status>>,
+    {
+        let call = |request| call(self.connection.keys(), request);
         self.retried(self.call_timeout, request, call).await
     }
 

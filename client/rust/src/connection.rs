@@ -11,9 +11,10 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
 use imageops::v1::image_ops_client::ImageOpsClient;
 use imageops::v1::images_client::ImagesClient;
+use imageops::v1::keys_client::KeysClient;
 use imageops::v1::stores_client::StoresClient;
 use tonic::body::Body;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tower::util::{BoxCloneSyncService, MapErrLayer, MapRequestLayer, MapResponseLayer};
 use tower::{Layer, Service};
 
@@ -52,11 +53,58 @@ impl fmt::Debug for Token {
     }
 }
 
+/// A client certificate and its key, in PEM. The key is shown nowhere.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate, and behind it those that lead to its authority.
+    pub certificate_pem: Vec<u8>,
+    /// The private key.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Identity(hidden)")
+    }
+}
+
+/// What `https` addresses are connected to with. An `http` address takes none of it.
+#[derive(Clone, Debug, Default)]
+pub struct TlsOptions {
+    /// Authorities that the server's certificate must lead to, in PEM. Absent: those of the system.
+    pub ca_pem: Option<Vec<u8>>,
+    /// What proves who the client is.
+    pub identity: Option<Identity>,
+}
+
+impl TlsOptions {
+    fn is_default(&self) -> bool {
+        self.ca_pem.is_none() && self.identity.is_none()
+    }
+
+    fn config(self, host: &str) -> ClientTlsConfig {
+        // The name that the certificate must have. Addresses of version 6 stand in brackets.
+        let mut config = ClientTlsConfig::new().domain_name(host.trim_matches(['[', ']']));
+        config = match self.ca_pem {
+            Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+            None => config.with_native_roots(),
+        };
+        match self.identity {
+            Some(Identity { certificate_pem, key_pem }) => {
+                config.identity(tonic::transport::Identity::from_pem(certificate_pem, key_pem))
+            }
+            None => config,
+        }
+    }
+}
+
 /// How a connection is made and kept.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     /// Key sent with every call; none by default.
     pub token: Option<Token>,
+    /// What `https` addresses are connected to with.
+    pub tls: TlsOptions,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,
     /// How often an open connection is asked for a sign of life while calls are running.
@@ -69,6 +117,7 @@ impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             token: None,
+            tls: TlsOptions::default(),
             connect_timeout: Duration::from_secs(10),
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
@@ -89,15 +138,27 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A connection to the server at `uri` (`http://host:port`), opened by the first call and again after it broke.
+    /// A connection to the server at `uri` (`http://host:port` or `https://host:port`), opened by the first call and again after it broke.
     ///
     /// Must be called within a Tokio runtime: the connection's task is started there.
     pub fn connect_lazy(uri: &str, options: ConnectOptions) -> Result<Self> {
         let parsed: Uri = uri.parse().map_err(|_| Error::Address { uri: uri.to_owned() })?;
-        if parsed.scheme_str() != Some("http") || parsed.host().is_none_or(str::is_empty) {
-            return Err(Error::Address { uri: uri.to_owned() });
+        let host = parsed.host().unwrap_or_default().to_owned();
+        let is_encrypted = match parsed.scheme_str() {
+            _ if host.is_empty() => return Err(Error::Address { uri: uri.to_owned() }),
+            Some("https") => true,
+            Some("http") if options.tls.is_default() => false,
+            Some("http") => {
+                return Err(Error::Tls("the address begins with http://, not https://".to_owned()));
+            }
+            _ => return Err(Error::Address { uri: uri.to_owned() }),
+        };
+        let mut endpoint = Endpoint::from(parsed);
+        if is_encrypted {
+            endpoint =
+                endpoint.tls_config(options.tls.config(&host)).map_err(|error| Error::Tls(told(&error)))?;
         }
-        let channel = Endpoint::from(parsed)
+        let channel = endpoint
             .user_agent(concat!("imageops-client/", env!("CARGO_PKG_VERSION")))
             .map_err(|_| Error::Address { uri: uri.to_owned() })?
             .connect_timeout(options.connect_timeout)
@@ -155,6 +216,13 @@ impl Connection {
             .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
+    /// The generated stub of `Keys` over this connection, with the limits of the contract set.
+    pub fn keys(&self) -> KeysClient<Self> {
+        KeysClient::new(self.clone())
+            .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    }
+
     /// The generated stub of `ImageOps` over this connection, with the limits of the contract set.
     pub fn stub(&self) -> ImageOpsClient<Self> {
         ImageOpsClient::new(self.clone())
@@ -176,6 +244,17 @@ impl Service<Request<Body>> for Connection {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.0.call(request)
     }
+}
+
+/// An error with what is behind it.
+fn told(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -201,9 +280,15 @@ mod tests {
         for uri in ["http://127.0.0.1:50051", "http://[::1]:1", "http://images.example"] {
             assert!(Connection::connect_lazy(uri, ConnectOptions::default()).is_ok(), "{uri}");
         }
-        for uri in ["", "127.0.0.1:50051", "https://images.example", "ftp://x", "http://", "http://a b"] {
+        for uri in ["", "127.0.0.1:50051", "https://", "ftp://x", "http://", "http://a b"] {
             assert!(Connection::connect_lazy(uri, ConnectOptions::default()).is_err(), "{uri}");
         }
+        // Whoever names an authority means TLS.
+        let tls = TlsOptions { ca_pem: Some(Vec::new()), identity: None };
+        let options = ConnectOptions { tls, ..ConnectOptions::default() };
+        let refused = Connection::connect_lazy("http://127.0.0.1:1", options.clone());
+        assert!(matches!(refused, Err(Error::Tls(_))));
+        assert!(Connection::connect_lazy("https://127.0.0.1:1", options).is_ok());
     }
 
     #[tokio::test]

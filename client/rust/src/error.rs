@@ -19,11 +19,14 @@ pub enum Error {
     #[error(transparent)]
     Call(Box<CallError>),
     /// The address is not one that can be connected to.
-    #[error("not a server address: {uri:?} (give it as http://host:port)")]
+    #[error("not a server address: {uri:?} (give it as http://host:port or https://host:port)")]
     Address {
         /// What was given.
         uri: String,
     },
+    /// Certificates or keys that the connection cannot be made with.
+    #[error("no TLS with this: {0}")]
+    Tls(String),
     /// The key holds characters that no key has.
     #[error("not a key: it holds characters that no key has")]
     Token,
@@ -136,7 +139,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Call(error) => error.code,
-            Self::Address { .. } | Self::Token => Code::InvalidArgument,
+            Self::Address { .. } | Self::Tls(_) | Self::Token => Code::InvalidArgument,
             Self::Source(_) | Self::Target(_) => Code::Unknown,
             Self::SourceChanged { .. } | Self::UploadEnded { .. } => Code::FailedPrecondition,
             Self::Damaged { .. } | Self::Digest { .. } => Code::DataLoss,

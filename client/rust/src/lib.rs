@@ -10,6 +10,7 @@ mod connection;
 mod download;
 mod error;
 mod images;
+mod keys;
 mod quotas;
 mod retry;
 mod sessions;
@@ -20,7 +21,7 @@ mod upload;
 mod watch;
 
 pub use client::{Client, is_final};
-pub use connection::{ConnectOptions, Connection, MESSAGE_SIZE_BYTES_MAX, Token};
+pub use connection::{ConnectOptions, Connection, Identity, MESSAGE_SIZE_BYTES_MAX, TlsOptions, Token};
 pub use error::{CallError, Error, Result};
 pub use retry::RetryPolicy;
 pub use target::DownloadTarget;

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::Error;
 use crate::{
     BlobToVerify, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow,
-    JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange, StoreRow,
-    StoreUsage, UploadPart, UploadRow, Usage,
+    JobOutcome, JobRow, KeyProof, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange,
+    StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// The catalogue.
@@ -419,17 +419,20 @@ pub trait Catalogue: Send + Sync + 'static {
     /// What a tenant has and may have.
     async fn get_usage(&self, tenant: &Tenant) -> Result<Usage>;
 
-    /// Adds a key.
+    /// Adds a key. [`Error::Conflict`] when its id or its digest is known.
     async fn create_key(&self, key: KeyRow) -> Result<()>;
 
-    /// Keys, newest first, revoked ones too.
-    async fn list_keys(&self) -> Result<Vec<KeyRow>>;
+    /// A key, of a tenant or of any.
+    async fn get_key(&self, tenant: Option<&Tenant>, id: KeyId) -> Result<KeyRow>;
 
-    /// The key that is not revoked and whose secret has this digest.
-    async fn find_key(&self, secret_sha256: &[u8; 32]) -> Result<Option<KeyRow>>;
+    /// Keys of a tenant or of all, newest first, revoked and expired ones too.
+    async fn list_keys(&self, tenant: Option<&Tenant>, page: Page) -> Result<Vec<KeyRow>>;
 
-    /// Revokes a key; revoking twice changes nothing.
-    async fn revoke_key(&self, id: KeyId, now: Micros) -> Result<KeyRow>;
+    /// The key that is neither revoked nor expired and whose proof has this digest.
+    async fn find_key(&self, proof: KeyProof, sha256: &[u8; 32], now: Micros) -> Result<Option<KeyRow>>;
+
+    /// Revokes a key, of a tenant or of any; revoking twice changes nothing.
+    async fn revoke_key(&self, tenant: Option<&Tenant>, id: KeyId, now: Micros) -> Result<KeyRow>;
 
     /// Whether the database answers, and would take a write.
     async fn ping(&self) -> Result<()>;

@@ -5,6 +5,7 @@ mod content;
 mod images;
 mod incoming;
 mod jobs;
+mod keys;
 mod promise;
 mod quotas;
 mod records;
@@ -45,6 +46,7 @@ pub(crate) fn routes() -> Vec<Route> {
         sessions::routes(),
         stores::routes(),
         quotas::routes(),
+        keys::routes(),
     ]
     .into_iter()
     .flatten()

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use imageops_client::{ConnectOptions, Connection};
-use imageops_gateway::{Drained, GatewayConfig, Limits, Origins};
+use imageops_gateway::{Door, Drained, GatewayConfig, Limits, Origins};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,10 @@ async fn start(config: GatewayConfig) -> Gateway {
     let shutdown = CancellationToken::new();
     let (limits, stop) = (config.limits.clone(), shutdown.clone());
     let router = imageops_gateway::router(connection, config);
-    let served = tokio::spawn(async move { imageops_gateway::serve(listener, router, &limits, stop).await });
+    let served =
+        tokio::spawn(
+            async move { imageops_gateway::serve(listener, Door::plain(), router, &limits, stop).await },
+        );
     Gateway { address, shutdown, served }
 }
 

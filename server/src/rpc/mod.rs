@@ -1,4 +1,4 @@
-//! The services `ImageOps` and `Images`: each call is authorised, checked, done, and answered here; one file for each group.
+//! The services: each call is authorised, checked, done, and answered here; one file for each group.
 
 mod conversions;
 mod copies;
@@ -6,6 +6,7 @@ mod download;
 mod images;
 mod inspect;
 mod jobs;
+mod keys;
 mod pages;
 mod quotas;
 mod records;
@@ -50,7 +51,7 @@ impl Service {
         if scope == Scope::Write && self.app.shutdown.is_cancelled() {
             return Err(watch::shutting_down());
         }
-        let caller = self.app.authenticator.authorize(request.metadata(), scope).await?;
+        let caller = self.app.authenticator.authorize(&request, scope).await?;
         Ok((caller, request.into_inner()))
     }
 }

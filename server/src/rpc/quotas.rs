@@ -34,6 +34,7 @@ pub(super) async fn set(app: &App, request: v1::SetQuotaRequest) -> Result<Optio
     Ok(Some(wire::usage(&tenant, &app.catalogue.get_usage(&tenant).await?)))
 }
 
-fn read_tenant(name: String) -> Result<Tenant> {
+/// A tenant that a caller named.
+pub(super) fn read_tenant(name: String) -> Result<Tenant> {
     Tenant::new(name).map_err(|error| Failure::invalid("tenant", error.to_string()))
 }

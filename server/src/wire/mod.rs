@@ -5,6 +5,7 @@ mod compression;
 mod facts;
 mod images;
 mod jobs;
+mod keys;
 mod requests;
 mod results;
 mod stores;
@@ -18,6 +19,7 @@ pub(crate) use changes::{
 pub(crate) use compression::{read_compression, read_conversion, read_output_format, request_of_estimate};
 pub(crate) use images::{image, inspection, upload};
 pub(crate) use jobs::job;
+pub(crate) use keys::{key, read_expire_time, read_scopes, read_sha256};
 pub(crate) use requests::{
     read_digest_choice, read_duration, read_format, read_job_kinds, read_job_states, read_promise,
     read_source, read_upload_states,

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     BlobToVerify, Catalogue, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage,
-    ImageRow, JobOutcome, JobRow, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange,
-    StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
+    ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result,
+    StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
@@ -429,16 +429,20 @@ impl Catalogue for Handle {
         in_transaction!(self, keys::create, &key)
     }
 
-    async fn list_keys(&self) -> Result<Vec<KeyRow>> {
-        on_reader!(self, keys::list)
+    async fn get_key(&self, tenant: Option<&Tenant>, id: KeyId) -> Result<KeyRow> {
+        on_reader!(self, keys::get, tenant, id)
     }
 
-    async fn find_key(&self, secret_sha256: &[u8; 32]) -> Result<Option<KeyRow>> {
-        on_reader!(self, keys::find, secret_sha256)
+    async fn list_keys(&self, tenant: Option<&Tenant>, page: Page) -> Result<Vec<KeyRow>> {
+        on_reader!(self, keys::list, tenant, page)
     }
 
-    async fn revoke_key(&self, id: KeyId, now: Micros) -> Result<KeyRow> {
-        in_transaction!(self, keys::revoke, id, now)
+    async fn find_key(&self, proof: KeyProof, sha256: &[u8; 32], now: Micros) -> Result<Option<KeyRow>> {
+        on_reader!(self, keys::find, proof, sha256, now)
+    }
+
+    async fn revoke_key(&self, tenant: Option<&Tenant>, id: KeyId, now: Micros) -> Result<KeyRow> {
+        in_transaction!(self, keys::revoke, tenant, id, now)
     }
 
     async fn ping(&self) -> Result<()> {
