@@ -266,6 +266,34 @@ fn sec_14_quotas_are_set_and_kept() {
     assert_eq!(http::request(rest.0, "POST", "/v1/images", &[], &data).status, 201);
 }
 
+/// Bytes that are refused are taken to their end all the same: the answer comes to clients that send all before they look.
+#[test]
+fn a_refusal_is_told_to_whoever_is_still_sending() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let image = fixtures::with_backing_file(64 << 20);
+    let form = |before: &str| {
+        let head = "--X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.img\"\r\n\r\n";
+        [before.as_bytes(), head.as_bytes(), &image, b"\r\n--X--\r\n"].concat()
+    };
+    let unknown = "--X\r\nContent-Disposition: form-data; name=\"colour\"\r\n\r\nred\r\n";
+    let (multipart, plain) = ("multipart/form-data; boundary=X", "application/octet-stream");
+    for (path, content_type, body, status, reason) in [
+        ("/v1/images", multipart, form(""), 422, "UNSAFE_BACKING_FILE"),
+        ("/v1/images", multipart, form(unknown), 400, "INVALID_ARGUMENT"),
+        ("/v1/images", "multipart/form-data", form(""), 400, "MALFORMED_FORM"),
+        ("/v1/images?colour=red", multipart, form(""), 400, "INVALID_ARGUMENT"),
+        ("/v1/images", plain, image.clone(), 422, "UNSAFE_BACKING_FILE"),
+        ("/v1/images?format=floppy", plain, image.clone(), 400, "INVALID_ARGUMENT"),
+        ("/v1/images", "text/plain", image.clone(), 415, "UNSUPPORTED_MEDIA_TYPE"),
+    ] {
+        let refused = http::send_whole(rest.0, "POST", path, &[("content-type", content_type)], &body);
+        assert_problem(&refused, status, reason);
+    }
+    let part = http::send_whole(rest.0, "PUT", "/v1/sessions/s/parts/0", &[], &image);
+    assert_problem(&part, 400, "INVALID_ARGUMENT");
+}
+
 /// An upload that nobody can go on with leaves nothing: neither bytes nor a hold on the quota.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_broke_without_a_name_is_given_up() {

@@ -449,18 +449,18 @@ fn checksum() {
 fn a_refusal_in_the_middle_is_told() {
     let service = Service::start();
     let tus = Tus(service.http());
-    // A qcow2 image with a backing file, and much behind it.
-    let mut image = vec![0; 8 << 20];
-    image[..4].copy_from_slice(b"QFI\xfb");
-    image[4..8].copy_from_slice(&3_u32.to_be_bytes());
-    image[8..16].copy_from_slice(&512_u64.to_be_bytes());
-    image[16..20].copy_from_slice(&11_u32.to_be_bytes());
-    image[20..24].copy_from_slice(&16_u32.to_be_bytes());
-    image[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
-    image[512..523].copy_from_slice(b"/etc/passwd");
-    let upload = tus.create(image.len(), &[]);
-    let refused = tus.patch(&upload, 0, &[], &image);
+    let image = fixtures::with_backing_file(64 << 20);
+    let length = image.len().to_string();
+    let create = [VERSION, BYTES, ("upload-length", &*length)];
+    let refused = http::send_whole(tus.0, "POST", "/v1/uploads", &create, &image);
     assert_eq!((refused.status, refused.json()["reason"].as_str()), (422, Some("UNSAFE_BACKING_FILE")));
+    let upload = tus.create(image.len(), &[]);
+    let patch = [VERSION, BYTES, ("upload-offset", "0")];
+    // The last one is refused before a byte of it is looked at.
+    for (status, reason) in [(422, "UNSAFE_BACKING_FILE"), (410, "UNSAFE_BACKING_FILE")] {
+        let refused = http::send_whole(tus.0, "PATCH", &upload, &patch, &image);
+        assert_eq!((refused.status, refused.json()["reason"].as_str()), (status, Some(reason)));
+    }
     assert_eq!(tus.head(&upload).status, 410);
     assert_eq!(service.staged(), [""; 0]);
 }

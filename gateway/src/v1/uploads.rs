@@ -18,12 +18,12 @@ use uuid::Uuid;
 
 use super::incoming::Incoming;
 use super::{answer, content_length, header_text, id_of, present, resource, tus, wrong_method};
-use crate::call;
 use crate::intake::Intake;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
+use crate::{call, leftover};
 
 const COLLECTION: &str = "/v1/uploads";
 const ONE: &str = "/v1/uploads/{id}";
@@ -139,8 +139,10 @@ async fn capabilities() -> Response {
     tus::capabilities()
 }
 
-async fn create(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Body) -> Response {
-    tus::marked(begin_upload(&gateway, &headers, body).await)
+async fn create(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, mut body: Body) -> Response {
+    let answer = begin_upload(&gateway, &headers, &mut body).await;
+    leftover::dismiss(body);
+    tus::marked(answer)
 }
 
 async fn tell(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
@@ -151,9 +153,11 @@ async fn append(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Body,
+    mut body: Body,
 ) -> Response {
-    tus::marked(append_bytes(&gateway, &headers, &id, body).await)
+    let answer = append_bytes(&gateway, &headers, &id, &mut body).await;
+    leftover::dismiss(body);
+    tus::marked(answer)
 }
 
 async fn give_up(
@@ -168,18 +172,20 @@ async fn overridden(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Body,
+    mut body: Body,
 ) -> Response {
     let meant = headers.get("x-http-method-override").map(|method| method.as_bytes().to_ascii_uppercase());
-    tus::marked(match meant.as_deref() {
-        Some(b"PATCH") => append_bytes(&gateway, &headers, &id, body).await,
+    let answer = match meant.as_deref() {
+        Some(b"PATCH") => append_bytes(&gateway, &headers, &id, &mut body).await,
         Some(b"HEAD") => tell_offset(&gateway, &headers, &id).await,
         Some(b"DELETE") => abort(&gateway, &headers, &id).await,
         _ => Ok(wrong_method("an upload goes on with PATCH", "GET,HEAD,PATCH,DELETE")),
-    })
+    };
+    leftover::dismiss(body);
+    tus::marked(answer)
 }
 
-async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: &mut Body) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
     let size_bytes = tus::length(headers)?;
     let mut metadata = tus::metadata(headers)?;
@@ -224,7 +230,7 @@ async fn append_bytes(
     gateway: &Gateway,
     headers: &HeaderMap,
     id: &str,
-    body: Body,
+    body: &mut Body,
 ) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
     tus::check_bytes(headers)?;
@@ -312,8 +318,12 @@ fn resume(gateway: &Gateway, headers: &HeaderMap, upload: &Upload, size_bytes: O
 }
 
 /// Writes the bytes; makes the image when the last one is there.
-async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: Option<u64>) -> Result<Upload, Problem> {
-    let poured = bytes.pour(&mut intake).await;
+async fn take(
+    mut intake: Intake,
+    mut bytes: Incoming<'_>,
+    size_bytes: Option<u64>,
+) -> Result<Upload, Problem> {
+    let poured = pour(&mut bytes, &mut intake).await;
     if let Some(size_bytes) = size_bytes.filter(|size_bytes| intake.end_bytes() > *size_bytes) {
         return Err(too_long(size_bytes));
     }
@@ -325,6 +335,13 @@ async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: Option<u64>) 
     let closed = intake.close().await;
     poured?;
     present(closed?.upload)
+}
+
+async fn pour(bytes: &mut Incoming<'_>, intake: &mut Intake) -> Result<(), Problem> {
+    while let Some(data) = bytes.next().await? {
+        intake.write(data).await?;
+    }
+    Ok(())
 }
 
 /// Makes the image of an upload whose bytes are all there. It is missing when the gateway or the server went down between
