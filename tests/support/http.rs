@@ -112,13 +112,7 @@ pub fn try_request(
     }
 }
 
-fn head(
-    server: SocketAddr,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    length_bytes: u64,
-) -> String {
+fn head(server: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], length_bytes: u64) -> String {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");

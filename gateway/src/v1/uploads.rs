@@ -14,11 +14,12 @@ use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
     AbortUploadRequest, GetUploadRequest, ListUploadsRequest, Upload, UploadCommit, UploadResume, UploadState,
 };
+use tonic::Code;
 use uuid::Uuid;
 
 use super::incoming::Incoming;
 use super::{answer, content_length, header_text, id_of, present, resource, tus, wrong_method};
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::route::{Content, Route};
@@ -187,13 +188,17 @@ async fn overridden(
 
 async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: &mut Body) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
+    tus::refuse_concatenation(headers)?;
     let size_bytes = tus::length(headers)?;
     let mut metadata = tus::metadata(headers)?;
     metadata.size_bytes = size_bytes;
-    metadata.request_id = match header_text(headers, "Idempotency-Key")? {
+    let key = header_text(headers, "Idempotency-Key")?;
+    let is_named = key.is_some();
+    metadata.request_id = match key {
         Some(key) => key.trim_matches('"').to_owned(),
         None => Uuid::new_v4().to_string(),
     };
+    let name = format!("uploads/{}", metadata.request_id);
     let with_bytes = headers.contains_key(header::CONTENT_TYPE);
     let mut bytes = Incoming::None;
     if with_bytes {
@@ -204,7 +209,15 @@ async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: &mut Body) -
     let first = Message::Metadata(metadata);
     let intake = Intake::begin(&gateway.connection, call::request(headers, ()), first, 0);
     let upload = if with_bytes {
-        take(intake, bytes, size_bytes).await?
+        let taken = take(intake, bytes, size_bytes).await;
+        if taken.is_err() && !is_named {
+            // Its client was never told where it is, and so cannot go on with it.
+            let caller = call::request(headers, ()).metadata().clone();
+            let given_up = intake::abort(gateway.connection.clone(), caller, name);
+            // One that cannot be given up now expires.
+            let _ = tokio::time::timeout(gateway.config.limits.call_timeout, given_up).await;
+        }
+        taken?
     } else {
         present(intake.close().await?.upload)?
     };
@@ -323,9 +336,11 @@ async fn take(
     mut bytes: Incoming<'_>,
     size_bytes: Option<u64>,
 ) -> Result<Upload, Problem> {
-    let poured = pour(&mut bytes, &mut intake).await;
-    if let Some(size_bytes) = size_bytes.filter(|size_bytes| intake.end_bytes() > *size_bytes) {
-        return Err(too_long(size_bytes));
+    let poured = pour(&mut bytes, &mut intake, size_bytes.unwrap_or(u64::MAX)).await;
+    if let Ok(Poured::PastTheEnd) = poured {
+        // What the client has mistaken is not known, so the last of it is not kept: the upload is never whole by it.
+        intake.hang_up().await;
+        return Err(too_long(size_bytes.unwrap_or(u64::MAX)));
     }
     if poured.is_ok() && size_bytes == Some(intake.end_bytes()) {
         let commit = UploadCommit { size_bytes, ..UploadCommit::default() };
@@ -337,11 +352,23 @@ async fn take(
     present(closed?.upload)
 }
 
-async fn pour(bytes: &mut Incoming<'_>, intake: &mut Intake) -> Result<(), Problem> {
+/// What came of a body.
+enum Poured {
+    /// All of it was written.
+    Whole,
+    /// It has more bytes than the upload; those are not written.
+    PastTheEnd,
+}
+
+async fn pour(bytes: &mut Incoming<'_>, intake: &mut Intake, size_bytes: u64) -> Result<Poured, Problem> {
     while let Some(data) = bytes.next().await? {
+        // The server would take it for the end of the upload.
+        if intake.end_bytes() + data.len() as u64 > size_bytes {
+            return Ok(Poured::PastTheEnd);
+        }
         intake.write(data).await?;
     }
-    Ok(())
+    Ok(Poured::Whole)
 }
 
 /// Makes the image of an upload whose bytes are all there. It is missing when the gateway or the server went down between
@@ -353,7 +380,11 @@ async fn finished(gateway: &Gateway, headers: &HeaderMap, upload: Upload) -> Res
         return Ok(upload);
     }
     let commit = UploadCommit { size_bytes: upload.size_bytes, ..UploadCommit::default() };
-    present(resume(gateway, headers, &upload, upload.size_bytes).commit(commit).await?.upload)
+    match resume(gateway, headers, &upload, upload.size_bytes).commit(commit).await {
+        // Who may only read is told the offset; the image is made for the next one who may write.
+        Err(status) if status.code() == Code::PermissionDenied => Ok(upload),
+        committed => present(committed?.upload),
+    }
 }
 
 #[cfg(test)]
