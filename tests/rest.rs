@@ -119,6 +119,32 @@ fn hidden_images_are_found_when_they_are_asked_for() {
     }
 }
 
+/// One key with two values is a question without an answer, and a label that nobody has said.
+#[test]
+fn a_label_that_comes_twice_with_two_values_is_refused() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let data = fixtures::raw("labels");
+    for (labels, status) in [
+        ("label=k=1&label=k=2", 400),
+        ("label=k=1&label=k=", 400),
+        ("property=k=1&property=k=2", 400),
+        ("label=k=1&label=k=1&label=l=2&property=k=3", 201),
+    ] {
+        let answer = http::request(rest.0, "POST", &format!("/v1/images?{labels}"), &[], &data);
+        assert_eq!(answer.status, status, "{labels}: {}", answer.text());
+    }
+    for (labels, found) in [("label=k=1&label=l=2", 1), ("label=k=1&label=k=1", 1), ("label=k=2", 0)] {
+        let listed = rest.call("GET", &format!("/v1/images?{labels}")).json();
+        assert_eq!(listed["images"].as_array().map_or(0, Vec::len), found, "{labels}");
+    }
+    let refused = rest.call("GET", "/v1/images?label=k=1&label=k=2");
+    assert_problem(&refused, 400, "INVALID_ARGUMENT");
+    let violation = &refused.json()["violations"][0];
+    assert_eq!(violation["field"], "label");
+    assert!(violation["description"].as_str().unwrap().contains("twice"), "{violation}");
+}
+
 #[test]
 fn parts_are_put_and_composed() {
     let service = Service::start();

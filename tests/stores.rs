@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 
 use imageops::v1::{CheckRequest, Image, StoreStatus, UploadMetadata};
 use serde_json::Value;
+use support::http::request;
 use support::jobs::{compress_file, file};
 use support::process::Setup;
 use support::status::assert_status;
@@ -209,4 +210,34 @@ async fn a_store_in_another_one_is_refused() {
     std::os::unix::fs::symlink("/srv", place("link")).unwrap();
     let refused = imageops(&service, &["store", "add", "three", &place("link")]);
     assert!(String::from_utf8(refused.stderr).unwrap().contains("--store-roots"));
+}
+
+/// What all tenants together have tells one of the others.
+#[test]
+fn what_a_store_holds_is_the_operators_to_know() {
+    let service = Service::start_with(&["--auth", "token"]);
+    let stores = |scopes: &str, tenant: Option<&str>| {
+        let key = format!("Bearer {}", service.make_key(scopes, tenant));
+        let data = [7; 5000];
+        let headers = [("authorization", &*key)];
+        if scopes == "admin" {
+            assert_eq!(request(service.http(), "POST", "/v1/images", &headers, &data).status, 201);
+        }
+        let listed = request(service.http(), "GET", "/v1/stores", &headers, &[]).json();
+        let found = request(service.http(), "GET", "/v1/stores/default", &headers, &[]).json();
+        assert_eq!(listed["stores"][0], found);
+        found
+    };
+    let told =
+        |store: &Value| ["images", "storedBytes", "totalBytes", "freeBytes"].map(|name| store[name].clone());
+    let theirs = stores("admin", Some("tenant-one"));
+    let reader = stores("read", None);
+    for store in [&theirs, &reader] {
+        assert_eq!(told(store), [const { Value::Null }; 4], "{store}");
+        assert_eq!(store["status"], "STORE_STATUS_CONNECTED");
+    }
+    assert_eq!(theirs["directory"], Value::Null);
+    let ours = stores("admin", None);
+    assert_eq!((&ours["images"], &ours["storedBytes"]), (&"2".into(), &"10000".into()), "{ours}");
+    assert!(told(&ours).iter().all(Value::is_string), "{ours}");
 }

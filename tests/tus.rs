@@ -243,14 +243,7 @@ fn creation_with_bytes_past_the_end_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn core_head_with_a_key_that_only_reads_makes_no_image() {
     let service = Service::start_with(&["--auth", "token"]);
-    let key = |scopes: &str| {
-        let made = Command::new(support::binary("imageops-server"))
-            .args(["key", "create", "--scopes", scopes, "--data-dir"])
-            .arg(service.data_dir())
-            .output()
-            .unwrap();
-        format!("Bearer {}", String::from_utf8(made.stdout).unwrap().trim())
-    };
+    let key = |scopes: &str| format!("Bearer {}", service.make_key(scopes, None));
     let (reader, writer) = (key("read"), key("read,write"));
     let tus = Tus(service.http());
     let data = fixtures::raw("tus whole");

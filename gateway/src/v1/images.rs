@@ -1,5 +1,6 @@
 //! Images that come in one request, the bytes alone or a form; and records that bytes come to later.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -205,8 +206,8 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
     match name {
         "display_name" => value.clone_into(&mut metadata.display_name),
         "description" => value.clone_into(&mut metadata.description),
-        "label" => metadata.labels.extend([pair("label", value)?]),
-        "property" => metadata.properties.extend([pair("property", value)?]),
+        "label" => add_pair(&mut metadata.labels, "label", value)?,
+        "property" => add_pair(&mut metadata.properties, "property", value)?,
         "tag" => metadata.tags.push(value.to_owned()),
         "request_id" => value.clone_into(&mut metadata.request_id),
         "md5" => digests.md5 = value.to_ascii_lowercase(),
@@ -234,11 +235,16 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
     Ok(())
 }
 
-/// A field of the form `name=value`.
-pub(super) fn pair(field: &str, text: &str) -> Result<(String, String), Problem> {
+/// Adds a field of the form `name=value`. A name has one value: of two, either could be the one that is meant.
+pub(super) fn add_pair(pairs: &mut HashMap<String, String>, field: &str, text: &str) -> Result<(), Problem> {
     let (name, value) =
         text.split_once('=').ok_or_else(|| Problem::invalid(field, "has the form name=value"))?;
-    Ok((name.to_owned(), value.to_owned()))
+    match pairs.insert(name.to_owned(), value.to_owned()) {
+        Some(other) if other != value => {
+            Err(Problem::invalid(field, "names one key twice with different values; a key has one value"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn begin(gateway: &Gateway, headers: &HeaderMap, metadata: UploadMetadata) -> OneShot {
@@ -410,6 +416,10 @@ mod tests {
             assert!(describe(&mut metadata, name, value).is_err(), "{name}={value}");
         }
         assert!(describe(&mut metadata, "label", "a").is_err());
+        describe(&mut metadata, "label", "a=b").unwrap();
+        for (name, value) in [("label", "a=c"), ("label", "a="), ("property", "d=e")] {
+            assert!(describe(&mut metadata, name, value).is_err(), "{name}: {value}");
+        }
         assert!(describe(&mut metadata, "format", "floppy").is_err());
         assert!(describe(&mut metadata, "colour", "red").is_err());
     }
