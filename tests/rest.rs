@@ -221,6 +221,44 @@ fn images_go_out_in_another_format_and_in_a_zip() {
     assert!(qemu_img(["info".as_ref(), target.as_os_str()]).status.success());
 }
 
+/// RFC 9110, 13.1.4, and the order of 13.2.2.
+#[test]
+fn a_date_that_the_image_must_not_be_later_than_is_kept() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let data = fixtures::raw("dates");
+    let image = http::request(rest.0, "POST", "/v1/images", &[], &data).json();
+    let content = format!("/v1/images/{}/content", id_of(&image));
+    let head = rest.call("HEAD", &content);
+    let (etag, date) = (head.header("etag").unwrap(), head.header("last-modified").unwrap());
+    let (before, range) = ("Sat, 01 Jan 2000 00:00:00 GMT", ("range", "bytes=0-3"));
+    let since = |date| ("if-unmodified-since", date);
+    for (headers, status) in [
+        (vec![since(date)], 200),
+        (vec![since(before)], 412),
+        (vec![since(before), range], 412),
+        (vec![since(date), range], 206),
+        (vec![since("yesterday")], 200),
+        // A tag decides alone, and both come before what the caller has.
+        (vec![since(before), ("if-match", etag)], 200),
+        (vec![since(date), ("if-match", "\"other\"")], 412),
+        (vec![since(before), ("if-none-match", etag)], 412),
+        (vec![since(date), ("if-none-match", etag)], 304),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let answer = http::request(rest.0, method, &content, &headers, &[]);
+            // HEAD has no ranges.
+            let status = if (method, status) == ("HEAD", 206) { 200 } else { status };
+            assert_eq!(answer.status, status, "{method} {headers:?}");
+        }
+    }
+    let refused = http::request(rest.0, "GET", &content, &[since(before)], &[]);
+    assert_problem(&refused, 412, "PRECONDITION_FAILED");
+    let legacy = format!("/image-management/v1/images/{}/action/download", id_of(&image));
+    assert_eq!(http::request(rest.0, "GET", &legacy, &[since(before)], &[]).status, 412);
+    assert_eq!(http::request(rest.0, "GET", &legacy, &[since(date)], &[]).body, data);
+}
+
 #[test]
 fn stores_are_registered_changed_drained_and_forgotten() {
     let roots = tempfile::tempdir().unwrap();
