@@ -114,6 +114,12 @@ async fn nothing_is_written_where_a_store_no_longer_is() {
     fs::create_dir(&place).unwrap();
     let refused = upload_to(&service, "disk", b"lost").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    // Over REST it says the same, and when to come back.
+    let answer = request(service.http(), "POST", "/v1/images?store=disk", &[], b"lost");
+    let told = answer.json();
+    assert_eq!((answer.status, &told["reason"]), (503, &"STORE_DISCONNECTED".into()));
+    assert!(told["detail"].as_str().unwrap().starts_with("the store is not there"), "{told}");
+    assert!(answer.header("retry-after").is_some());
     assert_eq!(names(&place), [""; 0], "written below the mount point");
     let told = store(&service, "disk").await;
     assert_eq!(told.status(), StoreStatus::Disconnected);
@@ -208,8 +214,18 @@ async fn a_store_in_another_one_is_refused() {
     let refused = imageops(&service, &["store", "add", "two", &place("one/blobs/two")]);
     assert!(String::from_utf8(refused.stderr).unwrap().contains("lies in the store one"));
     std::os::unix::fs::symlink("/srv", place("link")).unwrap();
-    let refused = imageops(&service, &["store", "add", "three", &place("link")]);
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("--store-roots"));
+    let refused = |name: &str, place: &str| {
+        let refused = imageops(&service, &["store", "add", name, place]);
+        assert_eq!(refused.status.code(), Some(1));
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    assert!(refused("three", &place("link")).contains("--store-roots"));
+    fs::write(place("file"), b"a file").unwrap();
+    let said = refused("four", &place("file"));
+    assert!(said.contains("a file at this path"), "{said}");
+    assert_eq!(fs::read(place("file")).unwrap(), b"a file");
+    let said = refused("five", &place("one"));
+    assert!(said.contains("is the store one already"), "{said}");
 }
 
 /// What all tenants together have tells one of the others.

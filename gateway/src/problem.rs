@@ -98,7 +98,9 @@ impl From<Status> for Problem {
             _ => code_name(status.code()).to_owned(),
         };
         let http = http_status(status.code(), &reason);
-        let detail = if is_internal(status.code()) {
+        // What is away the server tells of itself, in a sentence that is made for clients; others tell of connections.
+        let is_told = info.is_some() && status.code() == Code::Unavailable;
+        let detail = if is_internal(status.code()) && !is_told {
             // What went wrong inside is for the log alone.
             tracing::error!(code = ?status.code(), message = status.message(), "the server failed");
             "the server could not do this; its log tells more under the request id".to_owned()
@@ -257,7 +259,21 @@ mod tests {
 
     #[test]
     fn texts_of_the_inside_stay_inside() {
-        let problem = Problem::from(Status::internal("open /srv/images/x: permission denied"));
-        assert!(!problem.to_json().to_string().contains("/srv"));
+        let details = ErrorDetails::with_error_info("INTERNAL", "imageops", HashMap::new());
+        for status in [
+            Status::internal("open /srv/images/x: permission denied"),
+            Status::unavailable("connect to /srv/images/socket: refused"),
+            Status::with_error_details(Code::Internal, "open /srv/images/x: permission denied", details),
+        ] {
+            assert!(!Problem::from(status).to_json().to_string().contains("/srv"));
+        }
+    }
+
+    #[test]
+    fn what_is_away_is_told_in_the_servers_words() {
+        let details = ErrorDetails::with_error_info("STORE_DISCONNECTED", "imageops", HashMap::new());
+        let text = "the store cannot be reached now; try again";
+        let problem = Problem::from(Status::with_error_details(Code::Unavailable, text, details));
+        assert_eq!((problem.status.as_u16(), problem.detail.as_str()), (503, text));
     }
 }
