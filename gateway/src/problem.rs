@@ -8,8 +8,13 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::call;
+
 /// Where the reasons are explained; the reason in lower case is the anchor.
 const REASONS_URL: &str = "https://github.com/imageops/imageops/blob/main/docs/errors.md";
+
+/// When to come back to a server that is away and so cannot say it: it starts in less.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// One member of a request that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +96,11 @@ impl Problem {
 }
 
 impl From<Status> for Problem {
-    fn from(status: Status) -> Self {
+    fn from(mut status: Status) -> Self {
+        if call::is_broken(&status) {
+            tracing::warn!(code = ?status.code(), message = status.message(), "the server went away");
+            status = Status::unavailable("the server went away");
+        }
         let info = status.get_details_error_info();
         let reason = match &info {
             Some(info) if !info.reason.is_empty() => info.reason.clone(),
@@ -116,7 +125,10 @@ impl From<Status> for Problem {
                 .into_iter()
                 .map(|violation| Violation { field: violation.field, description: violation.description })
                 .collect(),
-            retry_after: status.get_details_retry_info().and_then(|retry| retry.retry_delay),
+            retry_after: status
+                .get_details_retry_info()
+                .and_then(|retry| retry.retry_delay)
+                .or_else(|| (http == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER)),
             durable_bytes: info.and_then(|info| info.metadata.get("durable_bytes")?.parse().ok()),
         }
     }
@@ -267,6 +279,17 @@ mod tests {
         ] {
             assert!(!Problem::from(status).to_json().to_string().contains("/srv"));
         }
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_fault_of_the_server() {
+        let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        assert_ne!(broken.code(), Code::Unavailable, "the test would show nothing");
+        let problem = Problem::from(broken);
+        assert_eq!((problem.status.as_u16(), problem.reason.as_str()), (503, "UNAVAILABLE"));
+        assert_eq!(problem.into_response().headers()[header::RETRY_AFTER], "2");
+        let faulty = Problem::from(Status::internal("x"));
+        assert_eq!((faulty.status.as_u16(), faulty.retry_after), (500, None));
     }
 
     #[test]
