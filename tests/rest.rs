@@ -119,6 +119,32 @@ fn hidden_images_are_found_when_they_are_asked_for() {
     }
 }
 
+/// One key with two values is a question without an answer, and a label that nobody has said.
+#[test]
+fn a_label_that_comes_twice_with_two_values_is_refused() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let data = fixtures::raw("labels");
+    for (labels, status) in [
+        ("label=k=1&label=k=2", 400),
+        ("label=k=1&label=k=", 400),
+        ("property=k=1&property=k=2", 400),
+        ("label=k=1&label=k=1&label=l=2&property=k=3", 201),
+    ] {
+        let answer = http::request(rest.0, "POST", &format!("/v1/images?{labels}"), &[], &data);
+        assert_eq!(answer.status, status, "{labels}: {}", answer.text());
+    }
+    for (labels, found) in [("label=k=1&label=l=2", 1), ("label=k=1&label=k=1", 1), ("label=k=2", 0)] {
+        let listed = rest.call("GET", &format!("/v1/images?{labels}")).json();
+        assert_eq!(listed["images"].as_array().map_or(0, Vec::len), found, "{labels}");
+    }
+    let refused = rest.call("GET", "/v1/images?label=k=1&label=k=2");
+    assert_problem(&refused, 400, "INVALID_ARGUMENT");
+    let violation = &refused.json()["violations"][0];
+    assert_eq!(violation["field"], "label");
+    assert!(violation["description"].as_str().unwrap().contains("twice"), "{violation}");
+}
+
 #[test]
 fn parts_are_put_and_composed() {
     let service = Service::start();
@@ -195,6 +221,44 @@ fn images_go_out_in_another_format_and_in_a_zip() {
     assert!(qemu_img(["info".as_ref(), target.as_os_str()]).status.success());
 }
 
+/// RFC 9110, 13.1.4, and the order of 13.2.2.
+#[test]
+fn a_date_that_the_image_must_not_be_later_than_is_kept() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let data = fixtures::raw("dates");
+    let image = http::request(rest.0, "POST", "/v1/images", &[], &data).json();
+    let content = format!("/v1/images/{}/content", id_of(&image));
+    let head = rest.call("HEAD", &content);
+    let (etag, date) = (head.header("etag").unwrap(), head.header("last-modified").unwrap());
+    let (before, range) = ("Sat, 01 Jan 2000 00:00:00 GMT", ("range", "bytes=0-3"));
+    let since = |date| ("if-unmodified-since", date);
+    for (headers, status) in [
+        (vec![since(date)], 200),
+        (vec![since(before)], 412),
+        (vec![since(before), range], 412),
+        (vec![since(date), range], 206),
+        (vec![since("yesterday")], 200),
+        // A tag decides alone, and both come before what the caller has.
+        (vec![since(before), ("if-match", etag)], 200),
+        (vec![since(date), ("if-match", "\"other\"")], 412),
+        (vec![since(before), ("if-none-match", etag)], 412),
+        (vec![since(date), ("if-none-match", etag)], 304),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let answer = http::request(rest.0, method, &content, &headers, &[]);
+            // HEAD has no ranges.
+            let status = if (method, status) == ("HEAD", 206) { 200 } else { status };
+            assert_eq!(answer.status, status, "{method} {headers:?}");
+        }
+    }
+    let refused = http::request(rest.0, "GET", &content, &[since(before)], &[]);
+    assert_problem(&refused, 412, "PRECONDITION_FAILED");
+    let legacy = format!("/image-management/v1/images/{}/action/download", id_of(&image));
+    assert_eq!(http::request(rest.0, "GET", &legacy, &[since(before)], &[]).status, 412);
+    assert_eq!(http::request(rest.0, "GET", &legacy, &[since(date)], &[]).body, data);
+}
+
 #[test]
 fn stores_are_registered_changed_drained_and_forgotten() {
     let roots = tempfile::tempdir().unwrap();
@@ -264,6 +328,34 @@ fn sec_14_quotas_are_set_and_kept() {
     assert_eq!(rest.json("PUT", "/v1/quotas", &json!({})).status, 204);
     assert_eq!(rest.json("PUT", &format!("/v1/quotas/{tenant}"), &json!({})).status, 200);
     assert_eq!(http::request(rest.0, "POST", "/v1/images", &[], &data).status, 201);
+}
+
+/// Bytes that are refused are taken to their end all the same: the answer comes to clients that send all before they look.
+#[test]
+fn a_refusal_is_told_to_whoever_is_still_sending() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let image = fixtures::with_backing_file(64 << 20);
+    let form = |before: &str| {
+        let head = "--X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.img\"\r\n\r\n";
+        [before.as_bytes(), head.as_bytes(), &image, b"\r\n--X--\r\n"].concat()
+    };
+    let unknown = "--X\r\nContent-Disposition: form-data; name=\"colour\"\r\n\r\nred\r\n";
+    let (multipart, plain) = ("multipart/form-data; boundary=X", "application/octet-stream");
+    for (path, content_type, body, status, reason) in [
+        ("/v1/images", multipart, form(""), 422, "UNSAFE_BACKING_FILE"),
+        ("/v1/images", multipart, form(unknown), 400, "INVALID_ARGUMENT"),
+        ("/v1/images", "multipart/form-data", form(""), 400, "MALFORMED_FORM"),
+        ("/v1/images?colour=red", multipart, form(""), 400, "INVALID_ARGUMENT"),
+        ("/v1/images", plain, image.clone(), 422, "UNSAFE_BACKING_FILE"),
+        ("/v1/images?format=floppy", plain, image.clone(), 400, "INVALID_ARGUMENT"),
+        ("/v1/images", "text/plain", image.clone(), 415, "UNSUPPORTED_MEDIA_TYPE"),
+    ] {
+        let refused = http::send_whole(rest.0, "POST", path, &[("content-type", content_type)], &body);
+        assert_problem(&refused, status, reason);
+    }
+    let part = http::send_whole(rest.0, "PUT", "/v1/sessions/s/parts/0", &[], &image);
+    assert_problem(&part, 400, "INVALID_ARGUMENT");
 }
 
 /// An upload that nobody can go on with leaves nothing: neither bytes nor a hold on the quota.

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 
 use imageops::v1::{CheckRequest, Image, StoreStatus, UploadMetadata};
 use serde_json::Value;
+use support::http::request;
 use support::jobs::{compress_file, file};
 use support::process::Setup;
 use support::status::assert_status;
@@ -113,6 +114,12 @@ async fn nothing_is_written_where_a_store_no_longer_is() {
     fs::create_dir(&place).unwrap();
     let refused = upload_to(&service, "disk", b"lost").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    // Over REST it says the same, and when to come back.
+    let answer = request(service.http(), "POST", "/v1/images?store=disk", &[], b"lost");
+    let told = answer.json();
+    assert_eq!((answer.status, &told["reason"]), (503, &"STORE_DISCONNECTED".into()));
+    assert!(told["detail"].as_str().unwrap().starts_with("the store is not there"), "{told}");
+    assert!(answer.header("retry-after").is_some());
     assert_eq!(names(&place), [""; 0], "written below the mount point");
     let told = store(&service, "disk").await;
     assert_eq!(told.status(), StoreStatus::Disconnected);
@@ -207,6 +214,46 @@ async fn a_store_in_another_one_is_refused() {
     let refused = imageops(&service, &["store", "add", "two", &place("one/blobs/two")]);
     assert!(String::from_utf8(refused.stderr).unwrap().contains("lies in the store one"));
     std::os::unix::fs::symlink("/srv", place("link")).unwrap();
-    let refused = imageops(&service, &["store", "add", "three", &place("link")]);
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("--store-roots"));
+    let refused = |name: &str, place: &str| {
+        let refused = imageops(&service, &["store", "add", name, place]);
+        assert_eq!(refused.status.code(), Some(1));
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    assert!(refused("three", &place("link")).contains("--store-roots"));
+    fs::write(place("file"), b"a file").unwrap();
+    let said = refused("four", &place("file"));
+    assert!(said.contains("a file at this path"), "{said}");
+    assert_eq!(fs::read(place("file")).unwrap(), b"a file");
+    let said = refused("five", &place("one"));
+    assert!(said.contains("is the store one already"), "{said}");
+}
+
+/// What all tenants together have tells one of the others.
+#[test]
+fn what_a_store_holds_is_the_operators_to_know() {
+    let service = Service::start_with(&["--auth", "token"]);
+    let stores = |scopes: &str, tenant: Option<&str>| {
+        let key = format!("Bearer {}", service.make_key(scopes, tenant));
+        let data = [7; 5000];
+        let headers = [("authorization", &*key)];
+        if scopes == "admin" {
+            assert_eq!(request(service.http(), "POST", "/v1/images", &headers, &data).status, 201);
+        }
+        let listed = request(service.http(), "GET", "/v1/stores", &headers, &[]).json();
+        let found = request(service.http(), "GET", "/v1/stores/default", &headers, &[]).json();
+        assert_eq!(listed["stores"][0], found);
+        found
+    };
+    let told =
+        |store: &Value| ["images", "storedBytes", "totalBytes", "freeBytes"].map(|name| store[name].clone());
+    let theirs = stores("admin", Some("tenant-one"));
+    let reader = stores("read", None);
+    for store in [&theirs, &reader] {
+        assert_eq!(told(store), [const { Value::Null }; 4], "{store}");
+        assert_eq!(store["status"], "STORE_STATUS_CONNECTED");
+    }
+    assert_eq!(theirs["directory"], Value::Null);
+    let ours = stores("admin", None);
+    assert_eq!((&ours["images"], &ours["storedBytes"]), (&"2".into(), &"10000".into()), "{ours}");
+    assert!(told(&ours).iter().all(Value::is_string), "{ours}");
 }

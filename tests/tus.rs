@@ -11,7 +11,8 @@ use serde_json::json;
 
 use support::http::{self, Answer};
 use support::images::have;
-use support::upload::digests;
+use support::random::Random;
+use support::upload::{Stream, digests};
 use support::{Service, fixtures};
 
 const VERSION: (&str, &str) = ("tus-resumable", "1.0.0");
@@ -39,6 +40,30 @@ impl Tus {
         let offset = offset.to_string();
         let headers = [&[VERSION, BYTES, ("upload-offset", &offset)], headers].concat();
         self.request("PATCH", upload, &headers, body)
+    }
+
+    /// A request whose body comes in pieces of these lengths, and tells none beforehand.
+    fn chunked(&self, method: &str, path: &str, headers: &str, body: &[u8], pieces: &[usize]) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(self.0).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTus-Resumable: 1.0.0\r\n{headers}\
+             Content-Type: application/offset+octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut rest = body;
+        for &length in pieces {
+            let (piece, behind) = rest.split_at(length);
+            stream.write_all(format!("{length:x}\r\n").as_bytes()).unwrap();
+            stream.write_all(piece).unwrap();
+            stream.write_all(b"\r\n").unwrap();
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+        stream.write_all(b"0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     fn head(&self, upload: &str) -> Answer {
@@ -166,6 +191,83 @@ fn core_offsets_and_lengths_are_numbers_of_bytes() {
     assert_eq!((past.status, &past.json()["reason"]), (413, &json!("SIZE_MISMATCH")));
 }
 
+/// A body whose length is not told may have bytes past the end of the upload: it is refused, and the upload goes on.
+#[test]
+fn core_patch_past_the_end_is_413_and_ends_nothing() {
+    let service = Service::start();
+    let tus = Tus(service.http());
+    let data = Random::new("tus past the end").bytes(3 << 20);
+    // With one byte too many, and with much: whole pieces of what is kept, and what the server would take for the end.
+    for (surplus, sent) in
+        [(1, vec![data.len() + 1]), (5, vec![data.len(), 5]), (4 << 20, vec![2 << 20, 5 << 20])]
+    {
+        let upload = tus.create(data.len(), &[]);
+        let mut body = data.clone();
+        body.resize(data.len() + surplus, 7);
+        let answer = tus.chunked("PATCH", &upload, "Upload-Offset: 0\r\n", &body, &sent);
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("SIZE_MISMATCH"), "{answer}");
+
+        let head = tus.head(&upload);
+        assert_eq!((head.status, head.header("imageops-image")), (200, None));
+        let offset: usize = head.header("upload-offset").unwrap().parse().unwrap();
+        assert!(offset < data.len(), "what came with too much never makes the upload whole");
+        let whole = tus.patch(&upload, offset, &[], &data[offset..]);
+        assert_eq!(whole.status, 204, "{}", whole.text());
+        let image = whole.header("imageops-image").unwrap();
+        assert!(tus.request("GET", &format!("/v1/{image}/content"), &[], &[]).body == data);
+    }
+}
+
+/// A creation that is refused for its bytes told nobody where the upload is: it leaves none, unless its client has named it.
+#[test]
+fn creation_with_bytes_past_the_end_leaves_nothing() {
+    let service = Service::start();
+    let tus = Tus(service.http());
+    let data = Random::new("tus created past the end").bytes(2 << 20);
+    let create = |headers: &str| {
+        let headers = format!("Upload-Length: {}\r\n{headers}", data.len() - 1);
+        let answer = tus.chunked("POST", "/v1/uploads", &headers, &data, &[1 << 20, 1 << 20]);
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    };
+    create("");
+    assert_eq!(tus.request("GET", "/v1/uploads?state=open", &[], &[]).json(), json!({}));
+    assert_eq!(service.staged(), [""; 0]);
+    let id = uuid::Uuid::new_v4();
+    create(&format!("Idempotency-Key: {id}\r\n"));
+    let upload = format!("/v1/uploads/{id}");
+    let offset: usize = tus.head(&upload).header("upload-offset").unwrap().parse().unwrap();
+    assert_eq!(tus.patch(&upload, offset, &[], &data[offset..data.len() - 1]).status, 204);
+}
+
+/// Whoever may only read is told the offset, and makes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn core_head_with_a_key_that_only_reads_makes_no_image() {
+    let service = Service::start_with(&["--auth", "token"]);
+    let key = |scopes: &str| format!("Bearer {}", service.make_key(scopes, None));
+    let (reader, writer) = (key("read"), key("read,write"));
+    let tus = Tus(service.http());
+    let data = fixtures::raw("tus whole");
+    let upload = tus.create(data.len(), &[("authorization", &writer)]);
+    // All the bytes, and no commit: as when the server went down between the two.
+    let client = service.client_with_key(writer.trim_start_matches("Bearer "));
+    let name = upload.trim_start_matches("/v1/");
+    let stream = Stream::resume(&client, name, 0).await;
+    assert!(stream.chunks(0, &data).await);
+    stream.close().await.unwrap();
+
+    let head = |key: &str| tus.request("HEAD", &upload, &[VERSION, ("authorization", key)], &[]);
+    for _ in 0..2 {
+        let answer = head(&reader);
+        assert_eq!((answer.status, answer.header("imageops-image")), (200, None));
+        assert_eq!(answer.header("upload-offset"), Some(&*data.len().to_string()));
+    }
+    let answer = head(&writer);
+    let image = answer.header("imageops-image").unwrap();
+    assert_eq!(head(&reader).header("imageops-image"), Some(image));
+    let content = [("authorization", &*reader)];
+    assert_eq!(tus.request("GET", &format!("/v1/{image}/content"), &content, &[]).body, data);
+}
+
 /// OPTIONS tells versions, extensions and checksums, and needs no version itself.
 #[test]
 fn core_options() {
@@ -270,6 +372,9 @@ fn creation() {
         &[VERSION, ("upload-length", "0")],
         &[VERSION, ("upload-length", "5"), ("upload-metadata", "filename !")],
         &[VERSION, ("upload-length", "5"), ("upload-metadata", "a YQ==,a YQ==")],
+        // An extension that OPTIONS does not tell of.
+        &[VERSION, ("upload-length", "5"), ("upload-concat", "partial")],
+        &[VERSION, ("upload-concat", "final;/v1/uploads/a /v1/uploads/b")],
     ] {
         assert_eq!(tus.request("POST", "/v1/uploads", headers, &[]).status, 400, "{headers:?}");
     }
@@ -449,18 +554,18 @@ fn checksum() {
 fn a_refusal_in_the_middle_is_told() {
     let service = Service::start();
     let tus = Tus(service.http());
-    // A qcow2 image with a backing file, and much behind it.
-    let mut image = vec![0; 8 << 20];
-    image[..4].copy_from_slice(b"QFI\xfb");
-    image[4..8].copy_from_slice(&3_u32.to_be_bytes());
-    image[8..16].copy_from_slice(&512_u64.to_be_bytes());
-    image[16..20].copy_from_slice(&11_u32.to_be_bytes());
-    image[20..24].copy_from_slice(&16_u32.to_be_bytes());
-    image[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
-    image[512..523].copy_from_slice(b"/etc/passwd");
-    let upload = tus.create(image.len(), &[]);
-    let refused = tus.patch(&upload, 0, &[], &image);
+    let image = fixtures::with_backing_file(64 << 20);
+    let length = image.len().to_string();
+    let create = [VERSION, BYTES, ("upload-length", &*length)];
+    let refused = http::send_whole(tus.0, "POST", "/v1/uploads", &create, &image);
     assert_eq!((refused.status, refused.json()["reason"].as_str()), (422, Some("UNSAFE_BACKING_FILE")));
+    let upload = tus.create(image.len(), &[]);
+    let patch = [VERSION, BYTES, ("upload-offset", "0")];
+    // The last one is refused before a byte of it is looked at.
+    for (status, reason) in [(422, "UNSAFE_BACKING_FILE"), (410, "UNSAFE_BACKING_FILE")] {
+        let refused = http::send_whole(tus.0, "PATCH", &upload, &patch, &image);
+        assert_eq!((refused.status, refused.json()["reason"].as_str()), (status, Some(reason)));
+    }
     assert_eq!(tus.head(&upload).status, 410);
     assert_eq!(service.staged(), [""; 0]);
 }

@@ -1,5 +1,6 @@
 //! Calls of the server on behalf of an HTTP request.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use imageops::v1::images_client::ImagesClient;
 use imageops_client::Connection;
 use imageops_tls::Peer;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Name of the header that ties log lines of gateway and server, and the caller's, to one request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -65,6 +66,13 @@ pub(crate) async fn within<T>(
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("the server did not answer in time")),
     }
+}
+
+/// Whether the way to the server broke. What the server says comes over the wire and has no source; an error of the
+/// connection stands there, under whatever code.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    let by_connection = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
+    by_connection && status.source().is_some()
 }
 
 /// The stable reason of an error, where it carries one.

@@ -58,15 +58,15 @@ impl Intake {
         self.offset_bytes + self.pending.len() as u64
     }
 
-    /// Takes bytes; waits while the server is behind.
+    /// Takes bytes; waits while the server is behind. The last of them stay here until there are more, or an end.
     pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), Status> {
         while !bytes.is_empty() {
-            let room = CHUNK_BYTES - self.pending.len();
-            self.pending.reserve(room.min(bytes.len()));
-            self.pending.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
             if self.pending.len() == CHUNK_BYTES {
                 self.send_pending().await?;
             }
+            let room = CHUNK_BYTES - self.pending.len();
+            self.pending.reserve(room.min(bytes.len()));
+            self.pending.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
         }
         Ok(())
     }
@@ -84,8 +84,8 @@ impl Intake {
         self.end().await
     }
 
-    /// Ends without what was written last.
-    async fn hang_up(self) {
+    /// Ends without what was written last: the server never has all that was written.
+    pub(crate) async fn hang_up(self) {
         drop(self.messages);
         if let Some(call) = self.call {
             // What it answers is of no use to anyone.
@@ -215,7 +215,8 @@ impl Drop for OneShot {
     }
 }
 
-async fn abort(connection: Connection, caller: MetadataMap, name: String) {
+/// Gives an upload up. One that has ended by then stays as it is.
+pub(crate) async fn abort(connection: Connection, caller: MetadataMap, name: String) {
     let request = Request::from_parts(caller, Extensions::default(), AbortUploadRequest { name });
     match connection.stub().abort_upload(request).await {
         Ok(_) => {}

@@ -7,6 +7,8 @@ use http_body_util::BodyExt as _;
 use memchr::memmem;
 use percent_encoding::percent_decode_str;
 
+use crate::leftover;
+
 /// Most parts of a form.
 const PARTS_MAX: usize = 32;
 /// Longest head of a part, and longest text before the first part, in bytes.
@@ -64,20 +66,19 @@ pub(crate) struct Multipart {
 }
 
 impl Multipart {
-    /// Reads the form that `content_type` announces.
+    /// Reads the form that `content_type` announces. A body that can be none is dismissed.
     pub(crate) fn new(content_type: &str, body: Body) -> Result<Self, FormError> {
-        let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
-        if !essence.trim().eq_ignore_ascii_case("multipart/form-data") {
-            return Err(FormError::Malformed("it is not multipart/form-data"));
+        match delimiter(content_type) {
+            // A line feed before the first delimiter makes it look like the others.
+            Ok(delimiter) => {
+                let buffer = BytesMut::from("\r\n");
+                Ok(Self { body, buffer, delimiter, place: Place::Preamble, parts: 0 })
+            }
+            Err(error) => {
+                leftover::dismiss(body);
+                Err(error)
+            }
         }
-        let boundary =
-            parameter(parameters, "boundary").ok_or(FormError::Malformed("it names no boundary"))?;
-        if boundary.is_empty() || boundary.len() > BOUNDARY_BYTES_MAX {
-            return Err(FormError::Malformed("its boundary cannot be"));
-        }
-        let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
-        // A line feed before the first delimiter makes it look like the others.
-        Ok(Self { body, buffer: BytesMut::from("\r\n"), delimiter, place: Place::Preamble, parts: 0 })
     }
 
     /// The next part, past whatever is left of the current one. `None`: the form has ended.
@@ -196,6 +197,19 @@ impl Multipart {
             None => Err(FormError::Malformed("it ends before its last delimiter")),
         }
     }
+}
+
+/// What stands between the parts of the form that `content_type` announces.
+fn delimiter(content_type: &str) -> Result<Vec<u8>, FormError> {
+    let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+    if !essence.trim().eq_ignore_ascii_case("multipart/form-data") {
+        return Err(FormError::Malformed("it is not multipart/form-data"));
+    }
+    let boundary = parameter(parameters, "boundary").ok_or(FormError::Malformed("it names no boundary"))?;
+    if boundary.is_empty() || boundary.len() > BOUNDARY_BYTES_MAX {
+        return Err(FormError::Malformed("its boundary cannot be"));
+    }
+    Ok([b"\r\n--", boundary.as_bytes()].concat())
 }
 
 fn parse_head(head: &[u8]) -> Result<Part, FormError> {

@@ -8,8 +8,13 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::call;
+
 /// Where the reasons are explained; the reason in lower case is the anchor.
 const REASONS_URL: &str = "https://github.com/imageops/imageops/blob/main/docs/errors.md";
+
+/// When to come back to a server that is away and so cannot say it: it starts in less.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// One member of a request that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,14 +96,20 @@ impl Problem {
 }
 
 impl From<Status> for Problem {
-    fn from(status: Status) -> Self {
+    fn from(mut status: Status) -> Self {
+        if call::is_broken(&status) {
+            tracing::warn!(code = ?status.code(), message = status.message(), "the server went away");
+            status = Status::unavailable("the server went away");
+        }
         let info = status.get_details_error_info();
         let reason = match &info {
             Some(info) if !info.reason.is_empty() => info.reason.clone(),
             _ => code_name(status.code()).to_owned(),
         };
         let http = http_status(status.code(), &reason);
-        let detail = if is_internal(status.code()) {
+        // What is away the server tells of itself, in a sentence that is made for clients; others tell of connections.
+        let is_told = info.is_some() && status.code() == Code::Unavailable;
+        let detail = if is_internal(status.code()) && !is_told {
             // What went wrong inside is for the log alone.
             tracing::error!(code = ?status.code(), message = status.message(), "the server failed");
             "the server could not do this; its log tells more under the request id".to_owned()
@@ -114,7 +125,10 @@ impl From<Status> for Problem {
                 .into_iter()
                 .map(|violation| Violation { field: violation.field, description: violation.description })
                 .collect(),
-            retry_after: status.get_details_retry_info().and_then(|retry| retry.retry_delay),
+            retry_after: status
+                .get_details_retry_info()
+                .and_then(|retry| retry.retry_delay)
+                .or_else(|| (http == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER)),
             durable_bytes: info.and_then(|info| info.metadata.get("durable_bytes")?.parse().ok()),
         }
     }
@@ -257,7 +271,32 @@ mod tests {
 
     #[test]
     fn texts_of_the_inside_stay_inside() {
-        let problem = Problem::from(Status::internal("open /srv/images/x: permission denied"));
-        assert!(!problem.to_json().to_string().contains("/srv"));
+        let details = ErrorDetails::with_error_info("INTERNAL", "imageops", HashMap::new());
+        for status in [
+            Status::internal("open /srv/images/x: permission denied"),
+            Status::unavailable("connect to /srv/images/socket: refused"),
+            Status::with_error_details(Code::Internal, "open /srv/images/x: permission denied", details),
+        ] {
+            assert!(!Problem::from(status).to_json().to_string().contains("/srv"));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_fault_of_the_server() {
+        let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        assert_ne!(broken.code(), Code::Unavailable, "the test would show nothing");
+        let problem = Problem::from(broken);
+        assert_eq!((problem.status.as_u16(), problem.reason.as_str()), (503, "UNAVAILABLE"));
+        assert_eq!(problem.into_response().headers()[header::RETRY_AFTER], "2");
+        let faulty = Problem::from(Status::internal("x"));
+        assert_eq!((faulty.status.as_u16(), faulty.retry_after), (500, None));
+    }
+
+    #[test]
+    fn what_is_away_is_told_in_the_servers_words() {
+        let details = ErrorDetails::with_error_info("STORE_DISCONNECTED", "imageops", HashMap::new());
+        let text = "the store cannot be reached now; try again";
+        let problem = Problem::from(Status::with_error_details(Code::Unavailable, text, details));
+        assert_eq!((problem.status.as_u16(), problem.detail.as_str()), (503, text));
     }
 }

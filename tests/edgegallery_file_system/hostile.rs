@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::file_system::{BASE, FileSystem, Part, id_of};
+use crate::support::file_system::{BASE, FileSystem, Part, assert_refused, id_of};
 use crate::support::random::Random;
 use crate::support::{DEADLINE, Service, fixtures};
 
@@ -92,6 +92,44 @@ fn sec_25_hostile_names_become_no_path_and_break_no_header() {
         let chunk = [Part::File("part", "1.part", b"x"), Part::Text("identifier", session)];
         assert_eq!(fs.send("POST", "/upload", &chunk).status, 400, "{session:?}");
     }
+}
+
+/// SEC-25: the name of a user is a label, and is looked at before the bytes where it comes before them.
+#[test]
+fn sec_25_users_are_labels() {
+    use std::io::{Read as _, Write as _};
+    let service = Service::start();
+    let fs = FileSystem(service.http());
+    let data = fixtures::raw("users");
+    let long = "u".repeat(256);
+    let bad = ["a\u{1b}[2Jb", "\u{202e}1u", "a\u{0}b", &long];
+    let merge_literal = "File should only be image file or filename is larger than max size";
+    for user in bad {
+        let (file, text) = (Part::File("file", "disk.img", &data), Part::Text("userId", user));
+        for form in [[file, text], [text, file]] {
+            assert_refused(&fs.send("POST", "", &form), 400, "Upload package file error");
+        }
+        let chunk = [Part::File("part", "1.part", &data), Part::Text("identifier", "s")];
+        assert_eq!(fs.send("POST", "/upload", &chunk).status, 200);
+        let merge = [Part::Text("identifier", "s"), Part::Text("filename", "disk.img"), text];
+        assert_refused(&fs.send("POST", "/merge", &merge), 400, merge_literal);
+    }
+    assert_eq!(fs.listed(), [json!(null); 0]);
+    // Nothing but the head of the file has come, and the answer does not wait for more.
+    let mut stream = TcpStream::connect(fs.0).unwrap();
+    let head = format!(
+        "POST {BASE}?userId={long} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10000000\r\n\
+         Content-Type: multipart/form-data; boundary=X\r\n\r\n\
+         --X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"disk.img\"\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 400");
+    let good = "u".repeat(255);
+    let taken = fs.send("POST", "", &[Part::File("file", "disk.img", &data), Part::Text("userId", &good)]);
+    assert_eq!(taken.json()["userId"], json!(good));
 }
 
 /// SEC-27: what a client says of an image never passes for what the service knows.

@@ -2,14 +2,15 @@
 
 use serde_json::json;
 
-use crate::support::Service;
 use crate::support::file_system::{FileSystem, ZERO_ID, assert_refused, assert_text};
 use crate::support::fixtures;
 use crate::support::images::{assert_same_content, qemu_img};
 use crate::support::upload::digests;
+use crate::support::{Service, http};
 
 const STARTED: &str = "compress in progress";
 const RUNNING: &str = "The image file is being slimmed. No need to slim again.";
+const NOT_BEGUN: &str = "compress failed";
 const DONE: &str =
     "The image file has already been slimmed. No need to slim again. Pls request to check directly";
 const NO_IMAGE: &str = "file path doesn't exist";
@@ -155,6 +156,105 @@ async fn a_disabled_image_is_not_handed_out_slim_either() {
         assert_refused(&fs.download(&id, tail, &[]), 404, NO_IMAGE);
     }
     assert_eq!(fs.record(&id)["slimStatus"], 2, "it is a row all the same");
+}
+
+/// What cannot begin is told by the image as well: clients look there.
+#[test]
+fn a_slim_that_cannot_begin_is_a_failed_one() {
+    let service = Service::start();
+    let fs = FileSystem(service.http());
+    let Some(good) = fixtures::good(service.scratch()) else { return };
+    let id = fs.upload_id("disk.qcow2", &fixtures::corrupt(&good));
+    let checked = fs.checked(&id);
+    assert_eq!(checked["checkStatusResponse"]["status"], 1, "{checked}");
+    for _ in 0..2 {
+        assert_text(&fs.slim(&id), NOT_BEGUN);
+        let record = fs.record(&id);
+        assert_eq!(record["slimStatus"], 3);
+        assert_eq!(record["checkStatusResponse"], checked["checkStatusResponse"]);
+    }
+    // No room in the quota, and then some.
+    let id = fs.upload_id("disk.qcow2", &good);
+    fs.checked(&id);
+    let usage = http::get(fs.0, "/v1/usage").json();
+    let quota = |bytes_max: &str| {
+        let (path, headers) = (
+            format!("/v1/quotas/{}", usage["tenant"].as_str().unwrap()),
+            [("content-type", "application/json")],
+        );
+        let body = json!({"bytesMax": bytes_max}).to_string();
+        assert_eq!(http::request(fs.0, "PUT", &path, &headers, body.as_bytes()).status, 200);
+    };
+    quota(usage["bytes"].as_str().unwrap());
+    assert_text(&fs.slim(&id), NOT_BEGUN);
+    assert_eq!(fs.record(&id)["slimStatus"], 3);
+    quota("1000000000");
+    assert_text(&fs.slim(&id), STARTED);
+    assert_eq!(fs.slimmed(&id)["slimStatus"], 2);
+}
+
+/// To this face a companion's id is nobody's: deleting it is answered as that, and deletes nothing.
+#[test]
+fn the_id_of_a_companion_is_unknown() {
+    let service = Service::start();
+    let fs = FileSystem(service.http());
+    let Some(good) = fixtures::good(service.scratch()) else { return };
+    let id = fs.upload_id("disk.qcow2", &good);
+    assert_text(&fs.slim(&id), STARTED);
+    assert_eq!(fs.slimmed(&id)["slimStatus"], 2);
+    let slim = fs.download(&id, "", &[]).body;
+    let listed = http::get(fs.0, "/v1/images?slim_companions=true").json();
+    let companion = listed["images"][0]["name"].as_str().unwrap().trim_start_matches("images/").to_owned();
+    let literal = format!("there is no record in database with imageId: {companion}");
+    for _ in 0..2 {
+        assert_text(&fs.call("DELETE", &format!("/{companion}")), "delete success");
+        assert_refused(&fs.call("GET", &format!("/{companion}")), 404, &literal);
+        assert_refused(&fs.slim(&companion), 404, NO_IMAGE);
+        assert_refused(&fs.download(&companion, "", &[]), 404, NO_IMAGE);
+    }
+    assert_eq!(fs.record(&id)["slimStatus"], 2);
+    fs.assert_bytes(&id, &slim);
+}
+
+/// The original is sound: it is handed out and told of, until a slim has been made anew.
+#[test]
+fn a_companion_that_was_damaged_gives_way_to_its_image() {
+    use std::os::unix::fs::FileExt as _;
+    let service = Service::start();
+    let fs = FileSystem(service.http());
+    let Some(good) = fixtures::good(service.scratch()) else { return };
+    let id = fs.upload_id("disk.qcow2", &good);
+    let before = fs.checked(&id);
+    assert_text(&fs.slim(&id), STARTED);
+    let after = fs.slimmed(&id);
+    let slim = fs.download(&id, "", &[]).body;
+    assert_ne!(slim, good);
+    let blobs = service.data_dir().join("store/blobs");
+    let stored = service.blobs().into_iter().map(|name| blobs.join(name));
+    let blob = stored.into_iter().find(|path| std::fs::read(path).unwrap() == slim).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(blob).unwrap();
+    file.write_all_at(b"rotten", slim.len() as u64 / 2).unwrap();
+    let scrub = http::request(fs.0, "POST", "/v1/stores/default:scrub", &[], &[]);
+    let job = http::get(fs.0, &format!("{}?wait=60s", scrub.header("location").unwrap())).json();
+    assert_eq!(job["state"], "JOB_STATE_SUCCEEDED", "{job}");
+
+    let record = fs.record(&id);
+    assert_eq!(record["slimStatus"], 3);
+    assert_eq!(record["checkStatusResponse"], before["checkStatusResponse"]);
+    fs.assert_bytes(&id, &good);
+    assert_eq!(fs.download(&id, "?isZip=true", &[]).status, 200);
+    let listed = &fs.listed()[0];
+    assert_eq!((&listed["slimStatus"], &listed["compressInfo"]["compressStatus"]), (&json!(3), &json!(2)));
+    let checksum = &before["checkStatusResponse"]["checkInfo"]["checksum"];
+    assert_eq!(&listed["checkStatusResponse"]["checkInfo"]["checksum"], checksum);
+
+    assert_text(&fs.slim(&id), STARTED);
+    let again = fs.slimmed(&id);
+    assert_eq!(
+        (&again["slimStatus"], &again["checkStatusResponse"]),
+        (&json!(2), &after["checkStatusResponse"])
+    );
+    fs.assert_bytes(&id, &slim);
 }
 
 #[test]

@@ -72,6 +72,19 @@ pub fn corrupt(good: &[u8]) -> Vec<u8> {
     image
 }
 
+/// A qcow2 image that names a backing file, and as much behind its header as it takes to be this long.
+pub fn with_backing_file(length_bytes: usize) -> Vec<u8> {
+    let mut image = vec![0; length_bytes];
+    image[..4].copy_from_slice(b"QFI\xfb");
+    image[4..8].copy_from_slice(&3_u32.to_be_bytes());
+    image[8..16].copy_from_slice(&512_u64.to_be_bytes());
+    image[16..20].copy_from_slice(&11_u32.to_be_bytes());
+    image[20..24].copy_from_slice(&16_u32.to_be_bytes());
+    image[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
+    image[512..523].copy_from_slice(b"/etc/passwd");
+    image
+}
+
 /// Noise that is no image format.
 pub fn raw(test: &str) -> Vec<u8> {
     Random::new(test).bytes(65_536)

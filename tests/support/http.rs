@@ -64,6 +64,27 @@ pub fn request(
         .unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"))
 }
 
+/// Any request whose body the server must take to its end, even when it refuses it: what clients do that look for an
+/// answer when all is sent.
+#[track_caller]
+pub fn send_whole(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut stream = TcpStream::connect(server).expect("a server that listens");
+    stream.set_read_timeout(Some(SILENCE_MAX)).expect("a time limit");
+    stream.set_write_timeout(Some(SILENCE_MAX)).expect("a time limit");
+    let head = head(server, method, path, headers, body.len() as u64);
+    stream.write_all(head.as_bytes()).expect("a server that takes the head");
+    stream.write_all(body).unwrap_or_else(|error| panic!("{method} {path} was not taken whole: {error}"));
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"));
+    parse(&bytes).unwrap_or_else(|| panic!("no answer to {method} {path}: {bytes:?}"))
+}
+
 /// Any request to a server that may go away meanwhile; the body is read as it is sent.
 pub fn try_request(
     server: SocketAddr,
@@ -73,11 +94,7 @@ pub fn try_request(
     length_bytes: u64,
     body: impl Read,
 ) -> io::Result<Answer> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    head += &format!("content-length: {length_bytes}\r\n\r\n");
+    let head = head(server, method, path, headers, length_bytes);
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     stream.set_write_timeout(Some(SILENCE_MAX))?;
@@ -93,6 +110,14 @@ pub fn try_request(
         Some(answer) => Ok(answer),
         None => Err(sent.and(received).err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
     }
+}
+
+fn head(server: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], length_bytes: u64) -> String {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head + &format!("content-length: {length_bytes}\r\n\r\n")
 }
 
 fn parse(bytes: &[u8]) -> Option<Answer> {

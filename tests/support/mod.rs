@@ -118,6 +118,19 @@ impl Service {
         Client::new(Connection::connect_lazy(&uri, options).expect("the address of the server"))
     }
 
+    /// A new key with these scopes; without a tenant of the built-in one.
+    pub fn make_key(&self, scopes: &str, tenant: Option<&str>) -> String {
+        let tenant = tenant.into_iter().flat_map(|tenant| ["--tenant", tenant]);
+        let made = std::process::Command::new(binary("imageops-server"))
+            .args(["key", "create", "--scopes", scopes, "--data-dir"])
+            .arg(self.data_dir())
+            .args(tenant)
+            .output()
+            .expect("a program that runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).expect("a key that is text").trim().to_owned()
+    }
+
     /// Names of the files that uploads and jobs are writing in the store.
     pub fn staged(&self) -> Vec<String> {
         names_in(&self.data_dir().join("store/staging"))

@@ -282,13 +282,13 @@ type Store struct {
 	// Most bytes that it may hold, what is being uploaded counted. Absent: as many as its medium has. Only a directory can
 	// have a limit.
 	LimitBytes *uint64 `protobuf:"varint,11,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
-	// Bytes that it can hold in all. Absent: not known.
+	// Bytes that it can hold in all. Absent: not known, or the caller is no administrator of the built-in tenant.
 	TotalBytes *uint64 `protobuf:"varint,12,opt,name=total_bytes,json=totalBytes,proto3,oneof" json:"total_bytes,omitempty"`
-	// Bytes that can still be written. Absent: not known.
+	// Bytes that can still be written. Absent as those.
 	FreeBytes *uint64 `protobuf:"varint,13,opt,name=free_bytes,json=freeBytes,proto3,oneof" json:"free_bytes,omitempty"`
-	// Images with a copy in it.
+	// Images with a copy in it, of all tenants; 0 for whoever is no administrator of the built-in tenant.
 	Images uint64 `protobuf:"varint,14,opt,name=images,proto3" json:"images,omitempty"`
-	// Bytes of these copies; bytes that images share count once.
+	// Bytes of these copies; bytes that images share count once. 0 as those.
 	StoredBytes uint64 `protobuf:"varint,15,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	// When it was registered.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`

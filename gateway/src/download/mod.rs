@@ -32,7 +32,7 @@ const CONVERSION_TIMEOUT: Duration = Duration::from_secs(3600);
 pub(crate) enum Refused {
     /// The server does not hand them out.
     Call(Status),
-    /// `If-Match` names other bytes.
+    /// `If-Match` or `If-Unmodified-Since` names other bytes.
     OtherBytes,
     /// The image has no such range.
     NoSuchRange {
@@ -63,7 +63,7 @@ impl IntoResponse for Refused {
         let problem = match self {
             Self::Call(status) => Problem::from(status),
             Self::OtherBytes => {
-                let detail = "the image has another entity tag";
+                let detail = "the image has another entity tag, or came later than the date";
                 Problem::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", detail)
             }
             Self::NoSuchRange { size_bytes } => {

@@ -42,12 +42,22 @@ pub(super) fn not_modified(headers: &HeaderMap, validators: &Validators<'_>) -> 
     since.is_some() && since == validators.last_modified
 }
 
-/// Whether the caller insists on other bytes.
+/// Whether the caller insists on other bytes. It comes before [`not_modified`], and that before [`wanted`] (section 13.2.2).
 pub(super) fn precondition_failed(headers: &HeaderMap, validators: &Validators<'_>) -> bool {
     let mut tags =
         headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok()).peekable();
-    tags.peek().is_some()
-        && !tags.any(|list| list.split(',').map(str::trim).any(|tag| tag == "*" || tag == validators.etag))
+    if tags.peek().is_some() {
+        return !tags
+            .any(|list| list.split(',').map(str::trim).any(|tag| tag == "*" || tag == validators.etag));
+    }
+    // A date counts only where there is no tag; one that cannot be read is none.
+    let mut dates = headers.get_all(header::IF_UNMODIFIED_SINCE).iter();
+    let (Some(since), None) = (dates.next(), dates.next()) else { return false };
+    let date = |text: Option<&str>| text.and_then(|text| httpdate::parse_http_date(text.trim()).ok());
+    match (date(validators.last_modified), date(since.to_str().ok())) {
+        (Some(last_modified), Some(since)) => last_modified > since,
+        _ => false,
+    }
 }
 
 /// The part that the headers ask for, of an image of `size_bytes`. Several ranges, other units and what cannot be read
@@ -156,5 +166,24 @@ mod tests {
         assert!(!not_modified(&HeaderMap::new(), &VALIDATORS));
         assert!(precondition_failed(&headers(&[(header::IF_MATCH, "\"x\"")]), &VALIDATORS));
         assert!(!precondition_failed(&headers(&[(header::IF_MATCH, "\"abc\"")]), &VALIDATORS));
+    }
+
+    #[test]
+    fn bytes_that_came_later_are_not_those_that_are_meant() {
+        for (since, failed) in [
+            ("Sat, 21 Nov 2026 01:59:59 GMT", true),
+            ("Sat, 21 Nov 2026 02:00:00 GMT", false),
+            ("Sat, 21 Nov 2026 02:00:01 GMT", false),
+            ("Saturday, 21-Nov-26 01:59:59 GMT", true),
+            ("Sat Nov 21 01:59:59 2026", true),
+            ("2026-11-21", false),
+            ("", false),
+        ] {
+            let sent = headers(&[(header::IF_UNMODIFIED_SINCE, since)]);
+            assert_eq!(precondition_failed(&sent, &VALIDATORS), failed, "{since}");
+            assert!(!precondition_failed(&sent, &Validators { last_modified: None, ..VALIDATORS }));
+            let tagged = headers(&[(header::IF_UNMODIFIED_SINCE, since), (header::IF_MATCH, "\"abc\"")]);
+            assert!(!precondition_failed(&tagged, &VALIDATORS), "a tag alone counts");
+        }
     }
 }

@@ -43,9 +43,16 @@ pub(super) fn routes() -> Vec<Route> {
         .header("Range", "One range of bytes, or a suffix.", false)
         .header("If-Range", "Takes the range only while the entity tag or date is still right.", false)
         .header("If-None-Match", "Entity tags that the caller has.", false)
+        .header("If-Match", "Entity tags that the image must have.", false)
+        .header(
+            "If-Unmodified-Since",
+            "Without `If-Match`: a date that the image must not be later than.",
+            false,
+        )
         .answers(200, "The whole image.", bytes)
         .answers(206, "The range.", bytes)
         .answers(304, "The caller has it.", Content::Empty)
+        .answers(412, "The image is not the one that is meant.", Content::Json("Problem"))
         .answers(416, "The image has no such bytes.", Content::Json("Problem")),
         Route::new("head", path, "headImage", "Tells size, digest and name of an image.", head(content))
             .query("format", FORMAT)

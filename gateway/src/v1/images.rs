@@ -1,5 +1,6 @@
 //! Images that come in one request, the bytes alone or a form; and records that bytes come to later.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -7,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::{post, put};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use imageops::v1::{
     Archive, CreateImageRequest, Digests, Image, ImageFormat, UploadCommit, UploadImageResponse,
@@ -19,7 +21,7 @@ use super::{
     broken_body, content, content_length, content_type, id_of, present, promise, read_message, resource,
     unsupported,
 };
-use crate::intake::{Intake, OneShot};
+use crate::intake::OneShot;
 use crate::json::is_json;
 use crate::multipart::{FormError, Multipart, TEXT_BYTES_MAX};
 use crate::problem::Problem;
@@ -64,7 +66,7 @@ const ABOUT_BYTES: [(&str, &str); 9] = [
 const REPEATED: [&str; 3] = ["label", "property", "tag"];
 
 /// Content type of bytes that are nothing else; it may be left out.
-const BYTES: &str = "application/octet-stream";
+pub(super) const BYTES: &str = "application/octet-stream";
 const CONTENT: &str = "/v1/images/{id}/content";
 
 pub(super) fn routes() -> Vec<Route> {
@@ -123,11 +125,11 @@ async fn create(
     if is_json(content_type(&headers)) {
         return create_record(&gateway, &uri, &headers, body).await;
     }
-    let metadata = read_query(&uri, &FIELDS)?;
-    let answered = match &*essence(&headers) {
-        BYTES | "" => take_bytes(&gateway, &headers, metadata, body).await?,
-        "multipart/form-data" => take_form(&gateway, &headers, metadata, body).await?,
-        _ => return Err(unsupported("application/octet-stream, multipart/form-data or application/json")),
+    let answered = if essence(&headers) == "multipart/form-data" {
+        take_form(&gateway, &headers, read_query(&uri, &FIELDS), body).await?
+    } else {
+        let types = "application/octet-stream, multipart/form-data or application/json";
+        take_bytes(&gateway, &headers, read_query(&uri, &FIELDS), body, types).await?
     };
     let image = present(answered.image)?;
     let location = content::location(&image);
@@ -158,8 +160,8 @@ async fn fill(
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let metadata = UploadMetadata { image: resource("images", &id)?, ..read_query(&uri, &OF_BYTES)? };
-    let answered = take_bytes(&gateway, &headers, metadata, body).await?;
+    let asked = || Ok(UploadMetadata { image: resource("images", &id)?, ..read_query(&uri, &OF_BYTES)? });
+    let answered = take_bytes(&gateway, &headers, asked(), body, BYTES).await?;
     made(StatusCode::OK, present(answered.image)?, &answered.check_job, None)
 }
 
@@ -204,8 +206,8 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
     match name {
         "display_name" => value.clone_into(&mut metadata.display_name),
         "description" => value.clone_into(&mut metadata.description),
-        "label" => metadata.labels.extend([pair("label", value)?]),
-        "property" => metadata.properties.extend([pair("property", value)?]),
+        "label" => add_pair(&mut metadata.labels, "label", value)?,
+        "property" => add_pair(&mut metadata.properties, "property", value)?,
         "tag" => metadata.tags.push(value.to_owned()),
         "request_id" => value.clone_into(&mut metadata.request_id),
         "md5" => digests.md5 = value.to_ascii_lowercase(),
@@ -233,11 +235,16 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
     Ok(())
 }
 
-/// A field of the form `name=value`.
-pub(super) fn pair(field: &str, text: &str) -> Result<(String, String), Problem> {
+/// Adds a field of the form `name=value`. A name has one value: of two, either could be the one that is meant.
+pub(super) fn add_pair(pairs: &mut HashMap<String, String>, field: &str, text: &str) -> Result<(), Problem> {
     let (name, value) =
         text.split_once('=').ok_or_else(|| Problem::invalid(field, "has the form name=value"))?;
-    Ok((name.to_owned(), value.to_owned()))
+    match pairs.insert(name.to_owned(), value.to_owned()) {
+        Some(other) if other != value => {
+            Err(Problem::invalid(field, "names one key twice with different values; a key has one value"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn begin(gateway: &Gateway, headers: &HeaderMap, metadata: UploadMetadata) -> OneShot {
@@ -249,46 +256,75 @@ fn essence(headers: &HeaderMap) -> String {
     content_type(headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Takes in a body that is nothing but the bytes.
+/// Takes in a body that is nothing but the bytes, as the image or part that is `asked` for. Another body is told of the
+/// `types` that are taken.
 pub(super) async fn take_bytes(
     gateway: &Gateway,
     headers: &HeaderMap,
-    mut metadata: UploadMetadata,
+    asked: Result<UploadMetadata, Problem>,
     mut body: Body,
+    types: &str,
 ) -> Result<UploadImageResponse, Problem> {
-    if !matches!(&*essence(headers), BYTES | "") {
-        return Err(unsupported(BYTES));
-    }
+    let taken = async {
+        let metadata = asked?;
+        match &*essence(headers) {
+            BYTES | "" => pour(gateway, headers, metadata, &mut body).await,
+            _ => Err(unsupported(types)),
+        }
+    };
+    let taken = taken.await;
+    leftover::dismiss(body);
+    taken
+}
+
+async fn pour(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    mut metadata: UploadMetadata,
+    body: &mut Body,
+) -> Result<UploadImageResponse, Problem> {
     metadata.size_bytes = content_length(headers);
     let digests = metadata.expected_digests.get_or_insert_default();
     promise::add_headers(headers, digests)?;
     metadata.sha512 |= !digests.sha512.is_empty();
     let mut upload = begin(gateway, headers, metadata);
-    if let Err(refused) = pour(&mut body, upload.intake()?).await {
-        leftover::dismiss(body);
-        return Err(refused);
+    while let Some(data) = next(body).await? {
+        upload.write(data).await?;
     }
     Ok(upload.commit(UploadCommit::default()).await?)
 }
 
-/// Writes a body to its end.
-pub(super) async fn pour(body: &mut Body, intake: &mut Intake) -> Result<(), Problem> {
+/// The next bytes of a body. `None`: it has ended.
+pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(|_| broken_body())?.into_data() {
-            intake.write(data).await?;
+            return Ok(Some(data));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
-/// The description may stand before the file; digests, which some clients only know at the end, also behind it.
+/// Takes in a form, as the image that is `asked` for beside it.
 async fn take_form(
     gateway: &Gateway,
     headers: &HeaderMap,
-    mut metadata: UploadMetadata,
+    asked: Result<UploadMetadata, Problem>,
     body: Body,
 ) -> Result<UploadImageResponse, Problem> {
     let mut form = Multipart::new(content_type(headers), body)?;
+    let taken = async { read_form(gateway, headers, asked?, &mut form).await };
+    let taken = taken.await;
+    leftover::dismiss(form.into_body());
+    taken
+}
+
+/// The description may stand before the file; digests, which some clients only know at the end, also behind it.
+async fn read_form(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    mut metadata: UploadMetadata,
+    form: &mut Multipart,
+) -> Result<UploadImageResponse, Problem> {
     let mut upload = None;
     let mut late = UploadMetadata::default();
     while let Some(part) = form.next_part().await? {
@@ -380,6 +416,10 @@ mod tests {
             assert!(describe(&mut metadata, name, value).is_err(), "{name}={value}");
         }
         assert!(describe(&mut metadata, "label", "a").is_err());
+        describe(&mut metadata, "label", "a=b").unwrap();
+        for (name, value) in [("label", "a=c"), ("label", "a="), ("property", "d=e")] {
+            assert!(describe(&mut metadata, name, value).is_err(), "{name}: {value}");
+        }
         assert!(describe(&mut metadata, "format", "floppy").is_err());
         assert!(describe(&mut metadata, "colour", "red").is_err());
     }

@@ -4,42 +4,40 @@ use std::io;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
-use futures::StreamExt as _;
+use bytes::Bytes;
 
-use super::broken_body;
-use super::images::pour;
+use super::images::next;
 use super::tus::Checksum;
 use crate::call;
-use crate::intake::{Intake, require_writer};
+use crate::intake::require_writer;
 use crate::problem::Problem;
 use crate::router::Gateway;
 use crate::spool;
 
 /// The bytes of a request.
-pub(super) enum Incoming {
+pub(super) enum Incoming<'a> {
     /// There are none.
     None,
     /// As they come.
-    Passing(Body),
+    Passing(&'a mut Body),
     /// Whole, and compared with their checksum: bytes that are durable cannot be taken back.
     Kept(spool::Reader),
 }
 
-impl Incoming {
+impl<'a> Incoming<'a> {
     /// Those of `body`; with a checksum at most `left_bytes` of them are kept first.
     pub(super) async fn of(
         gateway: &Gateway,
         headers: &HeaderMap,
-        body: Body,
+        body: &'a mut Body,
         left_bytes: u64,
     ) -> Result<Self, Problem> {
         let Some(checksum) = Checksum::of(headers)? else { return Ok(Self::Passing(body)) };
         let limit = gateway.config.limits.call_timeout;
         require_writer(&gateway.connection, limit, call::request(headers, ())).await?;
         let mut spool = gateway.spools.open().await.map_err(not_kept)?;
-        let mut body = body.into_data_stream();
-        while let Some(data) = body.next().await {
-            spool.write(&data.map_err(|_| broken_body())?).await.map_err(not_kept)?;
+        while let Some(data) = next(body).await? {
+            spool.write(&data).await.map_err(not_kept)?;
             if spool.length_bytes() > left_bytes {
                 let detail = format!("the upload takes {left_bytes} bytes more");
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_MISMATCH", detail));
@@ -53,17 +51,12 @@ impl Incoming {
         }
     }
 
-    /// Writes them.
-    pub(super) async fn pour(&mut self, intake: &mut Intake) -> Result<(), Problem> {
+    /// The next of them. `None`: there are no more.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         match self {
-            Self::None => Ok(()),
-            Self::Passing(body) => pour(body, intake).await,
-            Self::Kept(kept) => {
-                while let Some(data) = kept.next().await.map_err(not_kept)? {
-                    intake.write(data).await?;
-                }
-                Ok(())
-            }
+            Self::None => Ok(None),
+            Self::Passing(body) => next(body).await,
+            Self::Kept(kept) => kept.next().await.map_err(not_kept),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The records of stored images: find, describe, delete.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -14,7 +15,7 @@ use imageops::v1::{
 };
 
 use super::changes::{Change, expected_etag};
-use super::images::pair;
+use super::images::add_pair;
 use super::starts::{IDEMPOTENCY_KEY, IDEMPOTENCY_TEXT, started, take_key};
 use super::stores::store_name;
 use super::{answer, present, read_message, resource, wrong_method};
@@ -147,7 +148,10 @@ async fn list(
             .ok_or_else(|| Problem::invalid("order", "is none of its values"))?,
         None => ImageOrder::Unspecified.into(),
     };
-    let labels = query.all("label").map(|label| pair("label", label));
+    let mut labels = HashMap::new();
+    for label in query.all("label") {
+        add_pair(&mut labels, "label", label)?;
+    }
     let message = ListImagesRequest {
         page_size: query.number("page_size")?,
         page_token: query.text("page_token")?,
@@ -155,7 +159,7 @@ async fn list(
         states: query.choices("state", "IMAGE_STATE_", ImageState::from_str_name)?,
         formats: query.choices("format", "IMAGE_FORMAT_", ImageFormat::from_str_name)?,
         display_name: query.one("display_name")?.map(str::to_owned),
-        labels: labels.collect::<Result<_, Problem>>()?,
+        labels,
         tags: query.all("tag").map(str::to_owned).collect(),
         hidden: query.flag("hidden")?,
         slim_companions: query.flag("slim_companions")?.unwrap_or(false),

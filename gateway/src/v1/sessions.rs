@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use imageops::v1::{AbortSessionRequest, ComposeImageRequest, ListUploadsRequest, UploadMetadata};
 
-use super::images::{about_bytes, made, read_query, take_bytes};
+use super::images::{BYTES, about_bytes, made, read_query, take_bytes};
 use super::{answer, content, present, read_message, wrong_method};
 use crate::call;
 use crate::problem::Problem;
@@ -76,9 +76,11 @@ async fn store(
     Path((session, part)): Path<(String, String)>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let part = part.parse().map_err(|_| Problem::invalid("part", "is no number that can be"))?;
-    let metadata = UploadMetadata { session, part, ..read_query(&uri, &OF_PARTS)? };
-    let answered = take_bytes(&gateway, &headers, metadata, body).await?;
+    let asked = || {
+        let part = part.parse().map_err(|_| Problem::invalid("part", "is no number that can be"))?;
+        Ok(UploadMetadata { session, part, ..read_query(&uri, &OF_PARTS)? })
+    };
+    let answered = take_bytes(&gateway, &headers, asked(), body, BYTES).await?;
     answer(StatusCode::OK, &present(answered.upload)?)
 }
 

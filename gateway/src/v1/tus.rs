@@ -82,6 +82,16 @@ pub(super) fn check_bytes(headers: &HeaderMap) -> Result<(), Problem> {
     if essence.eq_ignore_ascii_case(OFFSET_BYTES) { Ok(()) } else { Err(unsupported(OFFSET_BYTES)) }
 }
 
+/// Refuses parts and joins of an extension that is not spoken: each part would become an image.
+pub(super) fn refuse_concatenation(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key("upload-concat") {
+        let detail = "is of the concatenation extension, which is not spoken here; send the whole as one upload, or \
+                      parts to /v1/sessions";
+        return Err(Problem::invalid("Upload-Concat", detail));
+    }
+    Ok(())
+}
+
 /// The length of the whole, as the creation tells it. `None`: a later request does.
 pub(super) fn length(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     const DEFER: &str = "Upload-Defer-Length";

@@ -14,16 +14,17 @@ use imageops::v1::upload_image_request::Message;
 use imageops::v1::{
     AbortUploadRequest, GetUploadRequest, ListUploadsRequest, Upload, UploadCommit, UploadResume, UploadState,
 };
+use tonic::Code;
 use uuid::Uuid;
 
 use super::incoming::Incoming;
 use super::{answer, content_length, header_text, id_of, present, resource, tus, wrong_method};
-use crate::call;
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
+use crate::{call, leftover};
 
 const COLLECTION: &str = "/v1/uploads";
 const ONE: &str = "/v1/uploads/{id}";
@@ -139,8 +140,10 @@ async fn capabilities() -> Response {
     tus::capabilities()
 }
 
-async fn create(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Body) -> Response {
-    tus::marked(begin_upload(&gateway, &headers, body).await)
+async fn create(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, mut body: Body) -> Response {
+    let answer = begin_upload(&gateway, &headers, &mut body).await;
+    leftover::dismiss(body);
+    tus::marked(answer)
 }
 
 async fn tell(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
@@ -151,9 +154,11 @@ async fn append(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Body,
+    mut body: Body,
 ) -> Response {
-    tus::marked(append_bytes(&gateway, &headers, &id, body).await)
+    let answer = append_bytes(&gateway, &headers, &id, &mut body).await;
+    leftover::dismiss(body);
+    tus::marked(answer)
 }
 
 async fn give_up(
@@ -168,26 +173,32 @@ async fn overridden(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Body,
+    mut body: Body,
 ) -> Response {
     let meant = headers.get("x-http-method-override").map(|method| method.as_bytes().to_ascii_uppercase());
-    tus::marked(match meant.as_deref() {
-        Some(b"PATCH") => append_bytes(&gateway, &headers, &id, body).await,
+    let answer = match meant.as_deref() {
+        Some(b"PATCH") => append_bytes(&gateway, &headers, &id, &mut body).await,
         Some(b"HEAD") => tell_offset(&gateway, &headers, &id).await,
         Some(b"DELETE") => abort(&gateway, &headers, &id).await,
         _ => Ok(wrong_method("an upload goes on with PATCH", "GET,HEAD,PATCH,DELETE")),
-    })
+    };
+    leftover::dismiss(body);
+    tus::marked(answer)
 }
 
-async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: &mut Body) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
+    tus::refuse_concatenation(headers)?;
     let size_bytes = tus::length(headers)?;
     let mut metadata = tus::metadata(headers)?;
     metadata.size_bytes = size_bytes;
-    metadata.request_id = match header_text(headers, "Idempotency-Key")? {
+    let key = header_text(headers, "Idempotency-Key")?;
+    let is_named = key.is_some();
+    metadata.request_id = match key {
         Some(key) => key.trim_matches('"').to_owned(),
         None => Uuid::new_v4().to_string(),
     };
+    let name = format!("uploads/{}", metadata.request_id);
     let with_bytes = headers.contains_key(header::CONTENT_TYPE);
     let mut bytes = Incoming::None;
     if with_bytes {
@@ -198,7 +209,15 @@ async fn begin_upload(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Res
     let first = Message::Metadata(metadata);
     let intake = Intake::begin(&gateway.connection, call::request(headers, ()), first, 0);
     let upload = if with_bytes {
-        take(intake, bytes, size_bytes).await?
+        let taken = take(intake, bytes, size_bytes).await;
+        if taken.is_err() && !is_named {
+            // Its client was never told where it is, and so cannot go on with it.
+            let caller = call::request(headers, ()).metadata().clone();
+            let given_up = intake::abort(gateway.connection.clone(), caller, name);
+            // One that cannot be given up now expires.
+            let _ = tokio::time::timeout(gateway.config.limits.call_timeout, given_up).await;
+        }
+        taken?
     } else {
         present(intake.close().await?.upload)?
     };
@@ -224,7 +243,7 @@ async fn append_bytes(
     gateway: &Gateway,
     headers: &HeaderMap,
     id: &str,
-    body: Body,
+    body: &mut Body,
 ) -> Result<Response, Problem> {
     tus::check_version(headers, true)?;
     tus::check_bytes(headers)?;
@@ -312,10 +331,16 @@ fn resume(gateway: &Gateway, headers: &HeaderMap, upload: &Upload, size_bytes: O
 }
 
 /// Writes the bytes; makes the image when the last one is there.
-async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: Option<u64>) -> Result<Upload, Problem> {
-    let poured = bytes.pour(&mut intake).await;
-    if let Some(size_bytes) = size_bytes.filter(|size_bytes| intake.end_bytes() > *size_bytes) {
-        return Err(too_long(size_bytes));
+async fn take(
+    mut intake: Intake,
+    mut bytes: Incoming<'_>,
+    size_bytes: Option<u64>,
+) -> Result<Upload, Problem> {
+    let poured = pour(&mut bytes, &mut intake, size_bytes.unwrap_or(u64::MAX)).await;
+    if let Ok(Poured::PastTheEnd) = poured {
+        // What the client has mistaken is not known, so the last of it is not kept: the upload is never whole by it.
+        intake.hang_up().await;
+        return Err(too_long(size_bytes.unwrap_or(u64::MAX)));
     }
     if poured.is_ok() && size_bytes == Some(intake.end_bytes()) {
         let commit = UploadCommit { size_bytes, ..UploadCommit::default() };
@@ -327,6 +352,25 @@ async fn take(mut intake: Intake, mut bytes: Incoming, size_bytes: Option<u64>) 
     present(closed?.upload)
 }
 
+/// What came of a body.
+enum Poured {
+    /// All of it was written.
+    Whole,
+    /// It has more bytes than the upload; those are not written.
+    PastTheEnd,
+}
+
+async fn pour(bytes: &mut Incoming<'_>, intake: &mut Intake, size_bytes: u64) -> Result<Poured, Problem> {
+    while let Some(data) = bytes.next().await? {
+        // The server would take it for the end of the upload.
+        if intake.end_bytes() + data.len() as u64 > size_bytes {
+            return Ok(Poured::PastTheEnd);
+        }
+        intake.write(data).await?;
+    }
+    Ok(Poured::Whole)
+}
+
 /// Makes the image of an upload whose bytes are all there. It is missing when the gateway or the server went down between
 /// the last byte and the commit; the client would take the offset for the end and never send anything again.
 async fn finished(gateway: &Gateway, headers: &HeaderMap, upload: Upload) -> Result<Upload, Problem> {
@@ -336,7 +380,11 @@ async fn finished(gateway: &Gateway, headers: &HeaderMap, upload: Upload) -> Res
         return Ok(upload);
     }
     let commit = UploadCommit { size_bytes: upload.size_bytes, ..UploadCommit::default() };
-    present(resume(gateway, headers, &upload, upload.size_bytes).commit(commit).await?.upload)
+    match resume(gateway, headers, &upload, upload.size_bytes).commit(commit).await {
+        // Who may only read is told the offset; the image is made for the next one who may write.
+        Err(status) if status.code() == Code::PermissionDenied => Ok(upload),
+        committed => present(committed?.upload),
+    }
 }
 
 #[cfg(test)]

@@ -57,7 +57,13 @@ pub(super) async fn compress(
     }
     let compression = wire::read_compression(&request)?;
     let source = wire::read_source(request.source)?;
-    let open = app.open_source(&caller.tenant, &source).await?;
+    let open = match app.open_source(&caller.tenant, &source).await {
+        Ok(open) => open,
+        Err(failure) if request.companion && !request.validate_only => {
+            return Err(slim::not_begun(app, caller, source, compression, failure).await);
+        }
+        Err(failure) => return Err(failure),
+    };
     let output = place(app, caller, &source, &open, request.output_file, request.output_display_name).await?;
     let (failure, reserve_bytes) = (output.no_room(&open), output.image_bytes());
     let spec = CompressSpec {

@@ -2,7 +2,7 @@
 
 use imageops::v1;
 use imageops_catalogue::{Created, Error, ImageRow, NewJob, RequestKey};
-use imageops_model::{CompressSpec, ImageState, JobId, JobSpec};
+use imageops_model::{CompressSpec, CompressionChoice, ImageId, ImageState, JobId, JobSpec, Source};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -30,11 +30,12 @@ pub(super) async fn start(
     if image.format != "qcow2" {
         let message = "only a QCOW2 image has a slim companion; convert it first";
         let failure = Failure::new(Code::FailedPrecondition, reason::SLIM_NOT_SUPPORTED, message);
-        if !validate_only {
-            // The image tells of it from now on, and so do the faces that show it.
-            record(app, caller, spec, &failure).await?;
-        }
-        return Err(failure);
+        // The faces that show the image tell of it too.
+        return Err(if validate_only {
+            failure
+        } else {
+            recorded(app, caller, image.id, spec, failure).await
+        });
     }
     refuse_second(app, caller, image).await?;
     if validate_only {
@@ -42,27 +43,74 @@ pub(super) async fn start(
     }
     let new = NewJob {
         request,
-        coalesce_key: Some(format!("slim:{}", image.id.0)),
+        coalesce_key: Some(coalesce_key(image.id)),
         reserve_bytes: image.size_bytes,
-        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now())
+        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec.clone(), now())
     };
-    match app.catalogue.create_job(new, app.config.queue_limit).await? {
-        Created::New(row) => {
+    match app.catalogue.create_job(new, app.config.queue_limit).await {
+        Err(error @ (Error::QueueFull | Error::QuotaExceeded { .. })) => {
+            Err(recorded(app, caller, image.id, spec, error.into()).await)
+        }
+        Err(error) => Err(error.into()),
+        Ok(Created::New(row)) => {
             app.job_queued.notify_waiters();
             wire::job(&row, &app.config)
         }
         // The same request, or another one that was faster.
-        Created::Existing(_) => repeated(app, caller, request, false).await?.ok_or_else(in_progress),
+        Ok(Created::Existing(_)) => repeated(app, caller, request, false).await?.ok_or_else(in_progress),
     }
 }
 
-async fn record(app: &App, caller: &Caller, spec: JobSpec, failure: &Failure) -> Result<()> {
+/// Why the slim companion of `source`, which cannot be read, is not made: the image tells of it from now on, unless its
+/// companion is there or on its way.
+pub(super) async fn not_begun(
+    app: &App,
+    caller: &Caller,
+    source: Source,
+    compression: CompressionChoice,
+    failure: Failure,
+) -> Failure {
+    let Source::Image(id) = source else { return failure };
+    let Ok(image) = app.catalogue.get_image(&caller.tenant, id).await else { return failure };
+    if image.companion.is_some() || !matches!(image.state, ImageState::Active | ImageState::Quarantined) {
+        return failure;
+    }
+    if let Err(refused) = refuse_second(app, caller, &image).await {
+        return refused;
+    }
+    let spec = JobSpec::Compress(CompressSpec {
+        source,
+        output_file: None,
+        output_image: Some(ImageId(Uuid::new_v4())),
+        output_label: image.label,
+        companion: true,
+        compression,
+    });
+    recorded(app, caller, image.id, spec, failure).await
+}
+
+/// `failure`, which the image tells of from now on.
+async fn recorded(app: &App, caller: &Caller, image: ImageId, spec: JobSpec, failure: Failure) -> Failure {
+    match record(app, caller, image, spec, &failure).await {
+        Ok(()) => failure,
+        Err(error) => error,
+    }
+}
+
+/// One that has been begun meanwhile stays what the image tells of.
+async fn record(app: &App, caller: &Caller, image: ImageId, spec: JobSpec, failure: &Failure) -> Result<()> {
     let new = NewJob {
+        coalesce_key: Some(coalesce_key(image)),
         failure: Some(failure.clone().into_job_failure()),
         ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now())
     };
     app.catalogue.create_job(new, app.config.queue_limit).await?;
     Ok(())
+}
+
+/// What two slims of one image have in common.
+fn coalesce_key(image: ImageId) -> String {
+    format!("slim:{}", image.0)
 }
 
 /// Refuses where a companion is there or on its way. One in quarantine is made anew.

@@ -114,9 +114,13 @@ fn find(app: &App, name: &str) -> Result<Slot> {
     app.stores.find(name).ok_or_else(|| no_store(name))
 }
 
-/// A store as the caller may see it: where it lies is the operator's to know.
+/// A store as the caller may see it. Where it lies is the built-in tenant's to know; what all tenants together have in it,
+/// which tells of what the others do, the operator's.
 async fn show(app: &App, caller: &Caller, slot: Slot) -> Result<v1::Store> {
-    let usage = app.catalogue.store_usage(slot.row.id).await?;
+    let usage = match require_operator(caller) {
+        Ok(()) => Some(app.catalogue.store_usage(slot.row.id).await?),
+        Err(_) => None,
+    };
     let mut store = wire::store(&slot, usage);
     if !caller.tenant.is_built_in() {
         store.place = None;

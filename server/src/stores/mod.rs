@@ -149,7 +149,7 @@ impl Stores {
             }
             return Ok(slot);
         }
-        self.refuse_nested(&setting.kind).await?;
+        self.refuse_place(&setting.kind).await?;
         let store = self.connect(&setting.name, &setting.kind, None).await?;
         let store = store.map_err(|error| unusable(&setting.name, &error))?;
         let row = row(store.id(), &setting.name, setting.kind.clone(), setting.weight, setting.limit_bytes);
@@ -157,15 +157,25 @@ impl Stores {
         connected(row, store).await
     }
 
-    /// Refuses a directory in another store, or around one: what one of them holds the other would take for its own.
-    async fn refuse_nested(&self, kind: &StoreKind) -> Result<()> {
+    /// Refuses what is no directory, a store that is open under another name, and a directory in another store, or around
+    /// one: what one of them holds the other would take for its own.
+    async fn refuse_place(&self, kind: &StoreKind) -> Result<()> {
         let StoreKind::Directory { path } = kind.clone() else { return Ok(()) };
         let slots = self.all();
         blocking(move || {
             let place = real_path(&path);
-            for StoreRow { name, kind, .. } in slots.into_iter().map(|slot| slot.row) {
-                let StoreKind::Directory { path } = kind else { continue };
+            if place.exists() && !place.is_dir() {
+                let message = "there is a file at this path, no directory; name another one";
+                return Err(Failure::invalid("store.directory.path", message));
+            }
+            for slot in slots {
+                let is_connected = slot.is_connected();
+                let StoreRow { name, kind: StoreKind::Directory { path }, .. } = slot.row else { continue };
                 let other = real_path(&path);
+                if place == other && is_connected {
+                    let message = format!("the directory is the store {name} already; name another one");
+                    return Err(Failure::new(Code::AlreadyExists, reason::STORE_EXISTS, message));
+                }
                 if place != other && (place.starts_with(&other) || other.starts_with(&place)) {
                     let message =
                         format!("the directory lies in the store {name}, or around it; name another one");

@@ -14,8 +14,8 @@ const DESCRIPTION_CHARACTERS_MAX: usize = 2048;
 /// What can be changed.
 const MEMBERS: [&str; 4] = ["description", "weight", "state", "limit_bytes"];
 
-/// A store as it is.
-pub(crate) fn store(slot: &Slot, usage: StoreUsage) -> v1::Store {
+/// A store as it is; without `usage` also its room is nobody's to know.
+pub(crate) fn store(slot: &Slot, usage: Option<StoreUsage>) -> v1::Store {
     let row = &slot.row;
     let state = match row.state {
         StoreState::Enabled => v1::StoreState::Enabled,
@@ -37,10 +37,10 @@ pub(crate) fn store(slot: &Slot, usage: StoreUsage) -> v1::Store {
         status_message: slot.problem.clone(),
         probe_time: Some(timestamp(slot.probe_time)),
         limit_bytes: row.limit_bytes,
-        total_bytes: slot.space.total_bytes,
-        free_bytes: slot.space.free_bytes,
-        images: usage.images,
-        stored_bytes: usage.bytes,
+        total_bytes: slot.space.total_bytes.filter(|_| usage.is_some()),
+        free_bytes: slot.space.free_bytes.filter(|_| usage.is_some()),
+        images: usage.as_ref().map_or(0, |usage| usage.images),
+        stored_bytes: usage.as_ref().map_or(0, |usage| usage.bytes),
         create_time: Some(timestamp(row.create_time)),
         update_time: Some(timestamp(row.update_time)),
         etag: format!("{:x}", row.revision),

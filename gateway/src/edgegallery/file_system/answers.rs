@@ -54,7 +54,7 @@ fn upload_time(image: &Image) -> String {
 pub(super) struct Row<'a> {
     /// The image.
     pub(super) record: &'a Record,
-    /// Its slim companion, once there is one.
+    /// Its slim companion, once there is one whose bytes are good.
     pub(super) slim: Option<&'a Record>,
     /// How far the companion is.
     pub(super) percent: f64,
@@ -78,7 +78,11 @@ impl Row<'_> {
     }
 
     fn slim_state(&self) -> ImageWorkState {
-        self.record.work.slim.as_ref().map_or(ImageWorkState::Unspecified, |slim| slim.state())
+        match self.record.work.slim.as_ref().map_or(ImageWorkState::Unspecified, |slim| slim.state()) {
+            // It was damaged since: a slim may be asked for again.
+            ImageWorkState::Succeeded if self.slim.is_none() => ImageWorkState::Failed,
+            state => state,
+        }
     }
 
     fn slim_status(&self) -> u32 {
@@ -356,6 +360,8 @@ mod tests {
         assert_eq!(answer["compressInfo"], told(0, "Compress Completed", json!(1)));
 
         for (state, reason, status, want) in [
+            // It is not good any more.
+            (ImageWorkState::Succeeded, "", 3, told(2, "Compress Failed", json!(0))),
             (ImageWorkState::InProgress, "", 1, told(1, "Compress In Progress", json!(0.123))),
             (
                 ImageWorkState::Failed,

@@ -9,7 +9,7 @@ use axum::routing::get;
 use tonic::Code;
 
 use super::Refusal;
-use super::records::{find, parameter, unavailable};
+use super::records::{find, find_slim, parameter, unavailable};
 use crate::download::{self, Asked, Refused};
 use crate::edgegallery::literals;
 use crate::route::{Content, Route};
@@ -55,8 +55,9 @@ async fn send(
     let nothing = || Refusal::not_found(literals::NO_IMAGE).into_response();
     let record =
         find(&gateway, &headers, &id).await.map_err(IntoResponse::into_response)?.ok_or_else(nothing)?;
+    let slim = find_slim(&gateway, &headers, &record).await.map_err(IntoResponse::into_response)?;
     let asked = Asked {
-        image: record.slim().unwrap_or(&record.image.name),
+        image: slim.as_ref().map_or(&*record.image.name, |slim| &*slim.image.name),
         file_name: Some(&record.image.display_name),
         zipped: parameter(&uri, "isZip").as_deref() == Some("true"),
         ..Asked::default()

@@ -52,8 +52,11 @@ async fn merge(
 }
 
 fn asked(form: &Form) -> Result<UploadMetadata, Refusal> {
-    let name =
-        FileName::of_merge(form.text("filename")).ok_or(Refusal::bad_request(literals::BAD_MERGE_NAME))?;
+    let unnamed = Refusal::bad_request(literals::BAD_MERGE_NAME);
+    let name = FileName::of_merge(form.text("filename")).ok_or(unnamed.clone())?;
+    if !names::is_user(form.text("userId")) {
+        return Err(unnamed);
+    }
     let session = form.text("identifier");
     if !names::is_identifier(session) || !is_local(form.text("priority")) {
         return Err(Refusal::failed(literals::NO_SESSION));

@@ -10,6 +10,8 @@ const EXTENSIONS: [&str; 4] = [".zip", ".qcow2", ".img", ".iso"];
 const NAME_BYTES_MAX: usize = 128;
 /// Longest name of a session in bytes.
 const IDENTIFIER_BYTES_MAX: usize = 255;
+/// Longest name of a user in characters.
+const USER_CHARACTERS_MAX: usize = 255;
 /// Most digits in the number of a chunk.
 const PART_DIGITS_MAX: usize = 9;
 
@@ -50,6 +52,11 @@ pub(super) fn is_identifier(text: &str) -> bool {
         && !matches!(text, "." | "..")
         && !text.contains(['/', '\\'])
         && !text.chars().any(char::is_control)
+}
+
+/// Whether this can name who sent an image: nobody, or a label.
+pub(super) fn is_user(text: &str) -> bool {
+    text.chars().count() <= USER_CHARACTERS_MAX && !text.chars().any(is_hidden)
 }
 
 /// The number of a chunk in the name of its file, `7.part`.
@@ -98,12 +105,18 @@ mod tests {
     }
 
     #[test]
-    fn sec_25_sessions_and_chunks_are_named_strictly() {
+    fn sec_25_sessions_users_and_chunks_are_named_strictly() {
         for good in ["567017472-focal-server-cloudimg-amd64img", "s", "...", "a b", "\u{6620}"] {
             assert!(is_identifier(good), "{good}");
         }
         for bad in ["", ".", "..", "../..", "a/b", "a\\b", "a\u{0}", "a\n", &"x".repeat(256)] {
             assert!(!is_identifier(bad), "{bad:?}");
+        }
+        for good in ["", "u1", "a b/c\\d", &"\u{6620}".repeat(255)] {
+            assert!(is_user(good), "{good}");
+        }
+        for bad in ["a\r\nb", "a\u{0}", "\u{1b}[2J", "\u{202e}1u", &"u".repeat(256)] {
+            assert!(!is_user(bad), "{bad:?}");
         }
         for (name, want) in [("1.part", 1), ("10.part", 10), ("999999999.part", 999_999_999)] {
             assert_eq!(part_number(name), Some(want));

@@ -61,8 +61,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The name of its slim companion, once there is one.
-    pub(super) fn slim(&self) -> Option<&str> {
+    /// The name of its slim companion, once one was made.
+    fn slim(&self) -> Option<&str> {
         let slim = self.work.slim.as_ref()?;
         (slim.state() == ImageWorkState::Succeeded && !slim.image.is_empty()).then_some(&*slim.image)
     }
@@ -77,6 +77,21 @@ pub(super) async fn find(
     let Some(id) = v1::uuid(id) else { return Ok(None) };
     let record = fetch(gateway, headers, format!("images/{id}")).await?;
     Ok(record.filter(|Record { image, .. }| image.companion_of.is_empty() && SHOWN.contains(&image.state())))
+}
+
+/// The slim companion of an image, while its bytes are good. A damaged one is shown as a failed slim, and the image itself
+/// is handed out.
+pub(super) async fn find_slim(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    record: &Record,
+) -> Result<Option<Record>, Refusal> {
+    let Some(name) = record.slim() else { return Ok(None) };
+    Ok(fetch(gateway, headers, name.to_owned()).await?.filter(is_sound))
+}
+
+fn is_sound(slim: &Record) -> bool {
+    slim.image.state() == ImageState::Active
 }
 
 /// Any stored image.
@@ -112,10 +127,7 @@ async fn query(
         FileSystemView::Seed if parameter(&uri, "view").as_deref() != Some("full") => View::Seed,
         _ => View::Full,
     };
-    let slim = match record.slim() {
-        Some(name) => fetch(&gateway, &headers, name.to_owned()).await?,
-        None => None,
-    };
+    let slim = find_slim(&gateway, &headers, &record).await?;
     let percent = match view {
         View::Seed => 0.0,
         View::Full => slimmed_percent(&gateway, &headers, &record.work).await,
@@ -186,7 +198,7 @@ async fn gather(
     Ok(rows)
 }
 
-/// The slim companions of these images, by the image's name.
+/// The sound slim companions of these images, by the image's name.
 async fn slims_of(
     gateway: &Gateway,
     headers: &HeaderMap,
@@ -200,7 +212,7 @@ async fn slims_of(
         && let Some(page) = pages.next(gateway, headers).await?
     {
         for slim in page {
-            if let Some(source) = wanted.remove(&*slim.image.name) {
+            if let Some(source) = wanted.remove(&*slim.image.name).filter(|_| is_sound(&slim)) {
                 found.insert(source.to_owned(), slim);
             }
         }
@@ -260,6 +272,8 @@ async fn remove(
         Ok(_) => deleted(),
         // Clients keep their own record of an image until they have seen this answer.
         Err(status) if status.code() == Code::NotFound => deleted(),
+        // To this face the id of a companion is nobody's; it goes with its image.
+        Err(status) if call::reason(&status).as_deref() == Some("IMAGE_IS_COMPANION") => deleted(),
         Err(status) => Err(Refusal::of_failure(&status, Refusal::failed(literals::IMAGE_NOT_DELETED))),
     }
 }

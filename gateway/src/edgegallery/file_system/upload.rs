@@ -12,7 +12,7 @@ use imageops::v1::{Image, UploadCommit, UploadMetadata};
 use tonic::Status;
 
 use super::form::Form;
-use super::names::FileName;
+use super::names::{self, FileName};
 use super::{BASE_PATH, Refusal, USER_ID, answers, json_answer};
 use crate::call;
 use crate::edgegallery::literals;
@@ -67,7 +67,7 @@ async fn take(gateway: &Gateway, headers: &HeaderMap, form: &mut Form) -> Result
     if content_length(headers).is_some_and(|bytes| bytes >= IMAGE_BYTES_END + FORM_BYTES_MAX) {
         return Err(too_large);
     }
-    require_local(form)?;
+    check_fields(form)?;
     let metadata = metadata_of(&name);
     let mut upload = OneShot::begin(&gateway.connection, call::request(headers, ()), metadata);
     while let Some(data) = form.chunk().await.map_err(no_file)? {
@@ -78,15 +78,19 @@ async fn take(gateway: &Gateway, headers: &HeaderMap, form: &mut Form) -> Result
     }
     // Clients send the fields behind the file as well.
     form.finish().await.map_err(no_file)?;
-    require_local(form)?;
+    check_fields(form)?;
     let commit = UploadCommit { labels: labels_of(form), ..UploadCommit::default() };
     let answered = upload.commit(commit).await.map_err(|status| refusal(&status))?;
     uploaded(gateway, answered.image, &answered.check_job)
 }
 
-/// Refuses images for one of the two cloud stores that were never built.
-pub(super) fn require_local(form: &Form) -> Result<(), Refusal> {
-    if is_local(form.text("priority")) { Ok(()) } else { Err(Refusal::failed(literals::NOT_UPLOADED)) }
+/// Refuses images for one of the two cloud stores that were never built, and of users whose name is no label; of the form
+/// as far as it was read.
+fn check_fields(form: &Form) -> Result<(), Refusal> {
+    if !is_local(form.text("priority")) {
+        return Err(Refusal::failed(literals::NOT_UPLOADED));
+    }
+    if names::is_user(form.text("userId")) { Ok(()) } else { Err(Refusal::bad_request(literals::NO_FILE)) }
 }
 
 /// Whether a `priority` asks for the one store that there is.
