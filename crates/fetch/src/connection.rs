@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -39,8 +40,7 @@ impl Drop for Driver {
 }
 
 /// What TLS trusts: the roots of the system, and those that are named beside them.
-pub(crate) fn tls(extra_roots: &RootCertStore) -> Result<Arc<ClientConfig>> {
-    let mut roots = extra_roots.clone();
+pub(crate) fn tls(mut roots: RootCertStore) -> Result<Arc<ClientConfig>> {
     // Roots that cannot be read are none; without any, every https source is unreachable.
     let (added, ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     tracing::debug!(added, ignored, "root certificates of the system");
@@ -51,6 +51,15 @@ pub(crate) fn tls(extra_roots: &RootCertStore) -> Result<Arc<ClientConfig>> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// Certificates in PEM form; `None` where one is broken, or there is none.
+pub fn read_roots(pem: &[u8]) -> Option<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.ok()?).ok()?;
+    }
+    (!roots.is_empty()).then_some(roots)
 }
 
 /// Connects to one of the addresses that were judged. Every failure is the same one.

@@ -40,14 +40,47 @@ impl std::fmt::Debug for Fetch {
     }
 }
 
-impl Fetch {
-    /// Opens a source. `extra_roots` are trusted for TLS beside those of the system.
+/// Opens sources behind a gate.
+#[derive(Clone)]
+pub struct Fetcher {
+    client: Client,
+}
+
+impl Fetcher {
+    /// What is fetched through `gate` within `limits`. `extra_roots` are trusted for TLS beside those of the system, which
+    /// are read now.
     ///
     /// # Errors
     ///
-    /// Every [`Error`]; so have the calls of [`Self::next`].
-    pub async fn open(gate: &Gate, url: &Url, limits: Limits, extra_roots: &RootCertStore) -> Result<Self> {
-        let client = Client { gate: gate.clone(), tls: tls(extra_roots)?, limits };
+    /// [`Error::Unreachable`] when there is no TLS to be had.
+    pub fn new(gate: Gate, limits: Limits, extra_roots: RootCertStore) -> Result<Self> {
+        Ok(Self { client: Client { gate, tls: tls(extra_roots)?, limits } })
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Gate {
+        &self.client.gate
+    }
+
+    /// Opens a source.
+    ///
+    /// # Errors
+    ///
+    /// Every [`Error`]; so have the calls of [`Fetch::next`].
+    pub async fn open(&self, url: &Url) -> Result<Fetch> {
+        Fetch::open(self.client.clone(), url).await
+    }
+
+    /// As [`Self::open`], for a source whose ranges did not fit together.
+    pub async fn open_as_one(&self, url: &Url) -> Result<Fetch> {
+        let mut client = self.client.clone();
+        client.limits.ranges = 1;
+        Fetch::open(client, url).await
+    }
+}
+
+impl Fetch {
+    async fn open(client: Client, url: &Url) -> Result<Self> {
         let first = open(&client, url).await?;
         let known = Known { url: url.clone(), total_bytes: first.total_bytes, etag: first.etag.clone() };
         if let Some(total_bytes) = known.total_bytes

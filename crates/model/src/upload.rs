@@ -76,6 +76,8 @@ pub struct UploadWishes {
     pub sha512: bool,
     /// It is a part whose place is told behind its bytes.
     pub becomes_part: bool,
+    /// Its bytes are fetched by a job, and by nobody else.
+    pub import: bool,
 }
 
 mod state_names {

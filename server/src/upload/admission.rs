@@ -70,6 +70,7 @@ pub fn read(app: &App, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<
             check: metadata.check,
             sha512: metadata.sha512,
             becomes_part: metadata.becomes_part,
+            import: false,
         },
         durable_bytes: 0,
         reserved_bytes: 0,
@@ -194,7 +195,8 @@ fn read_archive(value: i32) -> Result<Option<Archive>> {
     }
 }
 
-fn not_queued() -> Failure {
+/// The record cannot be filled.
+pub fn not_queued() -> Failure {
     let message = "the record has bytes already, or another upload fills it";
     Failure::new(Code::FailedPrecondition, reason::IMAGE_NOT_QUEUED, message)
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use imageops_fetch::{Error, Fetch, Gate, Policy, Resolver, RootCertStore};
+use imageops_fetch::{Error, Gate, Policy, Resolver, RootCertStore};
 
 use crate::names::{Names, gate};
-use crate::source::{Reply, Source, limits};
+use crate::source::{Reply, Source, limits, open, open_tls};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -186,7 +186,7 @@ async fn sec_35_the_address_that_was_judged_is_the_one_that_is_connected_to() {
     let names = Names::of(&[("rebind.example", &[&["127.0.0.1"], &["192.0.2.1"]])]);
     let gate = gate(&names, &["127.0.0.0/8"]);
     let url = gate.read(&format!("http://rebind.example:{}/", source.port())).unwrap();
-    let mut fetch = Fetch::open(&gate, &url, limits(), &RootCertStore::empty()).await.unwrap();
+    let mut fetch = open(&gate, &url, limits()).await.unwrap();
     assert_eq!(fetch.next().await.unwrap().unwrap(), &b"bytes"[..]);
     assert_eq!(names.questions.load(Ordering::SeqCst), 1);
 }
@@ -198,7 +198,7 @@ async fn sec_35_a_name_that_turns_inside_is_refused_when_it_does() {
     let names = Names::of(&[("rebind.example", &[&["127.0.0.1"], &["127.0.0.2"]])]);
     let gate = gate(&names, &["127.0.0.1"]);
     let url = gate.read(&format!("http://rebind.example:{}/", source.port())).unwrap();
-    let mut fetch = Fetch::open(&gate, &url, limits(), &RootCertStore::empty()).await.unwrap();
+    let mut fetch = open(&gate, &url, limits()).await.unwrap();
     assert_eq!(fetch.next().await.unwrap().unwrap(), &b"0123"[..]);
     assert_eq!(fetch.next().await, Err(Error::Cut));
     assert_eq!(source.requests(), 1, "127.0.0.2 is not allowed, whatever the name");
@@ -233,22 +233,22 @@ async fn sec_35_each_redirect_goes_through_the_gate() {
         ("inside.example", &[&["10.0.0.1"]]),
     ]);
     let gate = gate(&names, &["127.0.0.1"]);
-    let open = async |path: &str| {
+    let fetched = async |path: &str| {
         let url = gate.read(&format!("http://first.example:{}{path}", source.port())).unwrap();
-        let mut fetch = Fetch::open(&gate, &url, limits(), &RootCertStore::empty()).await?;
+        let mut fetch = open(&gate, &url, limits()).await?;
         fetch.next().await
     };
     for good in ["/ok", "/relative", "/name", "/hop/3", "/hop/4"] {
-        assert_eq!(open(good).await.unwrap().unwrap(), &b"there"[..], "{good}");
+        assert_eq!(fetched(good).await.unwrap().unwrap(), &b"there"[..], "{good}");
     }
     for bad in ["/hop/5", "/loop", "/empty", "/nowhere"] {
-        assert!(matches!(open(bad).await, Err(Error::Invalid(_))), "{bad}: {:?}", open(bad).await);
+        assert!(matches!(fetched(bad).await, Err(Error::Invalid(_))), "{bad}: {:?}", fetched(bad).await);
     }
     let denied = Error::Denied("the source redirects to what may not be fetched");
     for bad in ["/inside", "/metadata", "/decimal", "/user", "/file", "/gopher"] {
-        assert_eq!(open(bad).await, Err(denied), "{bad}");
+        assert_eq!(fetched(bad).await, Err(denied), "{bad}");
     }
-    assert_eq!(open("/inside-name").await, Err(Error::NoHost));
+    assert_eq!(fetched("/inside-name").await, Err(Error::NoHost));
     let seen = source.heads();
     assert!(seen.iter().all(|head| !head.contains("authorization") && !head.contains("cookie")), "{seen:?}");
 }
@@ -265,14 +265,14 @@ async fn sec_35_https_never_becomes_http() {
     let names = Names::of(&[("first.example", &[&["127.0.0.1"]]), ("second.example", &[&["127.0.0.1"]])]);
     let gate = gate(&names, &["127.0.0.1"]);
     let url = |host: &str, path: &str| gate.read(&format!("https://{host}:{}{path}", secure.port())).unwrap();
-    let mut fetch = Fetch::open(&gate, &url("first.example", "/"), limits(), &roots).await.unwrap();
+    let mut fetch = open_tls(&gate, &url("first.example", "/"), &roots).await.unwrap();
     assert_eq!(fetch.next().await.unwrap().unwrap(), &b"secure"[..]);
-    let down = Fetch::open(&gate, &url("first.example", "/down"), limits(), &roots).await.unwrap_err();
+    let down = open_tls(&gate, &url("first.example", "/down"), &roots).await.unwrap_err();
     assert_eq!(down, Error::Denied("the source redirects from https to http"));
     assert_eq!(plain.requests(), 0);
     // A certificate of another name, and one that nobody vouches for.
     for (host, roots) in [("second.example", &roots), ("first.example", &RootCertStore::empty())] {
-        let error = Fetch::open(&gate, &url(host, "/"), limits(), roots).await.unwrap_err();
+        let error = open_tls(&gate, &url(host, "/"), roots).await.unwrap_err();
         assert_eq!(error, Error::Unreachable, "{host}");
     }
 }
@@ -292,7 +292,7 @@ async fn sec_35_a_closed_port_an_open_one_and_a_wrong_protocol_are_told_alike() 
     {
         for scheme in ["http", "https"] {
             let url = gate.read(&format!("{scheme}://127.0.0.1:{port}/")).unwrap();
-            let error = Fetch::open(&gate, &url, limits(), &RootCertStore::empty()).await.unwrap_err();
+            let error = open(&gate, &url, limits()).await.unwrap_err();
             assert_eq!(error, Error::Unreachable, "{what} {scheme}");
         }
     }

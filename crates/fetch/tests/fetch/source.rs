@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use imageops_fetch::{Limits, RootCertStore};
+use imageops_fetch::{Error, Fetch, Fetcher, Gate, Limits, RootCertStore, Url};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -19,6 +19,16 @@ pub(crate) fn limits() -> Limits {
         tries_max: 3,
         ..Limits::default()
     }
+}
+
+/// Opens a source.
+pub(crate) async fn open(gate: &Gate, url: &Url, limits: Limits) -> Result<Fetch, Error> {
+    Fetcher::new(gate.clone(), limits, RootCertStore::empty()).unwrap().open(url).await
+}
+
+/// Opens a source that `roots` vouch for.
+pub(crate) async fn open_tls(gate: &Gate, url: &Url, roots: &RootCertStore) -> Result<Fetch, Error> {
+    Fetcher::new(gate.clone(), limits(), roots.clone()).unwrap().open(url).await
 }
 
 /// What came in.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use imageops_fetch::{Error, Fetch, Limits, RootCertStore};
+use imageops_fetch::{Error, Limits};
 
 use crate::names::{Names, gate};
-use crate::source::{Reply, Source, limits};
+use crate::source::{Reply, Source, limits, open};
 
 /// Bytes that are different everywhere.
 pub(crate) fn content(length: usize) -> Vec<u8> {
@@ -19,7 +19,7 @@ pub(crate) fn content(length: usize) -> Vec<u8> {
 pub(crate) async fn fetch(source: &Source, limits: Limits) -> Result<Vec<u8>, Error> {
     let gate = gate(&Names::of(&[]), &["127.0.0.1"]);
     let url = gate.read(&format!("http://127.0.0.1:{}/disk.img", source.port())).unwrap();
-    let mut fetch = Fetch::open(&gate, &url, limits, &RootCertStore::empty()).await?;
+    let mut fetch = open(&gate, &url, limits).await?;
     let mut all = Vec::new();
     while let Some(data) = fetch.next().await? {
         all.extend_from_slice(&data);
@@ -114,7 +114,7 @@ async fn four_ranges_are_under_way_before_the_first_is_taken() {
     let source = Source::start(|request, _| Reply::part_of(&content(1 << 20), request).tagged("\"a\"")).await;
     let gate = gate(&Names::of(&[]), &["127.0.0.1"]);
     let url = gate.read(&format!("http://127.0.0.1:{}/", source.port())).unwrap();
-    let fetch = Fetch::open(&gate, &url, in_ranges(), &RootCertStore::empty()).await.unwrap();
+    let fetch = open(&gate, &url, in_ranges()).await.unwrap();
     // Nothing is taken, and yet all four are asked for; no fifth.
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     while source.requests() < 4 && tokio::time::Instant::now() < deadline {
@@ -141,7 +141,7 @@ async fn a_dropped_fetch_leaves_its_source() {
     let source = Source::start(|_, _| Reply::head("200 OK", "").with(&[7; 65_536]).endless()).await;
     let gate = gate(&Names::of(&[]), &["127.0.0.1"]);
     let url = gate.read(&format!("http://127.0.0.1:{}/", source.port())).unwrap();
-    let mut fetch = Fetch::open(&gate, &url, limits(), &RootCertStore::empty()).await.unwrap();
+    let mut fetch = open(&gate, &url, limits()).await.unwrap();
     assert!(fetch.next().await.unwrap().is_some());
     drop(fetch);
 }
