@@ -4,16 +4,19 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
-    AbortUploadRequest, CreateImageRequest, Digests, GetUsageRequest, Image, ImageState, Job, JobKind,
-    JobPhase, JobState, ListImagesRequest, ListUploadsRequest, SetQuotaRequest, UploadMetadata, UploadState,
+    AbortUploadRequest, Archive, CreateImageRequest, Digests, GetUsageRequest, Image, ImageState, Job,
+    JobKind, JobPhase, JobState, ListImagesRequest, ListUploadsRequest, SetQuotaRequest, UploadMetadata,
+    UploadState,
 };
 use imageops_client::Client;
 use tonic::Code;
 
+use support::fixtures::zip;
 use support::http::{get, post_json};
 use support::jobs::{download, ended, failed};
 use support::random::Random;
@@ -193,6 +196,75 @@ async fn a_file_that_changes_is_fetched_from_its_first_byte_again() {
     let job = client.import_image(import(source.url("/"), UploadMetadata::default())).await.unwrap();
     let job = wait_for(&client, &job.name, JobState::Succeeded).await;
     assert!(download(&client, &result(&job).image).await == new);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What is packed is unpacked, its digests and length being those of what came.
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_images_are_unpacked() {
+    let service = start(&[]);
+    let client = service.client();
+    let mut bytes = disk(1 << 20);
+    bytes.resize(8 << 20, 0);
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    xz.write_all(&bytes).unwrap();
+    let mut packed = vec![
+        (Archive::Gzip, gzip(&bytes), "disk.raw"),
+        (Archive::Xz, xz.finish().unwrap(), "disk.raw"),
+        (Archive::Zstd, zstd::encode_all(&bytes[..], 1).unwrap(), "disk.raw"),
+    ];
+    // Python makes it, where there is one.
+    packed.extend(zip(service.scratch(), &[("in.img", &bytes)]).map(|zip| (Archive::Zip, zip, "in.img")));
+    for (archive, file, name) in packed {
+        let source = Source::of(file.clone());
+        let metadata = UploadMetadata {
+            archive: archive.into(),
+            size_bytes: Some(file.len() as u64),
+            expected_digests: Some(digests(&file)),
+            ..UploadMetadata::default()
+        };
+        let job = client.import_image(import(source.url("/disk.raw.gz"), metadata)).await.unwrap();
+        let job = wait_for(&client, &job.name, JobState::Succeeded).await;
+        let result = result(&job);
+        assert_eq!(result.fetched_bytes, file.len() as u64);
+        let image = client.get_image(&result.image).await.unwrap();
+        assert_eq!((image.size_bytes, image.display_name.as_str()), (8 << 20, name), "{archive:?}");
+        assert!(download(&client, &image.name).await == bytes, "{archive:?}");
+        assert!(service.staged().is_empty());
+    }
+}
+
+/// SEC-21: what unpacks to far more than came, is packed twice or otherwise than was said, or does not fit.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_21_bombs_are_refused_on_the_way() {
+    let service = start(&["--upload-max-bytes", "100000000"]);
+    let client = service.client();
+    // 1,000 : 1, past the first 64 MiB.
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    bomb.write_all(&vec![7; 90 << 20]).unwrap();
+    let mut unsafe_image = vec![0; 1 << 20];
+    unsafe_image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    unsafe_image[8..16].copy_from_slice(&512_u64.to_be_bytes());
+    unsafe_image[16..20].copy_from_slice(&4_u32.to_be_bytes());
+    for (archive, file, reason) in [
+        (Archive::Gzip, bomb.finish().unwrap(), "ARCHIVE_BOMB"),
+        (Archive::Gzip, gzip(&gzip(b"twice")), "ARCHIVE_NESTED"),
+        (Archive::Xz, gzip(b"not so"), "ARCHIVE_INVALID"),
+        (Archive::Gzip, gzip(&vec![0; 101_000_000]), "ARCHIVE_TOO_LARGE"),
+        (Archive::Gzip, gzip(&disk(1 << 20))[..500_000].to_vec(), "ARCHIVE_INVALID"),
+        (Archive::Gzip, gzip(&unsafe_image), "UNSAFE_BACKING_FILE"),
+    ] {
+        let source = Source::of(file);
+        let metadata = UploadMetadata { archive: archive.into(), ..UploadMetadata::default() };
+        let job = client.import_image(import(source.url("/"), metadata)).await.unwrap();
+        assert_eq!(failed(&client, &job.name).await, reason);
+        assert_nothing_is_left(&service, &client).await;
+    }
 }
 
 /// Ranges at once, hashed in order.

@@ -18,6 +18,12 @@ pub(crate) enum PackingName {
     None,
     /// The image is in a zip.
     Zip,
+    /// The image is packed by gzip.
+    Gzip,
+    /// The image is packed by xz.
+    Xz,
+    /// The image is packed by zstd.
+    Zstd,
 }
 
 #[derive(Debug, Args)]
@@ -92,9 +98,18 @@ impl ImportArgs {
     fn archive(&self) -> Archive {
         let path = self.url.split(['?', '#']).next().unwrap_or_default().to_lowercase();
         match self.packing {
-            PackingName::Auto if path.ends_with(".zip") => Archive::Zip,
-            PackingName::Auto | PackingName::None => Archive::Unspecified,
+            PackingName::Auto => match path.rsplit('.').next() {
+                Some("zip") => Archive::Zip,
+                Some("gz") => Archive::Gzip,
+                Some("xz") => Archive::Xz,
+                Some("zst") => Archive::Zstd,
+                _ => Archive::Unspecified,
+            },
+            PackingName::None => Archive::Unspecified,
             PackingName::Zip => Archive::Zip,
+            PackingName::Gzip => Archive::Gzip,
+            PackingName::Xz => Archive::Xz,
+            PackingName::Zstd => Archive::Zstd,
         }
     }
 }

@@ -97,6 +97,13 @@ const (
 	// display name. Links, encrypted members, duplicate names, more than 64 members, a second image layer and bombs are
 	// refused (reasons ARCHIVE_…).
 	Archive_ARCHIVE_ZIP Archive = 1
+	// The image, packed by gzip. As with the two below the display name is not taken from the file, what is packed twice is
+	// refused, and so are bombs, and what would take more than 64 MiB of memory to unpack.
+	Archive_ARCHIVE_GZIP Archive = 2
+	// The image, packed by xz.
+	Archive_ARCHIVE_XZ Archive = 3
+	// The image, packed by zstd.
+	Archive_ARCHIVE_ZSTD Archive = 4
 )
 
 // Enum value maps for Archive.
@@ -104,10 +111,16 @@ var (
 	Archive_name = map[int32]string{
 		0: "ARCHIVE_UNSPECIFIED",
 		1: "ARCHIVE_ZIP",
+		2: "ARCHIVE_GZIP",
+		3: "ARCHIVE_XZ",
+		4: "ARCHIVE_ZSTD",
 	}
 	Archive_value = map[string]int32{
 		"ARCHIVE_UNSPECIFIED": 0,
 		"ARCHIVE_ZIP":         1,
+		"ARCHIVE_GZIP":        2,
+		"ARCHIVE_XZ":          3,
+		"ARCHIVE_ZSTD":        4,
 	}
 )
 
@@ -1627,10 +1640,14 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x16UPLOAD_STATE_COMMITTED\x10\x02\x12\x18\n" +
 	"\x14UPLOAD_STATE_ABORTED\x10\x03\x12\x17\n" +
 	"\x13UPLOAD_STATE_FAILED\x10\x04\x12\x17\n" +
-	"\x13UPLOAD_STATE_STORED\x10\x05*3\n" +
+	"\x13UPLOAD_STATE_STORED\x10\x05*g\n" +
 	"\aArchive\x12\x17\n" +
 	"\x13ARCHIVE_UNSPECIFIED\x10\x00\x12\x0f\n" +
-	"\vARCHIVE_ZIP\x10\x01B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"\vARCHIVE_ZIP\x10\x01\x12\x10\n" +
+	"\fARCHIVE_GZIP\x10\x02\x12\x0e\n" +
+	"\n" +
+	"ARCHIVE_XZ\x10\x03\x12\x10\n" +
+	"\fARCHIVE_ZSTD\x10\x04B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var (
 	file_imageops_v1_uploads_proto_rawDescOnce sync.Once

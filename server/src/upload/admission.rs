@@ -191,7 +191,10 @@ fn read_archive(value: i32) -> Result<Option<Archive>> {
     match v1::Archive::try_from(value) {
         Ok(v1::Archive::Unspecified) => Ok(None),
         Ok(v1::Archive::Zip) => Ok(Some(Archive::Zip)),
-        Err(_) => Err(Failure::invalid("metadata.archive", "takes ZIP")),
+        Ok(v1::Archive::Gzip) => Ok(Some(Archive::Gzip)),
+        Ok(v1::Archive::Xz) => Ok(Some(Archive::Xz)),
+        Ok(v1::Archive::Zstd) => Ok(Some(Archive::Zstd)),
+        Err(_) => Err(Failure::invalid("metadata.archive", "takes ZIP, GZIP, XZ or ZSTD")),
     }
 }
 
