@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::Write as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use imageops::v1::job::Result as JobResult;
@@ -23,7 +24,7 @@ use support::random::Random;
 use support::source::{ALLOWED, Reply, Source, import};
 use support::status::{assert_status, eventually, reason};
 use support::upload::{Stream, digests};
-use support::{DEADLINE, Service, wait_for};
+use support::{DEADLINE, Service, binary, wait_for};
 
 fn start(arguments: &[&str]) -> Service {
     Service::start_with(&[&ALLOWED, arguments].concat())
@@ -196,6 +197,36 @@ async fn a_file_that_changes_is_fetched_from_its_first_byte_again() {
     let job = client.import_image(import(source.url("/"), UploadMetadata::default())).await.unwrap();
     let job = wait_for(&client, &job.name, JobState::Succeeded).await;
     assert!(download(&client, &result(&job).image).await == new);
+}
+
+#[test]
+fn the_command_line_imports_and_tells_what_failed() {
+    let service = start(&[]);
+    let bytes = disk(1 << 20);
+    let packed = gzip(&bytes);
+    let source = Source::start(move |asked| match asked.path.as_str() {
+        "/debian.raw.gz" => Reply::file(&packed, asked, "one"),
+        _ => Reply::head("404 Not Found", "content-length: 0\r\n"),
+    });
+    let imageops = |path: &str, more: &[&str]| {
+        let output = Command::new(binary("imageops"))
+            .args(["--server", &format!("http://{}", service.grpc()), "--output", "json", "import"])
+            .arg(source.url(path))
+            .args(more)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, image, said) = imageops("/debian.raw.gz", &["--label", "team=edge"]);
+    assert_eq!(status, Some(0), "{said}");
+    let image: serde_json::Value = serde_json::from_str(&image).unwrap();
+    assert_eq!(image["displayName"], "debian.raw");
+    assert_eq!(image["digests"]["sha256"], digests(&bytes).sha256);
+    assert_eq!(image["labels"]["team"], "edge");
+    let (status, image, said) = imageops("/missing", &[]);
+    assert_eq!((status, image.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("does not hand the file out"), "{said}");
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

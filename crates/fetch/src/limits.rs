@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Limits {
     /// The longest file that is taken, counted in bytes that came.
     pub max_bytes: u64,
-    /// For a name, and for each address, until there is a connection.
+    /// For a name, for a connection to one of its addresses, and for TLS on it.
     pub connect: Duration,
     /// From the request to the head of the answer.
     pub first_byte: Duration,
