@@ -144,6 +144,16 @@ for name, method, is_long, is_pipe in (
 END
 for name in stored deflated descriptor zip64 zip64-descriptor; do file zip "$name" "$work/$name"; done
 
+# Packed files: each tool, and two pieces behind each other.
+head -c 9000 "$work/tree/directory/1" >"$work/plain"
+head -c 40000 /dev/zero >>"$work/plain"
+for tool in gzip xz zstd; do
+  "$tool" -q -c -9 "$work/plain" >"$work/packed"
+  file packed "$tool" "$work/packed"
+  "$tool" -q -c -1 "$work/tree/directory/2" >>"$work/packed"
+  file packed "$tool-twice" "$work/packed"
+done
+
 rm -rf seeds
 mv "$seeds" seeds
 du -sb seeds

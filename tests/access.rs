@@ -25,6 +25,7 @@ use tonic::{Code, Request, Status};
 
 use support::http::request;
 use support::jobs::{check_file, file, image};
+use support::source::import;
 use support::status::{assert_status, eventually, reason};
 use support::upload::{Stream, metadata, name_of, upload};
 use support::{Service, binary, wait_for};
@@ -119,7 +120,7 @@ async fn no_rpc_answers_without_a_known_key() {
 async fn each_scope_opens_what_the_contract_says() {
     let service = start();
     let methods = methods();
-    assert_eq!(methods.len(), 40, "{methods:?}");
+    assert_eq!(methods.len(), 41, "{methods:?}");
     let scopes: BTreeSet<_> = methods.values().map(String::as_str).collect();
     assert_eq!(scopes, BTreeSet::from(["read", "write", "delete", "admin"]));
     for key_scope in ["read", "write", "delete", "admin"] {
@@ -210,6 +211,8 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
     let renamed = Image { name: name(), display_name: "mine".to_owned(), ..Image::default() };
     let update = UpdateImageRequest { image: Some(renamed), update_mask: None };
     let remove = RemoveReplicaRequest { name: name(), store: "default".to_owned(), etag: etag() };
+    let url = "https://mirror.example/a.img".to_owned();
+    let into = UploadMetadata { image: name(), ..UploadMetadata::default() };
     let records: Vec<(&'static str, Result<(), Status>)> = vec![
         ("GetImage", images.get_image(GetImageRequest { name: name() }).await.map(drop)),
         ("UpdateImage", images.update_image(update).await.map(drop)),
@@ -224,6 +227,7 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
             "CopyImage",
             images.copy_image(CopyImageRequest { name: name(), ..Default::default() }).await.map(drop),
         ),
+        ("ImportImage", images.import_image(import(url, into)).await.map(drop)),
         ("RemoveReplica", images.remove_replica(remove).await.map(drop)),
         ("RestoreImage", images.restore_image(RestoreImageRequest { name: name() }).await.map(drop)),
         ("PurgeImage", images.purge_image(PurgeImageRequest { name: name(), etag: etag() }).await.map(drop)),

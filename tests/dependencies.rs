@@ -17,6 +17,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("imageops-model", &[]),
     // Hostile input meets these two: small, fuzzable, usable alone.
     ("imageops-archive", &[]),
+    // So does hostile network.
+    ("imageops-fetch", &[]),
     ("imageops-image", &["imageops-model"]),
     // The server joins these two; the order of durability is decided in one place.
     ("imageops-store", &["imageops-model"]),
@@ -35,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "imageops-archive",
             "imageops-catalogue",
             "imageops-client",
+            "imageops-fetch",
             "imageops-gateway",
             "imageops-image",
             "imageops-model",
@@ -53,6 +56,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["tokio", "jiff", "chrono", "time", "rustix", "tonic", "prost", "axum", "hyper", "sqlx"],
     ),
     ("imageops-archive", &["tokio", "rustix", "tonic", "prost", "axum", "hyper", "sqlx"]),
+    ("imageops-fetch", &["imageops", "tonic", "prost", "axum", "sqlx"]),
     ("imageops-image", &["imageops", "tokio", "tonic", "prost", "axum", "hyper", "sqlx"]),
     // Its client of S3 servers brings hyper.
     ("imageops-store", &["imageops", "tonic", "prost", "axum", "sqlx", "imageops-catalogue"]),

@@ -211,6 +211,7 @@ fn the_documented_defaults_are_those_in_force() {
         if ["data_dir", "image_path", "workers", "job_threads"].contains(&key.as_str()) {
             continue;
         }
+        let value = value.replace("\", \"", ",");
         let value = match value.trim_matches(['"', '[', ']']).trim_end_matches(".0") {
             "1099511627776" => "1 TiB",
             "17592186044416" => "16 TiB",

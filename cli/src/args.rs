@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Map(crate::map::MapArgs),
     /// Upload a file to a server; goes on by itself after a broken connection.
     Upload(UploadArgs),
+    /// Have a server fetch an image from a URL, and wait for it.
+    Import(crate::import::ImportArgs),
     /// Download an image from a server, verified; what is empty stays empty.
     Download(DownloadArgs),
     /// Jobs of a server.

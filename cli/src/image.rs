@@ -103,7 +103,8 @@ async fn delete(client: &Client, arguments: &DeleteArgs) -> Result<Option<Image>
     Ok(None)
 }
 
-fn show(global: &Global, image: &Image) -> Result<(), Failure> {
+/// Prints an image.
+pub(crate) fn show(global: &Global, image: &Image) -> Result<(), Failure> {
     if global.output == Form::Json {
         return print_json(image);
     }

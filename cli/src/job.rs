@@ -145,6 +145,11 @@ fn show(global: &Global, job: &Job) -> Result<(), Failure> {
             facts.add("kept", named(&result.kept_images));
             String::new()
         }
+        Some(imageops::v1::job::Result::Import(result)) => {
+            facts.add("image", result.image.clone());
+            facts.add("fetched", size(result.fetched_bytes));
+            String::new()
+        }
         None => String::new(),
     };
     print(&(facts.render() + &result))
@@ -176,6 +181,7 @@ fn kind(job: &Job) -> &'static str {
         JobKind::Copy => "copy",
         JobKind::Scrub => "scrub",
         JobKind::Drain => "drain",
+        JobKind::Import => "import",
         JobKind::Unspecified => "other",
     }
 }
@@ -199,7 +205,7 @@ fn percent(job: &Job) -> String {
 fn source_name(job: &Job) -> String {
     match job.source.as_ref().and_then(|source| source.source.as_ref()) {
         Some(source::Source::File(name) | source::Source::Image(name)) => name.clone(),
-        None => String::new(),
+        None => job.source_url.clone(),
     }
 }
 

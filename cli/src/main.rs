@@ -13,6 +13,7 @@ mod download;
 mod dry_run;
 mod exit;
 mod image;
+mod import;
 mod in_place;
 mod inspect;
 mod interrupt;
@@ -77,6 +78,7 @@ async fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Convert(arguments) => convert::run(global, arguments).await,
         Command::Map(arguments) => map::run(global, arguments).await,
         Command::Upload(arguments) => upload::run(global, arguments).await,
+        Command::Import(arguments) => import::run(global, arguments).await,
         Command::Download(arguments) => download::run(global, arguments).await,
         Command::Job(command) => job::run(global, command).await,
         Command::Image(command) => image::run(global, command).await,

@@ -100,6 +100,7 @@ impl Bar {
             (_, JobPhase::Publishing) => "publishing",
             (_, JobPhase::Copying) => "copying",
             (_, JobPhase::Converting) => "converting",
+            (_, JobPhase::Fetching) => "fetching",
             (_, JobPhase::Unspecified) => "working",
         };
         let remaining = progress.remaining.as_ref();

@@ -2,6 +2,7 @@
 
 mod compress;
 mod guest;
+mod packed;
 mod qcow2;
 mod zip;
 
@@ -13,17 +14,18 @@ use imageops_image::storage::Storage;
 
 pub use self::compress::compress;
 pub use self::guest::guest;
+pub use self::packed::packed;
 pub use self::qcow2::{inspect, qcow2_check, qcow2_read};
 pub use self::zip::zip;
 use crate::memory::peak_of;
 use crate::seal::seal;
 use crate::sparse::Sparse;
 
-/// A target by its name: one for each format, one for each parser of what is in a guest, and one for archives.
+/// A target by its name: one for each format, one for each parser of what is in a guest, and two for archives.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. Those of guests differ in their seeds alone.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("qcow2_read", qcow2_read),
     ("qcow2_check", qcow2_check),
     ("inspect", inspect),
@@ -38,6 +40,7 @@ pub const TARGETS: [Target; 14] = [
     ("swap", guest),
     ("compress", compress),
     ("zip", zip),
+    ("packed", packed),
 ];
 
 /// Runs the target of a name.

@@ -102,4 +102,4 @@ macro_rules! targets {
     };
 }
 
-targets!(qcow2_read qcow2_check inspect tables ext fat exfat ntfs xfs btrfs lvm swap compress zip);
+targets!(qcow2_read qcow2_check inspect tables ext fat exfat ntfs xfs btrfs lvm swap compress zip packed);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use imageops_catalogue::{Catalogue, ImageRow};
+use imageops_fetch::Fetcher;
 use imageops_image::format::Format;
 use imageops_image::storage::{FileStorage, Storage};
 use imageops_model::{ImageId, ImageState, ReplicaState, Source, StoreId, Tenant, UploadId};
@@ -44,6 +45,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Checks callers.
     pub authenticator: Authenticator,
+    /// Fetches what is imported.
+    pub sources: Fetcher,
     /// Uploads whose bytes are under way.
     pub uploads: Uploads,
     /// Room for removals on a full disk.

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Fatal};
+use crate::sources;
 use crate::stores::{Credentials, DEFAULT_STORE, StoreSetting};
 
 /// The imageops service: checks, compresses, takes in and hands out virtual-machine images.
@@ -244,6 +245,19 @@ pub struct Settings {
     /// Largest virtual size of an image, in bytes [default: 16 TiB].
     #[arg(long, env = "IMAGEOPS_VIRTUAL_SIZE_MAX_BYTES", value_name = "BYTES")]
     pub virtual_size_max_bytes: Option<u64>,
+    /// Hosts, addresses and networks inside that images may be imported from all the same, such as `mirror.internal` or
+    /// `10.1.0.0/16`. What lies on the public internet needs no entry [default: none].
+    #[arg(long, env = "IMAGEOPS_IMPORT_ALLOW", value_delimiter = ',', value_name = "HOSTS_OR_CIDRS")]
+    pub import_allow: Option<Vec<String>>,
+    /// Ports that images may be imported from: numbers, or ranges like `8000-8100` [default: 80,443].
+    #[arg(long, env = "IMAGEOPS_IMPORT_PORTS", value_delimiter = ',', value_name = "PORTS")]
+    pub import_ports: Option<Vec<String>>,
+    /// Whether images may be imported over plain HTTP too [default: true].
+    #[arg(long, env = "IMAGEOPS_IMPORT_HTTP", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub import_http: Option<bool>,
+    /// PEM file with certificates that sources of imports may bear beside those that the system trusts [default: none].
+    #[arg(long, env = "IMAGEOPS_IMPORT_CA_FILE", value_name = "FILE")]
+    pub import_ca_file: Option<PathBuf>,
     /// Seconds that running uploads and downloads are given at shutdown [default: 30].
     #[arg(long, env = "IMAGEOPS_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u32>,
@@ -329,6 +343,15 @@ pub struct Config {
     pub upload_max_bytes: u64,
     /// See [`Settings::virtual_size_max_bytes`].
     pub virtual_size_max_bytes: u64,
+    /// See [`Settings::import_allow`].
+    pub import_allow: Vec<String>,
+    /// See [`Settings::import_ports`].
+    pub import_ports: Vec<String>,
+    /// See [`Settings::import_http`].
+    pub import_http: bool,
+    /// See [`Settings::import_ca_file`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import_ca_file: Option<PathBuf>,
     /// See [`Settings::drain_seconds`].
     pub drain_seconds: u32,
     /// See [`Settings::log_format`].
@@ -407,6 +430,13 @@ impl Config {
                 .virtual_size_max_bytes
                 .or(file.virtual_size_max_bytes)
                 .unwrap_or(16 << 40),
+            import_allow: flags.import_allow.or(file.import_allow).unwrap_or_default(),
+            import_ports: flags
+                .import_ports
+                .or(file.import_ports)
+                .unwrap_or_else(|| vec!["80".to_owned(), "443".to_owned()]),
+            import_http: flags.import_http.or(file.import_http).unwrap_or(true),
+            import_ca_file: flags.import_ca_file.or(file.import_ca_file),
             drain_seconds: flags.drain_seconds.or(file.drain_seconds).unwrap_or(30),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
@@ -454,6 +484,7 @@ impl Config {
         }
         self.check_stores()?;
         self.check_tls()?;
+        sources::policy(self)?;
         if !auth_was_chosen && self.auth == AuthMode::None && self.listens_beyond_loopback() {
             return Err(refuse(
                 "listening beyond loopback lets everyone in who can reach the port: say --auth none if that is meant, or \
@@ -600,6 +631,8 @@ mod tests {
             (["--tls-cert", "/c"], "--tls-key"),
             (["--tls-client-ca", "/c"], "--tls-client-ca"),
             (["--auth", "mtls"], "--tls-client-ca"),
+            (["--import-allow", "10.0.0.0/99"], "--import-allow"),
+            (["--import-ports", "80,x"], "--import-ports"),
         ] {
             let refused = load(&arguments).unwrap_err();
             assert!(refused.message.contains(name), "{refused}");

@@ -23,6 +23,7 @@ pub mod replicas;
 pub mod rpc;
 pub mod serve;
 pub mod shutdown;
+pub mod sources;
 pub mod stored;
 pub mod stores;
 pub mod sweep;

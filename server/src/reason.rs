@@ -116,6 +116,20 @@ pub const SLIM_NOT_SUPPORTED: &str = "SLIM_NOT_SUPPORTED";
 pub const SLIM_EXISTS: &str = "SLIM_EXISTS";
 /// The image is being made slim.
 pub const SLIM_IN_PROGRESS: &str = "SLIM_IN_PROGRESS";
+/// The URL, or one that it was redirected to, is none that images may be imported from.
+pub const URL_REFUSED: &str = "URL_REFUSED";
+/// The source of an import does not answer as one.
+pub const IMPORT_UNREACHABLE: &str = "IMPORT_UNREACHABLE";
+/// The source of an import does not hand the file out.
+pub const IMPORT_REFUSED: &str = "IMPORT_REFUSED";
+/// The source of an import brings less than the minimum rate.
+pub const IMPORT_TOO_SLOW: &str = "IMPORT_TOO_SLOW";
+/// The file changed at its source while it was fetched.
+pub const IMPORT_CHANGED: &str = "IMPORT_CHANGED";
+/// The source of an import broke off before the end, again and again.
+pub const IMPORT_CUT: &str = "IMPORT_CUT";
+/// The source of an import answers against the rules.
+pub const IMPORT_INVALID: &str = "IMPORT_INVALID";
 /// Bytes that were read do not have their digest.
 pub const BYTES_DAMAGED: &str = "BYTES_DAMAGED";
 /// Slimming had failed, or was cut off, where the image was imported from.

@@ -38,7 +38,7 @@ use crate::hub::Hub;
 use crate::rpc::Service;
 use crate::stores::Stores;
 use crate::upload::Uploads;
-use crate::{listen, shutdown, sweep, telemetry, worker};
+use crate::{listen, shutdown, sources, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
@@ -171,6 +171,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
             config.tls_client_ca.is_some(),
             Arc::clone(&catalogue),
         ),
+        sources: sources::fetcher(&config)?,
         uploads: Uploads::new(config.uploads_max),
         catalogue,
         stores,

@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod s3;
+pub mod source;
 pub mod status;
 pub mod stores;
 pub mod upload;

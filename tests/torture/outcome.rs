@@ -17,7 +17,7 @@ use crate::support::status::eventually;
 use crate::support::stores::{DEFAULT, blobs_of, copies};
 use crate::support::upload::digests;
 use crate::support::{Service, names_in, wait_for};
-use crate::work::{COPIES, DRAINED, Output, SOURCE, Work, conversions, outputs};
+use crate::work::{COPIES, DRAINED, Output, SOURCE, Work, conversions, elsewhere, outputs};
 
 /// The image that a job reads.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ impl Subject {
     /// What a job of this kind works on: an image of its own where it changes the image, else `shared`.
     pub async fn of(client: &Client, work: &Work, shared: &Self, own: Content) -> Self {
         match work.output {
-            Output::Nothing | Output::File | Output::Image | Output::Scrub => shared.clone(),
+            Output::Nothing | Output::File | Output::Image | Output::Import | Output::Scrub => shared.clone(),
             Output::Conversion | Output::Copy => Self::upload(client, &own, "").await,
             Output::Slim => Self::convert(client, shared).await,
             Output::Drain => {
@@ -117,6 +117,10 @@ impl Asked {
                 assert_eq!(file, None, "{what}: expected an image");
                 check_image(&client, &what, image.as_deref().expect("an image"), result).await;
             }
+            Output::Import => {
+                let found = download(&client, image.as_deref().expect("an image")).await;
+                assert!(found == elsewhere(&format!("/{}", self.output)), "{what}: expected its bytes");
+            }
             Output::Conversion => self.check_conversion(&client, &what).await,
             Output::Slim => self.check_slim(&client, &what, result).await,
             Output::Copy => self.check_copy(service, &what).await,
@@ -140,7 +144,7 @@ impl Asked {
                 assert_eq!(result.damaged_images, [""; 0], "{what}: nothing is damaged")
             }
             JobResult::Drain(result) => assert_eq!(result.kept_images, [""; 0], "{what}: nothing stays"),
-            JobResult::Copy(_) | JobResult::Estimate(_) => {}
+            JobResult::Copy(_) | JobResult::Estimate(_) | JobResult::Import(_) => {}
         }
     }
 
@@ -209,7 +213,7 @@ impl Asked {
             std::fs::remove_file(service.image_path().join(file)).unwrap();
         }
         // A companion goes with its image.
-        let made = image.filter(|_| self.work.makes_outputs());
+        let made = image.filter(|_| self.work.makes_outputs() || self.work.output == Output::Import);
         let own = Some(self.subject.name.clone()).filter(|_| self.subject.is_own);
         for name in made.into_iter().chain(own) {
             client.delete_image_for_good(&name, "").await.unwrap();

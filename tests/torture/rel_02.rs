@@ -12,6 +12,7 @@ use crate::content::Content;
 use crate::outcome::{Asked, Subject};
 use crate::run::Run;
 use crate::support::jobs::{ended, write_busy_disk};
+use crate::support::source::ALLOWED;
 use crate::support::status::eventually;
 use crate::support::stores::{add_store, blobs_of};
 use crate::support::upload::{digests, upload};
@@ -93,6 +94,7 @@ impl Torture {
         let service = run.service(|setup| {
             // As many attempts as there can be: here no number of kills may stop a job.
             setup.arguments = vec!["--job-attempts".into(), "100".into()];
+            setup.arguments.extend(ALLOWED.map(str::to_owned));
             // Nothing goes into them but what names them.
             add_store(setup, COPIES, -5);
             add_store(setup, DRAINED, -9);

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::OnceLock;
 
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
@@ -11,6 +12,8 @@ use imageops::v1::{
 use imageops_client::{Client, Error};
 
 use crate::support::jobs::{file, image};
+use crate::support::random::Random;
+use crate::support::source::{Reply, Source as SourceElsewhere, import};
 use crate::support::status::eventually;
 use crate::support::stores::DEFAULT;
 
@@ -20,6 +23,9 @@ pub const SOURCE: &str = "busy.raw";
 pub const COPIES: &str = "copies";
 /// The store that is drained.
 pub const DRAINED: &str = "drained";
+
+/// Length of what is imported.
+const IMPORTED_BYTES: usize = 16 << 20;
 
 /// One kind of job on one kind of source.
 pub struct Work {
@@ -44,6 +50,8 @@ pub enum Output {
     Slim,
     /// One copy more, in [`COPIES`].
     Copy,
+    /// An image of the bytes that lie elsewhere, those of [`elsewhere`].
+    Import,
     /// The times at which bytes were last verified.
     Scrub,
     /// [`DRAINED`] is empty, and what lay in it lies elsewhere.
@@ -63,6 +71,7 @@ pub const WORKS: &[Work] = &[
     work("convert of an image", Output::Image, |ask| Box::pin(ask.convert(Of::Image))),
     work("conversion that is kept", Output::Conversion, |ask| Box::pin(ask.convert_and_keep())),
     work("copy into another store", Output::Copy, |ask| Box::pin(ask.copy())),
+    work("import from a URL", Output::Import, |ask| Box::pin(ask.import())),
     work("scrub of a store", Output::Scrub, |ask| Box::pin(ask.scrub())),
     work("drain of a store", Output::Drain, |ask| Box::pin(ask.drain())),
 ];
@@ -163,6 +172,12 @@ impl Ask {
         self.client.copy_image(&self.image, COPIES).await
     }
 
+    async fn import(self) -> Result<Job, Error> {
+        self.client
+            .import_image(import(source_elsewhere().url(&format!("/{}", self.output)), Default::default()))
+            .await
+    }
+
     async fn scrub(self) -> Result<Job, Error> {
         self.client.scrub_store(DEFAULT).await
     }
@@ -170,6 +185,26 @@ impl Ask {
     async fn drain(self) -> Result<Job, Error> {
         self.client.drain_store(DRAINED).await
     }
+}
+
+/// Where images are imported from: other bytes for each path, and every third answer breaks off.
+fn source_elsewhere() -> &'static SourceElsewhere {
+    static SOURCE: OnceLock<SourceElsewhere> = OnceLock::new();
+    SOURCE.get_or_init(|| {
+        SourceElsewhere::start(|asked| {
+            let reply = Reply::file(&elsewhere(&asked.path), asked, "one");
+            if asked.number % 3 == 2 { reply.cut_after(IMPORTED_BYTES / 2) } else { reply }
+        })
+    })
+}
+
+/// The bytes that lie under a path elsewhere.
+pub fn elsewhere(path: &str) -> Vec<u8> {
+    let seed = path.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(257).wrapping_add(u64::from(byte)));
+    let mut bytes = Random::from_seed(seed).bytes(IMPORTED_BYTES);
+    // No magic of any format.
+    bytes[..512].fill(0);
+    bytes
 }
 
 /// The conversions of an image that were ever asked for, the newest first.
@@ -186,6 +221,7 @@ pub fn outputs(job: &Job) -> (Option<String>, Option<String>) {
     let name = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     match &job.result {
         Some(JobResult::Compress(result)) => (name(&result.output_file), name(&result.output_image)),
+        Some(JobResult::Import(result)) => (None, name(&result.image)),
         Some(JobResult::Convert(result)) => (name(&result.output_file), name(&result.output_image)),
         _ => (None, None),
     }

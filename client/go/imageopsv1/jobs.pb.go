@@ -43,6 +43,8 @@ const (
 	JobKind_JOB_KIND_SCRUB JobKind = 6
 	// Moves all images out of a store.
 	JobKind_JOB_KIND_DRAIN JobKind = 7
+	// Fetches an image from a URL.
+	JobKind_JOB_KIND_IMPORT JobKind = 8
 )
 
 // Enum value maps for JobKind.
@@ -56,6 +58,7 @@ var (
 		5: "JOB_KIND_COPY",
 		6: "JOB_KIND_SCRUB",
 		7: "JOB_KIND_DRAIN",
+		8: "JOB_KIND_IMPORT",
 	}
 	JobKind_value = map[string]int32{
 		"JOB_KIND_UNSPECIFIED": 0,
@@ -66,6 +69,7 @@ var (
 		"JOB_KIND_COPY":        5,
 		"JOB_KIND_SCRUB":       6,
 		"JOB_KIND_DRAIN":       7,
+		"JOB_KIND_IMPORT":      8,
 	}
 )
 
@@ -181,6 +185,8 @@ const (
 	JobPhase_JOB_PHASE_COPYING JobPhase = 6
 	// Reading the guest's disk and writing it in another format.
 	JobPhase_JOB_PHASE_CONVERTING JobPhase = 7
+	// Reading the bytes from their source elsewhere.
+	JobPhase_JOB_PHASE_FETCHING JobPhase = 8
 )
 
 // Enum value maps for JobPhase.
@@ -194,6 +200,7 @@ var (
 		5: "JOB_PHASE_PUBLISHING",
 		6: "JOB_PHASE_COPYING",
 		7: "JOB_PHASE_CONVERTING",
+		8: "JOB_PHASE_FETCHING",
 	}
 	JobPhase_value = map[string]int32{
 		"JOB_PHASE_UNSPECIFIED": 0,
@@ -204,6 +211,7 @@ var (
 		"JOB_PHASE_PUBLISHING":  5,
 		"JOB_PHASE_COPYING":     6,
 		"JOB_PHASE_CONVERTING":  7,
+		"JOB_PHASE_FETCHING":    8,
 	}
 )
 
@@ -857,7 +865,7 @@ type Job struct {
 	State JobState `protobuf:"varint,3,opt,name=state,proto3,enum=imageops.v1.JobState" json:"state,omitempty"`
 	// How far it is.
 	Progress *Progress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
-	// What it reads. Absent with a SCRUB or DRAIN job, which reads a store.
+	// What it reads. Absent with a SCRUB or DRAIN job, which reads a store, and with an IMPORT job.
 	Source *Source `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	// Why it failed; set in state FAILED only.
 	Error *JobError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
@@ -872,6 +880,7 @@ type Job struct {
 	//	*Job_Copy
 	//	*Job_Scrub
 	//	*Job_Drain
+	//	*Job_Import
 	Result isJob_Result `protobuf_oneof:"result"`
 	// Grows with every change that a watcher can see.
 	Revision uint64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -893,7 +902,9 @@ type Job struct {
 	// Absent: the job is another kind.
 	Compression *CompressionSettings `protobuf:"bytes,18,opt,name=compression,proto3" json:"compression,omitempty"`
 	// Of a COPY job the store that gets the bytes, of a SCRUB or DRAIN job the one that is read: `stores/{uuid}`.
-	Store         string `protobuf:"bytes,23,opt,name=store,proto3" json:"store,omitempty"`
+	Store string `protobuf:"bytes,23,opt,name=store,proto3" json:"store,omitempty"`
+	// Of an IMPORT job where it reads, without the query, which may be a secret. Empty: the job is another kind.
+	SourceUrl     string `protobuf:"bytes,25,opt,name=source_url,json=sourceUrl,proto3" json:"source_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1040,6 +1051,15 @@ func (x *Job) GetDrain() *DrainResult {
 	return nil
 }
 
+func (x *Job) GetImport() *ImportResult {
+	if x != nil {
+		if x, ok := x.Result.(*Job_Import); ok {
+			return x.Import
+		}
+	}
+	return nil
+}
+
 func (x *Job) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -1110,6 +1130,13 @@ func (x *Job) GetStore() string {
 	return ""
 }
 
+func (x *Job) GetSourceUrl() string {
+	if x != nil {
+		return x.SourceUrl
+	}
+	return ""
+}
+
 type isJob_Result interface {
 	isJob_Result()
 }
@@ -1149,6 +1176,11 @@ type Job_Drain struct {
 	Drain *DrainResult `protobuf:"bytes,22,opt,name=drain,proto3,oneof"`
 }
 
+type Job_Import struct {
+	// Of an IMPORT job.
+	Import *ImportResult `protobuf:"bytes,24,opt,name=import,proto3,oneof"`
+}
+
 func (*Job_Check) isJob_Result() {}
 
 func (*Job_Compress) isJob_Result() {}
@@ -1162,6 +1194,8 @@ func (*Job_Copy) isJob_Result() {}
 func (*Job_Scrub) isJob_Result() {}
 
 func (*Job_Drain) isJob_Result() {}
+
+func (*Job_Import) isJob_Result() {}
 
 // Request of Check.
 type CheckRequest struct {
@@ -3196,6 +3230,70 @@ func (x *DrainResult) GetKeptImages() []string {
 	return nil
 }
 
+// Result of an IMPORT job.
+type ImportResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The image: `images/{uuid}`.
+	Image string `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	// Bytes that were fetched: of the archive, where the image came in one.
+	FetchedBytes uint64 `protobuf:"varint,2,opt,name=fetched_bytes,json=fetchedBytes,proto3" json:"fetched_bytes,omitempty"`
+	// The CHECK job that was started with it: `jobs/{uuid}`. Empty: none.
+	CheckJob      string `protobuf:"bytes,3,opt,name=check_job,json=checkJob,proto3" json:"check_job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResult) Reset() {
+	*x = ImportResult{}
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResult) ProtoMessage() {}
+
+func (x *ImportResult) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResult.ProtoReflect.Descriptor instead.
+func (*ImportResult) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ImportResult) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ImportResult) GetFetchedBytes() uint64 {
+	if x != nil {
+		return x.FetchedBytes
+	}
+	return 0
+}
+
+func (x *ImportResult) GetCheckJob() string {
+	if x != nil {
+		return x.CheckJob
+	}
+	return ""
+}
+
 // Request of GetJob.
 type GetJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3207,7 +3305,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3317,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[25]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3330,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -3253,7 +3351,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3363,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[26]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3376,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -3305,7 +3403,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3415,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[27]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3428,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{27}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListJobsRequest) GetPageSize() uint32 {
@@ -3374,7 +3472,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3386,7 +3484,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[28]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3399,7 +3497,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{28}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -3429,7 +3527,7 @@ type WaitJobRequest struct {
 
 func (x *WaitJobRequest) Reset() {
 	*x = WaitJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3539,7 @@ func (x *WaitJobRequest) String() string {
 func (*WaitJobRequest) ProtoMessage() {}
 
 func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[29]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3552,7 @@ func (x *WaitJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobRequest.ProtoReflect.Descriptor instead.
 func (*WaitJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{29}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WaitJobRequest) GetName() string {
@@ -3482,7 +3580,7 @@ type WaitJobResponse struct {
 
 func (x *WaitJobResponse) Reset() {
 	*x = WaitJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3592,7 @@ func (x *WaitJobResponse) String() string {
 func (*WaitJobResponse) ProtoMessage() {}
 
 func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[30]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3605,7 @@ func (x *WaitJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitJobResponse.ProtoReflect.Descriptor instead.
 func (*WaitJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{30}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WaitJobResponse) GetJob() *Job {
@@ -3528,7 +3626,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[31]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3638,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[31]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3651,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{31}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -3574,7 +3672,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[32]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3586,7 +3684,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[32]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3599,7 +3697,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{32}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -3620,7 +3718,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[33]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3632,7 +3730,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[33]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +3743,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{33}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -3664,7 +3762,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[34]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +3774,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[34]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +3787,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{34}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{35}
 }
 
 // Request of WatchStatus.
@@ -3705,7 +3803,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[35]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3717,7 +3815,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[35]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3730,7 +3828,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{35}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchStatusRequest) GetJob() string {
@@ -3763,7 +3861,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_imageops_v1_jobs_proto_msgTypes[36]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3873,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_jobs_proto_msgTypes[36]
+	mi := &file_imageops_v1_jobs_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3886,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{36}
+	return file_imageops_v1_jobs_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchStatusResponse) GetEvent() WatchEvent {
@@ -3830,7 +3928,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xc7\b\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x9b\t\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x14.imageops.v1.JobKindR\x04kind\x12+\n" +
@@ -3844,7 +3942,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\aconvert\x18\x13 \x01(\v2\x1a.imageops.v1.ConvertResultH\x00R\aconvert\x12-\n" +
 	"\x04copy\x18\x14 \x01(\v2\x17.imageops.v1.CopyResultH\x00R\x04copy\x120\n" +
 	"\x05scrub\x18\x15 \x01(\v2\x18.imageops.v1.ScrubResultH\x00R\x05scrub\x120\n" +
-	"\x05drain\x18\x16 \x01(\v2\x18.imageops.v1.DrainResultH\x00R\x05drain\x12\x1a\n" +
+	"\x05drain\x18\x16 \x01(\v2\x18.imageops.v1.DrainResultH\x00R\x05drain\x123\n" +
+	"\x06import\x18\x18 \x01(\v2\x19.imageops.v1.ImportResultH\x00R\x06import\x12\x1a\n" +
 	"\brevision\x18\t \x01(\x04R\brevision\x12\x18\n" +
 	"\aattempt\x18\n" +
 	" \x01(\rR\aattempt\x12)\n" +
@@ -3859,7 +3958,9 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\voutput_file\x18\x10 \x01(\tR\n" +
 	"outputFile\x12B\n" +
 	"\vcompression\x18\x12 \x01(\v2 .imageops.v1.CompressionSettingsR\vcompression\x12\x14\n" +
-	"\x05store\x18\x17 \x01(\tR\x05storeB\b\n" +
+	"\x05store\x18\x17 \x01(\tR\x05store\x12\x1d\n" +
+	"\n" +
+	"source_url\x18\x19 \x01(\tR\tsourceUrlB\b\n" +
 	"\x06result\"\xda\x01\n" +
 	"\fCheckRequest\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.imageops.v1.SourceR\x06source\x126\n" +
@@ -4054,7 +4155,11 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\fmoved_images\x18\x01 \x01(\x04R\vmovedImages\x12!\n" +
 	"\fcopied_bytes\x18\x02 \x01(\x04R\vcopiedBytes\x12\x1f\n" +
 	"\vkept_images\x18\x03 \x03(\tR\n" +
-	"keptImages\"#\n" +
+	"keptImages\"f\n" +
+	"\fImportResult\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12#\n" +
+	"\rfetched_bytes\x18\x02 \x01(\x04R\ffetchedBytes\x12\x1b\n" +
+	"\tcheck_job\x18\x03 \x01(\tR\bcheckJob\"#\n" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"4\n" +
 	"\x0eGetJobResponse\x12\"\n" +
@@ -4086,7 +4191,7 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x13WatchStatusResponse\x12-\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x17.imageops.v1.WatchEventR\x05event\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\"\n" +
-	"\x03job\x18\x03 \x01(\v2\x10.imageops.v1.JobR\x03job*\xb6\x01\n" +
+	"\x03job\x18\x03 \x01(\v2\x10.imageops.v1.JobR\x03job*\xcb\x01\n" +
 	"\aJobKind\x12\x18\n" +
 	"\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eJOB_KIND_CHECK\x10\x01\x12\x15\n" +
@@ -4095,14 +4200,15 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x10JOB_KIND_CONVERT\x10\x04\x12\x11\n" +
 	"\rJOB_KIND_COPY\x10\x05\x12\x12\n" +
 	"\x0eJOB_KIND_SCRUB\x10\x06\x12\x12\n" +
-	"\x0eJOB_KIND_DRAIN\x10\a*\x9a\x01\n" +
+	"\x0eJOB_KIND_DRAIN\x10\a\x12\x13\n" +
+	"\x0fJOB_KIND_IMPORT\x10\b*\x9a\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n" +
 	"\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n" +
 	"\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n" +
 	"\x10JOB_STATE_FAILED\x10\x04\x12\x17\n" +
-	"\x13JOB_STATE_CANCELLED\x10\x05*\xd4\x01\n" +
+	"\x13JOB_STATE_CANCELLED\x10\x05*\xec\x01\n" +
 	"\bJobPhase\x12\x19\n" +
 	"\x15JOB_PHASE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12JOB_PHASE_PLANNING\x10\x01\x12\x16\n" +
@@ -4111,7 +4217,8 @@ const file_imageops_v1_jobs_proto_rawDesc = "" +
 	"\x13JOB_PHASE_VERIFYING\x10\x04\x12\x18\n" +
 	"\x14JOB_PHASE_PUBLISHING\x10\x05\x12\x15\n" +
 	"\x11JOB_PHASE_COPYING\x10\x06\x12\x18\n" +
-	"\x14JOB_PHASE_CONVERTING\x10\a*j\n" +
+	"\x14JOB_PHASE_CONVERTING\x10\a\x12\x16\n" +
+	"\x12JOB_PHASE_FETCHING\x10\b*j\n" +
 	"\x0fDigestAlgorithm\x12 \n" +
 	"\x1cDIGEST_ALGORITHM_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14DIGEST_ALGORITHM_MD5\x10\x01\x12\x1b\n" +
@@ -4167,7 +4274,7 @@ func file_imageops_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_imageops_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_imageops_v1_jobs_proto_goTypes = []any{
 	(JobKind)(0),                        // 0: imageops.v1.JobKind
 	(JobState)(0),                       // 1: imageops.v1.JobState
@@ -4205,35 +4312,36 @@ var file_imageops_v1_jobs_proto_goTypes = []any{
 	(*CopyResult)(nil),                  // 33: imageops.v1.CopyResult
 	(*ScrubResult)(nil),                 // 34: imageops.v1.ScrubResult
 	(*DrainResult)(nil),                 // 35: imageops.v1.DrainResult
-	(*GetJobRequest)(nil),               // 36: imageops.v1.GetJobRequest
-	(*GetJobResponse)(nil),              // 37: imageops.v1.GetJobResponse
-	(*ListJobsRequest)(nil),             // 38: imageops.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),            // 39: imageops.v1.ListJobsResponse
-	(*WaitJobRequest)(nil),              // 40: imageops.v1.WaitJobRequest
-	(*WaitJobResponse)(nil),             // 41: imageops.v1.WaitJobResponse
-	(*CancelJobRequest)(nil),            // 42: imageops.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),           // 43: imageops.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),            // 44: imageops.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),           // 45: imageops.v1.DeleteJobResponse
-	(*WatchStatusRequest)(nil),          // 46: imageops.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),         // 47: imageops.v1.WatchStatusResponse
-	(*durationpb.Duration)(nil),         // 48: google.protobuf.Duration
-	(*Source)(nil),                      // 49: imageops.v1.Source
-	(*timestamppb.Timestamp)(nil),       // 50: google.protobuf.Timestamp
-	(*Reason)(nil),                      // 51: imageops.v1.Reason
-	(*Digests)(nil),                     // 52: imageops.v1.Digests
-	(*Inspection)(nil),                  // 53: imageops.v1.Inspection
-	(*GuestPart)(nil),                   // 54: imageops.v1.GuestPart
-	(*GuestVolume)(nil),                 // 55: imageops.v1.GuestVolume
-	(ImageFormat)(0),                    // 56: imageops.v1.ImageFormat
+	(*ImportResult)(nil),                // 36: imageops.v1.ImportResult
+	(*GetJobRequest)(nil),               // 37: imageops.v1.GetJobRequest
+	(*GetJobResponse)(nil),              // 38: imageops.v1.GetJobResponse
+	(*ListJobsRequest)(nil),             // 39: imageops.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),            // 40: imageops.v1.ListJobsResponse
+	(*WaitJobRequest)(nil),              // 41: imageops.v1.WaitJobRequest
+	(*WaitJobResponse)(nil),             // 42: imageops.v1.WaitJobResponse
+	(*CancelJobRequest)(nil),            // 43: imageops.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),           // 44: imageops.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),            // 45: imageops.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),           // 46: imageops.v1.DeleteJobResponse
+	(*WatchStatusRequest)(nil),          // 47: imageops.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),         // 48: imageops.v1.WatchStatusResponse
+	(*durationpb.Duration)(nil),         // 49: google.protobuf.Duration
+	(*Source)(nil),                      // 50: imageops.v1.Source
+	(*timestamppb.Timestamp)(nil),       // 51: google.protobuf.Timestamp
+	(*Reason)(nil),                      // 52: imageops.v1.Reason
+	(*Digests)(nil),                     // 53: imageops.v1.Digests
+	(*Inspection)(nil),                  // 54: imageops.v1.Inspection
+	(*GuestPart)(nil),                   // 55: imageops.v1.GuestPart
+	(*GuestVolume)(nil),                 // 56: imageops.v1.GuestVolume
+	(ImageFormat)(0),                    // 57: imageops.v1.ImageFormat
 }
 var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	2,  // 0: imageops.v1.Progress.phase:type_name -> imageops.v1.JobPhase
-	48, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
+	49, // 1: imageops.v1.Progress.remaining:type_name -> google.protobuf.Duration
 	0,  // 2: imageops.v1.Job.kind:type_name -> imageops.v1.JobKind
 	1,  // 3: imageops.v1.Job.state:type_name -> imageops.v1.JobState
 	11, // 4: imageops.v1.Job.progress:type_name -> imageops.v1.Progress
-	49, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
+	50, // 5: imageops.v1.Job.source:type_name -> imageops.v1.Source
 	12, // 6: imageops.v1.Job.error:type_name -> imageops.v1.JobError
 	18, // 7: imageops.v1.Job.check:type_name -> imageops.v1.CheckResult
 	26, // 8: imageops.v1.Job.compress:type_name -> imageops.v1.CompressResult
@@ -4242,78 +4350,79 @@ var file_imageops_v1_jobs_proto_depIdxs = []int32{
 	33, // 11: imageops.v1.Job.copy:type_name -> imageops.v1.CopyResult
 	34, // 12: imageops.v1.Job.scrub:type_name -> imageops.v1.ScrubResult
 	35, // 13: imageops.v1.Job.drain:type_name -> imageops.v1.DrainResult
-	50, // 14: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	50, // 15: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	50, // 16: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	50, // 17: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	19, // 18: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
-	49, // 19: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
-	3,  // 20: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
-	13, // 21: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
-	4,  // 22: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
-	16, // 23: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
-	51, // 24: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
-	17, // 25: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
-	52, // 26: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
-	53, // 27: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
-	5,  // 28: imageops.v1.CompressionSettings.compression:type_name -> imageops.v1.Compression
-	6,  // 29: imageops.v1.CompressionSettings.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 30: imageops.v1.CompressionSettings.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 31: imageops.v1.CompressionSettings.recompress:type_name -> imageops.v1.Recompress
-	9,  // 32: imageops.v1.CompressionSettings.extra_gains:type_name -> imageops.v1.ExtraGain
-	49, // 33: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
-	5,  // 34: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
-	6,  // 35: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 36: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 37: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
-	9,  // 38: imageops.v1.CompressRequest.extra_gains:type_name -> imageops.v1.ExtraGain
-	13, // 39: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
-	54, // 40: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
-	51, // 41: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
-	25, // 42: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
-	23, // 43: imageops.v1.CompressedPart.extra:type_name -> imageops.v1.ExtraFigures
-	51, // 44: imageops.v1.ExtraFigures.kept:type_name -> imageops.v1.Reason
-	23, // 45: imageops.v1.CompressedGaps.extra:type_name -> imageops.v1.ExtraFigures
-	55, // 46: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
-	51, // 47: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
-	23, // 48: imageops.v1.CompressedVolume.extra:type_name -> imageops.v1.ExtraFigures
-	56, // 49: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
-	22, // 50: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
-	52, // 51: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
-	51, // 52: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
-	24, // 53: imageops.v1.CompressResult.gaps:type_name -> imageops.v1.CompressedGaps
-	49, // 54: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
-	5,  // 55: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
-	6,  // 56: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
-	7,  // 57: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
-	8,  // 58: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
-	9,  // 59: imageops.v1.EstimateCompressionRequest.extra_gains:type_name -> imageops.v1.ExtraGain
-	13, // 60: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
-	56, // 61: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
-	22, // 62: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
-	51, // 63: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
-	24, // 64: imageops.v1.CompressionEstimate.gaps:type_name -> imageops.v1.CompressedGaps
-	49, // 65: imageops.v1.ConvertRequest.source:type_name -> imageops.v1.Source
-	56, // 66: imageops.v1.ConvertRequest.format:type_name -> imageops.v1.ImageFormat
-	5,  // 67: imageops.v1.ConvertRequest.compression:type_name -> imageops.v1.Compression
-	13, // 68: imageops.v1.ConvertResponse.job:type_name -> imageops.v1.Job
-	56, // 69: imageops.v1.ConvertResult.source_format:type_name -> imageops.v1.ImageFormat
-	56, // 70: imageops.v1.ConvertResult.format:type_name -> imageops.v1.ImageFormat
-	52, // 71: imageops.v1.ConvertResult.digests:type_name -> imageops.v1.Digests
-	13, // 72: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
-	1,  // 73: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
-	0,  // 74: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
-	13, // 75: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
-	48, // 76: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
-	13, // 77: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
-	13, // 78: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
-	10, // 79: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
-	13, // 80: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
-	81, // [81:81] is the sub-list for method output_type
-	81, // [81:81] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	36, // 14: imageops.v1.Job.import:type_name -> imageops.v1.ImportResult
+	51, // 15: imageops.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	51, // 16: imageops.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	51, // 17: imageops.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	51, // 18: imageops.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 19: imageops.v1.Job.compression:type_name -> imageops.v1.CompressionSettings
+	50, // 20: imageops.v1.CheckRequest.source:type_name -> imageops.v1.Source
+	3,  // 21: imageops.v1.CheckRequest.digests:type_name -> imageops.v1.DigestAlgorithm
+	13, // 22: imageops.v1.CheckResponse.job:type_name -> imageops.v1.Job
+	4,  // 23: imageops.v1.CheckResult.outcome:type_name -> imageops.v1.CheckOutcome
+	16, // 24: imageops.v1.CheckResult.figures:type_name -> imageops.v1.CheckFigures
+	52, // 25: imageops.v1.CheckResult.failure:type_name -> imageops.v1.Reason
+	17, // 26: imageops.v1.CheckResult.findings:type_name -> imageops.v1.Finding
+	53, // 27: imageops.v1.CheckResult.digests:type_name -> imageops.v1.Digests
+	54, // 28: imageops.v1.CheckResult.inspection:type_name -> imageops.v1.Inspection
+	5,  // 29: imageops.v1.CompressionSettings.compression:type_name -> imageops.v1.Compression
+	6,  // 30: imageops.v1.CompressionSettings.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 31: imageops.v1.CompressionSettings.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 32: imageops.v1.CompressionSettings.recompress:type_name -> imageops.v1.Recompress
+	9,  // 33: imageops.v1.CompressionSettings.extra_gains:type_name -> imageops.v1.ExtraGain
+	50, // 34: imageops.v1.CompressRequest.source:type_name -> imageops.v1.Source
+	5,  // 35: imageops.v1.CompressRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 36: imageops.v1.CompressRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 37: imageops.v1.CompressRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 38: imageops.v1.CompressRequest.recompress:type_name -> imageops.v1.Recompress
+	9,  // 39: imageops.v1.CompressRequest.extra_gains:type_name -> imageops.v1.ExtraGain
+	13, // 40: imageops.v1.CompressResponse.job:type_name -> imageops.v1.Job
+	55, // 41: imageops.v1.CompressedPart.part:type_name -> imageops.v1.GuestPart
+	52, // 42: imageops.v1.CompressedPart.kept_pieces:type_name -> imageops.v1.Reason
+	25, // 43: imageops.v1.CompressedPart.volumes:type_name -> imageops.v1.CompressedVolume
+	23, // 44: imageops.v1.CompressedPart.extra:type_name -> imageops.v1.ExtraFigures
+	52, // 45: imageops.v1.ExtraFigures.kept:type_name -> imageops.v1.Reason
+	23, // 46: imageops.v1.CompressedGaps.extra:type_name -> imageops.v1.ExtraFigures
+	56, // 47: imageops.v1.CompressedVolume.volume:type_name -> imageops.v1.GuestVolume
+	52, // 48: imageops.v1.CompressedVolume.kept_pieces:type_name -> imageops.v1.Reason
+	23, // 49: imageops.v1.CompressedVolume.extra:type_name -> imageops.v1.ExtraFigures
+	57, // 50: imageops.v1.CompressResult.source_format:type_name -> imageops.v1.ImageFormat
+	22, // 51: imageops.v1.CompressResult.parts:type_name -> imageops.v1.CompressedPart
+	53, // 52: imageops.v1.CompressResult.digests:type_name -> imageops.v1.Digests
+	52, // 53: imageops.v1.CompressResult.kept:type_name -> imageops.v1.Reason
+	24, // 54: imageops.v1.CompressResult.gaps:type_name -> imageops.v1.CompressedGaps
+	50, // 55: imageops.v1.EstimateCompressionRequest.source:type_name -> imageops.v1.Source
+	5,  // 56: imageops.v1.EstimateCompressionRequest.compression:type_name -> imageops.v1.Compression
+	6,  // 57: imageops.v1.EstimateCompressionRequest.named_level:type_name -> imageops.v1.CompressionLevel
+	7,  // 58: imageops.v1.EstimateCompressionRequest.window:type_name -> imageops.v1.CompressionWindow
+	8,  // 59: imageops.v1.EstimateCompressionRequest.recompress:type_name -> imageops.v1.Recompress
+	9,  // 60: imageops.v1.EstimateCompressionRequest.extra_gains:type_name -> imageops.v1.ExtraGain
+	13, // 61: imageops.v1.EstimateCompressionResponse.job:type_name -> imageops.v1.Job
+	57, // 62: imageops.v1.CompressionEstimate.source_format:type_name -> imageops.v1.ImageFormat
+	22, // 63: imageops.v1.CompressionEstimate.parts:type_name -> imageops.v1.CompressedPart
+	52, // 64: imageops.v1.CompressionEstimate.kept:type_name -> imageops.v1.Reason
+	24, // 65: imageops.v1.CompressionEstimate.gaps:type_name -> imageops.v1.CompressedGaps
+	50, // 66: imageops.v1.ConvertRequest.source:type_name -> imageops.v1.Source
+	57, // 67: imageops.v1.ConvertRequest.format:type_name -> imageops.v1.ImageFormat
+	5,  // 68: imageops.v1.ConvertRequest.compression:type_name -> imageops.v1.Compression
+	13, // 69: imageops.v1.ConvertResponse.job:type_name -> imageops.v1.Job
+	57, // 70: imageops.v1.ConvertResult.source_format:type_name -> imageops.v1.ImageFormat
+	57, // 71: imageops.v1.ConvertResult.format:type_name -> imageops.v1.ImageFormat
+	53, // 72: imageops.v1.ConvertResult.digests:type_name -> imageops.v1.Digests
+	13, // 73: imageops.v1.GetJobResponse.job:type_name -> imageops.v1.Job
+	1,  // 74: imageops.v1.ListJobsRequest.states:type_name -> imageops.v1.JobState
+	0,  // 75: imageops.v1.ListJobsRequest.kinds:type_name -> imageops.v1.JobKind
+	13, // 76: imageops.v1.ListJobsResponse.jobs:type_name -> imageops.v1.Job
+	49, // 77: imageops.v1.WaitJobRequest.timeout:type_name -> google.protobuf.Duration
+	13, // 78: imageops.v1.WaitJobResponse.job:type_name -> imageops.v1.Job
+	13, // 79: imageops.v1.CancelJobResponse.job:type_name -> imageops.v1.Job
+	10, // 80: imageops.v1.WatchStatusResponse.event:type_name -> imageops.v1.WatchEvent
+	13, // 81: imageops.v1.WatchStatusResponse.job:type_name -> imageops.v1.Job
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_jobs_proto_init() }
@@ -4331,6 +4440,7 @@ func file_imageops_v1_jobs_proto_init() {
 		(*Job_Copy)(nil),
 		(*Job_Scrub)(nil),
 		(*Job_Drain)(nil),
+		(*Job_Import)(nil),
 	}
 	file_imageops_v1_jobs_proto_msgTypes[6].OneofWrappers = []any{}
 	file_imageops_v1_jobs_proto_msgTypes[8].OneofWrappers = []any{}
@@ -4343,7 +4453,7 @@ func file_imageops_v1_jobs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_jobs_proto_rawDesc), len(file_imageops_v1_jobs_proto_rawDesc)),
 			NumEnums:      11,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -50,10 +50,11 @@ const file_imageops_v1_service_proto_rawDesc = "" +
 	"\bListJobs\x12\x1c.imageops.v1.ListJobsRequest\x1a\x1d.imageops.v1.ListJobsResponse\x12D\n" +
 	"\aWaitJob\x12\x1b.imageops.v1.WaitJobRequest\x1a\x1c.imageops.v1.WaitJobResponse\x12J\n" +
 	"\tCancelJob\x12\x1d.imageops.v1.CancelJobRequest\x1a\x1e.imageops.v1.CancelJobResponse\x12J\n" +
-	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponse2\xf0\x06\n" +
+	"\tDeleteJob\x12\x1d.imageops.v1.DeleteJobRequest\x1a\x1e.imageops.v1.DeleteJobResponse2\xc2\a\n" +
 	"\x06Images\x12G\n" +
 	"\bGetImage\x12\x1c.imageops.v1.GetImageRequest\x1a\x1d.imageops.v1.GetImageResponse\x12P\n" +
-	"\vCreateImage\x12\x1f.imageops.v1.CreateImageRequest\x1a .imageops.v1.CreateImageResponse\x12M\n" +
+	"\vCreateImage\x12\x1f.imageops.v1.CreateImageRequest\x1a .imageops.v1.CreateImageResponse\x12P\n" +
+	"\vImportImage\x12\x1f.imageops.v1.ImportImageRequest\x1a .imageops.v1.ImportImageResponse\x12M\n" +
 	"\n" +
 	"ListImages\x12\x1e.imageops.v1.ListImagesRequest\x1a\x1f.imageops.v1.ListImagesResponse\x12P\n" +
 	"\vUpdateImage\x12\x1f.imageops.v1.UpdateImageRequest\x1a .imageops.v1.UpdateImageResponse\x12P\n" +
@@ -103,66 +104,68 @@ var file_imageops_v1_service_proto_goTypes = []any{
 	(*DeleteJobRequest)(nil),            // 17: imageops.v1.DeleteJobRequest
 	(*GetImageRequest)(nil),             // 18: imageops.v1.GetImageRequest
 	(*CreateImageRequest)(nil),          // 19: imageops.v1.CreateImageRequest
-	(*ListImagesRequest)(nil),           // 20: imageops.v1.ListImagesRequest
-	(*UpdateImageRequest)(nil),          // 21: imageops.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),          // 22: imageops.v1.DeleteImageRequest
-	(*RestoreImageRequest)(nil),         // 23: imageops.v1.RestoreImageRequest
-	(*PurgeImageRequest)(nil),           // 24: imageops.v1.PurgeImageRequest
-	(*CopyImageRequest)(nil),            // 25: imageops.v1.CopyImageRequest
-	(*RemoveReplicaRequest)(nil),        // 26: imageops.v1.RemoveReplicaRequest
-	(*GetUsageRequest)(nil),             // 27: imageops.v1.GetUsageRequest
-	(*SetQuotaRequest)(nil),             // 28: imageops.v1.SetQuotaRequest
-	(*ListStoresRequest)(nil),           // 29: imageops.v1.ListStoresRequest
-	(*GetStoreRequest)(nil),             // 30: imageops.v1.GetStoreRequest
-	(*RegisterStoreRequest)(nil),        // 31: imageops.v1.RegisterStoreRequest
-	(*UpdateStoreRequest)(nil),          // 32: imageops.v1.UpdateStoreRequest
-	(*RemoveStoreRequest)(nil),          // 33: imageops.v1.RemoveStoreRequest
-	(*DrainStoreRequest)(nil),           // 34: imageops.v1.DrainStoreRequest
-	(*ScrubStoreRequest)(nil),           // 35: imageops.v1.ScrubStoreRequest
-	(*CreateKeyRequest)(nil),            // 36: imageops.v1.CreateKeyRequest
-	(*GetKeyRequest)(nil),               // 37: imageops.v1.GetKeyRequest
-	(*ListKeysRequest)(nil),             // 38: imageops.v1.ListKeysRequest
-	(*RevokeKeyRequest)(nil),            // 39: imageops.v1.RevokeKeyRequest
-	(*CheckResponse)(nil),               // 40: imageops.v1.CheckResponse
-	(*CompressResponse)(nil),            // 41: imageops.v1.CompressResponse
-	(*EstimateCompressionResponse)(nil), // 42: imageops.v1.EstimateCompressionResponse
-	(*ConvertResponse)(nil),             // 43: imageops.v1.ConvertResponse
-	(*InspectResponse)(nil),             // 44: imageops.v1.InspectResponse
-	(*WatchStatusResponse)(nil),         // 45: imageops.v1.WatchStatusResponse
-	(*UploadImageResponse)(nil),         // 46: imageops.v1.UploadImageResponse
-	(*ComposeImageResponse)(nil),        // 47: imageops.v1.ComposeImageResponse
-	(*AbortSessionResponse)(nil),        // 48: imageops.v1.AbortSessionResponse
-	(*DownloadImageResponse)(nil),       // 49: imageops.v1.DownloadImageResponse
-	(*GetUploadResponse)(nil),           // 50: imageops.v1.GetUploadResponse
-	(*ListUploadsResponse)(nil),         // 51: imageops.v1.ListUploadsResponse
-	(*AbortUploadResponse)(nil),         // 52: imageops.v1.AbortUploadResponse
-	(*GetJobResponse)(nil),              // 53: imageops.v1.GetJobResponse
-	(*ListJobsResponse)(nil),            // 54: imageops.v1.ListJobsResponse
-	(*WaitJobResponse)(nil),             // 55: imageops.v1.WaitJobResponse
-	(*CancelJobResponse)(nil),           // 56: imageops.v1.CancelJobResponse
-	(*DeleteJobResponse)(nil),           // 57: imageops.v1.DeleteJobResponse
-	(*GetImageResponse)(nil),            // 58: imageops.v1.GetImageResponse
-	(*CreateImageResponse)(nil),         // 59: imageops.v1.CreateImageResponse
-	(*ListImagesResponse)(nil),          // 60: imageops.v1.ListImagesResponse
-	(*UpdateImageResponse)(nil),         // 61: imageops.v1.UpdateImageResponse
-	(*DeleteImageResponse)(nil),         // 62: imageops.v1.DeleteImageResponse
-	(*RestoreImageResponse)(nil),        // 63: imageops.v1.RestoreImageResponse
-	(*PurgeImageResponse)(nil),          // 64: imageops.v1.PurgeImageResponse
-	(*CopyImageResponse)(nil),           // 65: imageops.v1.CopyImageResponse
-	(*RemoveReplicaResponse)(nil),       // 66: imageops.v1.RemoveReplicaResponse
-	(*GetUsageResponse)(nil),            // 67: imageops.v1.GetUsageResponse
-	(*SetQuotaResponse)(nil),            // 68: imageops.v1.SetQuotaResponse
-	(*ListStoresResponse)(nil),          // 69: imageops.v1.ListStoresResponse
-	(*GetStoreResponse)(nil),            // 70: imageops.v1.GetStoreResponse
-	(*RegisterStoreResponse)(nil),       // 71: imageops.v1.RegisterStoreResponse
-	(*UpdateStoreResponse)(nil),         // 72: imageops.v1.UpdateStoreResponse
-	(*RemoveStoreResponse)(nil),         // 73: imageops.v1.RemoveStoreResponse
-	(*DrainStoreResponse)(nil),          // 74: imageops.v1.DrainStoreResponse
-	(*ScrubStoreResponse)(nil),          // 75: imageops.v1.ScrubStoreResponse
-	(*CreateKeyResponse)(nil),           // 76: imageops.v1.CreateKeyResponse
-	(*GetKeyResponse)(nil),              // 77: imageops.v1.GetKeyResponse
-	(*ListKeysResponse)(nil),            // 78: imageops.v1.ListKeysResponse
-	(*RevokeKeyResponse)(nil),           // 79: imageops.v1.RevokeKeyResponse
+	(*ImportImageRequest)(nil),          // 20: imageops.v1.ImportImageRequest
+	(*ListImagesRequest)(nil),           // 21: imageops.v1.ListImagesRequest
+	(*UpdateImageRequest)(nil),          // 22: imageops.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),          // 23: imageops.v1.DeleteImageRequest
+	(*RestoreImageRequest)(nil),         // 24: imageops.v1.RestoreImageRequest
+	(*PurgeImageRequest)(nil),           // 25: imageops.v1.PurgeImageRequest
+	(*CopyImageRequest)(nil),            // 26: imageops.v1.CopyImageRequest
+	(*RemoveReplicaRequest)(nil),        // 27: imageops.v1.RemoveReplicaRequest
+	(*GetUsageRequest)(nil),             // 28: imageops.v1.GetUsageRequest
+	(*SetQuotaRequest)(nil),             // 29: imageops.v1.SetQuotaRequest
+	(*ListStoresRequest)(nil),           // 30: imageops.v1.ListStoresRequest
+	(*GetStoreRequest)(nil),             // 31: imageops.v1.GetStoreRequest
+	(*RegisterStoreRequest)(nil),        // 32: imageops.v1.RegisterStoreRequest
+	(*UpdateStoreRequest)(nil),          // 33: imageops.v1.UpdateStoreRequest
+	(*RemoveStoreRequest)(nil),          // 34: imageops.v1.RemoveStoreRequest
+	(*DrainStoreRequest)(nil),           // 35: imageops.v1.DrainStoreRequest
+	(*ScrubStoreRequest)(nil),           // 36: imageops.v1.ScrubStoreRequest
+	(*CreateKeyRequest)(nil),            // 37: imageops.v1.CreateKeyRequest
+	(*GetKeyRequest)(nil),               // 38: imageops.v1.GetKeyRequest
+	(*ListKeysRequest)(nil),             // 39: imageops.v1.ListKeysRequest
+	(*RevokeKeyRequest)(nil),            // 40: imageops.v1.RevokeKeyRequest
+	(*CheckResponse)(nil),               // 41: imageops.v1.CheckResponse
+	(*CompressResponse)(nil),            // 42: imageops.v1.CompressResponse
+	(*EstimateCompressionResponse)(nil), // 43: imageops.v1.EstimateCompressionResponse
+	(*ConvertResponse)(nil),             // 44: imageops.v1.ConvertResponse
+	(*InspectResponse)(nil),             // 45: imageops.v1.InspectResponse
+	(*WatchStatusResponse)(nil),         // 46: imageops.v1.WatchStatusResponse
+	(*UploadImageResponse)(nil),         // 47: imageops.v1.UploadImageResponse
+	(*ComposeImageResponse)(nil),        // 48: imageops.v1.ComposeImageResponse
+	(*AbortSessionResponse)(nil),        // 49: imageops.v1.AbortSessionResponse
+	(*DownloadImageResponse)(nil),       // 50: imageops.v1.DownloadImageResponse
+	(*GetUploadResponse)(nil),           // 51: imageops.v1.GetUploadResponse
+	(*ListUploadsResponse)(nil),         // 52: imageops.v1.ListUploadsResponse
+	(*AbortUploadResponse)(nil),         // 53: imageops.v1.AbortUploadResponse
+	(*GetJobResponse)(nil),              // 54: imageops.v1.GetJobResponse
+	(*ListJobsResponse)(nil),            // 55: imageops.v1.ListJobsResponse
+	(*WaitJobResponse)(nil),             // 56: imageops.v1.WaitJobResponse
+	(*CancelJobResponse)(nil),           // 57: imageops.v1.CancelJobResponse
+	(*DeleteJobResponse)(nil),           // 58: imageops.v1.DeleteJobResponse
+	(*GetImageResponse)(nil),            // 59: imageops.v1.GetImageResponse
+	(*CreateImageResponse)(nil),         // 60: imageops.v1.CreateImageResponse
+	(*ImportImageResponse)(nil),         // 61: imageops.v1.ImportImageResponse
+	(*ListImagesResponse)(nil),          // 62: imageops.v1.ListImagesResponse
+	(*UpdateImageResponse)(nil),         // 63: imageops.v1.UpdateImageResponse
+	(*DeleteImageResponse)(nil),         // 64: imageops.v1.DeleteImageResponse
+	(*RestoreImageResponse)(nil),        // 65: imageops.v1.RestoreImageResponse
+	(*PurgeImageResponse)(nil),          // 66: imageops.v1.PurgeImageResponse
+	(*CopyImageResponse)(nil),           // 67: imageops.v1.CopyImageResponse
+	(*RemoveReplicaResponse)(nil),       // 68: imageops.v1.RemoveReplicaResponse
+	(*GetUsageResponse)(nil),            // 69: imageops.v1.GetUsageResponse
+	(*SetQuotaResponse)(nil),            // 70: imageops.v1.SetQuotaResponse
+	(*ListStoresResponse)(nil),          // 71: imageops.v1.ListStoresResponse
+	(*GetStoreResponse)(nil),            // 72: imageops.v1.GetStoreResponse
+	(*RegisterStoreResponse)(nil),       // 73: imageops.v1.RegisterStoreResponse
+	(*UpdateStoreResponse)(nil),         // 74: imageops.v1.UpdateStoreResponse
+	(*RemoveStoreResponse)(nil),         // 75: imageops.v1.RemoveStoreResponse
+	(*DrainStoreResponse)(nil),          // 76: imageops.v1.DrainStoreResponse
+	(*ScrubStoreResponse)(nil),          // 77: imageops.v1.ScrubStoreResponse
+	(*CreateKeyResponse)(nil),           // 78: imageops.v1.CreateKeyResponse
+	(*GetKeyResponse)(nil),              // 79: imageops.v1.GetKeyResponse
+	(*ListKeysResponse)(nil),            // 80: imageops.v1.ListKeysResponse
+	(*RevokeKeyResponse)(nil),           // 81: imageops.v1.RevokeKeyResponse
 }
 var file_imageops_v1_service_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.ImageOps.Check:input_type -> imageops.v1.CheckRequest
@@ -185,68 +188,70 @@ var file_imageops_v1_service_proto_depIdxs = []int32{
 	17, // 17: imageops.v1.ImageOps.DeleteJob:input_type -> imageops.v1.DeleteJobRequest
 	18, // 18: imageops.v1.Images.GetImage:input_type -> imageops.v1.GetImageRequest
 	19, // 19: imageops.v1.Images.CreateImage:input_type -> imageops.v1.CreateImageRequest
-	20, // 20: imageops.v1.Images.ListImages:input_type -> imageops.v1.ListImagesRequest
-	21, // 21: imageops.v1.Images.UpdateImage:input_type -> imageops.v1.UpdateImageRequest
-	22, // 22: imageops.v1.Images.DeleteImage:input_type -> imageops.v1.DeleteImageRequest
-	23, // 23: imageops.v1.Images.RestoreImage:input_type -> imageops.v1.RestoreImageRequest
-	24, // 24: imageops.v1.Images.PurgeImage:input_type -> imageops.v1.PurgeImageRequest
-	25, // 25: imageops.v1.Images.CopyImage:input_type -> imageops.v1.CopyImageRequest
-	26, // 26: imageops.v1.Images.RemoveReplica:input_type -> imageops.v1.RemoveReplicaRequest
-	27, // 27: imageops.v1.Images.GetUsage:input_type -> imageops.v1.GetUsageRequest
-	28, // 28: imageops.v1.Images.SetQuota:input_type -> imageops.v1.SetQuotaRequest
-	29, // 29: imageops.v1.Stores.ListStores:input_type -> imageops.v1.ListStoresRequest
-	30, // 30: imageops.v1.Stores.GetStore:input_type -> imageops.v1.GetStoreRequest
-	31, // 31: imageops.v1.Stores.RegisterStore:input_type -> imageops.v1.RegisterStoreRequest
-	32, // 32: imageops.v1.Stores.UpdateStore:input_type -> imageops.v1.UpdateStoreRequest
-	33, // 33: imageops.v1.Stores.RemoveStore:input_type -> imageops.v1.RemoveStoreRequest
-	34, // 34: imageops.v1.Stores.DrainStore:input_type -> imageops.v1.DrainStoreRequest
-	35, // 35: imageops.v1.Stores.ScrubStore:input_type -> imageops.v1.ScrubStoreRequest
-	36, // 36: imageops.v1.Keys.CreateKey:input_type -> imageops.v1.CreateKeyRequest
-	37, // 37: imageops.v1.Keys.GetKey:input_type -> imageops.v1.GetKeyRequest
-	38, // 38: imageops.v1.Keys.ListKeys:input_type -> imageops.v1.ListKeysRequest
-	39, // 39: imageops.v1.Keys.RevokeKey:input_type -> imageops.v1.RevokeKeyRequest
-	40, // 40: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
-	41, // 41: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
-	42, // 42: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
-	43, // 43: imageops.v1.ImageOps.Convert:output_type -> imageops.v1.ConvertResponse
-	44, // 44: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
-	45, // 45: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
-	46, // 46: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
-	47, // 47: imageops.v1.ImageOps.ComposeImage:output_type -> imageops.v1.ComposeImageResponse
-	48, // 48: imageops.v1.ImageOps.AbortSession:output_type -> imageops.v1.AbortSessionResponse
-	49, // 49: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
-	50, // 50: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
-	51, // 51: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
-	52, // 52: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
-	53, // 53: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
-	54, // 54: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
-	55, // 55: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
-	56, // 56: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
-	57, // 57: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
-	58, // 58: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
-	59, // 59: imageops.v1.Images.CreateImage:output_type -> imageops.v1.CreateImageResponse
-	60, // 60: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
-	61, // 61: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
-	62, // 62: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
-	63, // 63: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
-	64, // 64: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
-	65, // 65: imageops.v1.Images.CopyImage:output_type -> imageops.v1.CopyImageResponse
-	66, // 66: imageops.v1.Images.RemoveReplica:output_type -> imageops.v1.RemoveReplicaResponse
-	67, // 67: imageops.v1.Images.GetUsage:output_type -> imageops.v1.GetUsageResponse
-	68, // 68: imageops.v1.Images.SetQuota:output_type -> imageops.v1.SetQuotaResponse
-	69, // 69: imageops.v1.Stores.ListStores:output_type -> imageops.v1.ListStoresResponse
-	70, // 70: imageops.v1.Stores.GetStore:output_type -> imageops.v1.GetStoreResponse
-	71, // 71: imageops.v1.Stores.RegisterStore:output_type -> imageops.v1.RegisterStoreResponse
-	72, // 72: imageops.v1.Stores.UpdateStore:output_type -> imageops.v1.UpdateStoreResponse
-	73, // 73: imageops.v1.Stores.RemoveStore:output_type -> imageops.v1.RemoveStoreResponse
-	74, // 74: imageops.v1.Stores.DrainStore:output_type -> imageops.v1.DrainStoreResponse
-	75, // 75: imageops.v1.Stores.ScrubStore:output_type -> imageops.v1.ScrubStoreResponse
-	76, // 76: imageops.v1.Keys.CreateKey:output_type -> imageops.v1.CreateKeyResponse
-	77, // 77: imageops.v1.Keys.GetKey:output_type -> imageops.v1.GetKeyResponse
-	78, // 78: imageops.v1.Keys.ListKeys:output_type -> imageops.v1.ListKeysResponse
-	79, // 79: imageops.v1.Keys.RevokeKey:output_type -> imageops.v1.RevokeKeyResponse
-	40, // [40:80] is the sub-list for method output_type
-	0,  // [0:40] is the sub-list for method input_type
+	20, // 20: imageops.v1.Images.ImportImage:input_type -> imageops.v1.ImportImageRequest
+	21, // 21: imageops.v1.Images.ListImages:input_type -> imageops.v1.ListImagesRequest
+	22, // 22: imageops.v1.Images.UpdateImage:input_type -> imageops.v1.UpdateImageRequest
+	23, // 23: imageops.v1.Images.DeleteImage:input_type -> imageops.v1.DeleteImageRequest
+	24, // 24: imageops.v1.Images.RestoreImage:input_type -> imageops.v1.RestoreImageRequest
+	25, // 25: imageops.v1.Images.PurgeImage:input_type -> imageops.v1.PurgeImageRequest
+	26, // 26: imageops.v1.Images.CopyImage:input_type -> imageops.v1.CopyImageRequest
+	27, // 27: imageops.v1.Images.RemoveReplica:input_type -> imageops.v1.RemoveReplicaRequest
+	28, // 28: imageops.v1.Images.GetUsage:input_type -> imageops.v1.GetUsageRequest
+	29, // 29: imageops.v1.Images.SetQuota:input_type -> imageops.v1.SetQuotaRequest
+	30, // 30: imageops.v1.Stores.ListStores:input_type -> imageops.v1.ListStoresRequest
+	31, // 31: imageops.v1.Stores.GetStore:input_type -> imageops.v1.GetStoreRequest
+	32, // 32: imageops.v1.Stores.RegisterStore:input_type -> imageops.v1.RegisterStoreRequest
+	33, // 33: imageops.v1.Stores.UpdateStore:input_type -> imageops.v1.UpdateStoreRequest
+	34, // 34: imageops.v1.Stores.RemoveStore:input_type -> imageops.v1.RemoveStoreRequest
+	35, // 35: imageops.v1.Stores.DrainStore:input_type -> imageops.v1.DrainStoreRequest
+	36, // 36: imageops.v1.Stores.ScrubStore:input_type -> imageops.v1.ScrubStoreRequest
+	37, // 37: imageops.v1.Keys.CreateKey:input_type -> imageops.v1.CreateKeyRequest
+	38, // 38: imageops.v1.Keys.GetKey:input_type -> imageops.v1.GetKeyRequest
+	39, // 39: imageops.v1.Keys.ListKeys:input_type -> imageops.v1.ListKeysRequest
+	40, // 40: imageops.v1.Keys.RevokeKey:input_type -> imageops.v1.RevokeKeyRequest
+	41, // 41: imageops.v1.ImageOps.Check:output_type -> imageops.v1.CheckResponse
+	42, // 42: imageops.v1.ImageOps.Compress:output_type -> imageops.v1.CompressResponse
+	43, // 43: imageops.v1.ImageOps.EstimateCompression:output_type -> imageops.v1.EstimateCompressionResponse
+	44, // 44: imageops.v1.ImageOps.Convert:output_type -> imageops.v1.ConvertResponse
+	45, // 45: imageops.v1.ImageOps.Inspect:output_type -> imageops.v1.InspectResponse
+	46, // 46: imageops.v1.ImageOps.WatchStatus:output_type -> imageops.v1.WatchStatusResponse
+	47, // 47: imageops.v1.ImageOps.UploadImage:output_type -> imageops.v1.UploadImageResponse
+	48, // 48: imageops.v1.ImageOps.ComposeImage:output_type -> imageops.v1.ComposeImageResponse
+	49, // 49: imageops.v1.ImageOps.AbortSession:output_type -> imageops.v1.AbortSessionResponse
+	50, // 50: imageops.v1.ImageOps.DownloadImage:output_type -> imageops.v1.DownloadImageResponse
+	51, // 51: imageops.v1.ImageOps.GetUpload:output_type -> imageops.v1.GetUploadResponse
+	52, // 52: imageops.v1.ImageOps.ListUploads:output_type -> imageops.v1.ListUploadsResponse
+	53, // 53: imageops.v1.ImageOps.AbortUpload:output_type -> imageops.v1.AbortUploadResponse
+	54, // 54: imageops.v1.ImageOps.GetJob:output_type -> imageops.v1.GetJobResponse
+	55, // 55: imageops.v1.ImageOps.ListJobs:output_type -> imageops.v1.ListJobsResponse
+	56, // 56: imageops.v1.ImageOps.WaitJob:output_type -> imageops.v1.WaitJobResponse
+	57, // 57: imageops.v1.ImageOps.CancelJob:output_type -> imageops.v1.CancelJobResponse
+	58, // 58: imageops.v1.ImageOps.DeleteJob:output_type -> imageops.v1.DeleteJobResponse
+	59, // 59: imageops.v1.Images.GetImage:output_type -> imageops.v1.GetImageResponse
+	60, // 60: imageops.v1.Images.CreateImage:output_type -> imageops.v1.CreateImageResponse
+	61, // 61: imageops.v1.Images.ImportImage:output_type -> imageops.v1.ImportImageResponse
+	62, // 62: imageops.v1.Images.ListImages:output_type -> imageops.v1.ListImagesResponse
+	63, // 63: imageops.v1.Images.UpdateImage:output_type -> imageops.v1.UpdateImageResponse
+	64, // 64: imageops.v1.Images.DeleteImage:output_type -> imageops.v1.DeleteImageResponse
+	65, // 65: imageops.v1.Images.RestoreImage:output_type -> imageops.v1.RestoreImageResponse
+	66, // 66: imageops.v1.Images.PurgeImage:output_type -> imageops.v1.PurgeImageResponse
+	67, // 67: imageops.v1.Images.CopyImage:output_type -> imageops.v1.CopyImageResponse
+	68, // 68: imageops.v1.Images.RemoveReplica:output_type -> imageops.v1.RemoveReplicaResponse
+	69, // 69: imageops.v1.Images.GetUsage:output_type -> imageops.v1.GetUsageResponse
+	70, // 70: imageops.v1.Images.SetQuota:output_type -> imageops.v1.SetQuotaResponse
+	71, // 71: imageops.v1.Stores.ListStores:output_type -> imageops.v1.ListStoresResponse
+	72, // 72: imageops.v1.Stores.GetStore:output_type -> imageops.v1.GetStoreResponse
+	73, // 73: imageops.v1.Stores.RegisterStore:output_type -> imageops.v1.RegisterStoreResponse
+	74, // 74: imageops.v1.Stores.UpdateStore:output_type -> imageops.v1.UpdateStoreResponse
+	75, // 75: imageops.v1.Stores.RemoveStore:output_type -> imageops.v1.RemoveStoreResponse
+	76, // 76: imageops.v1.Stores.DrainStore:output_type -> imageops.v1.DrainStoreResponse
+	77, // 77: imageops.v1.Stores.ScrubStore:output_type -> imageops.v1.ScrubStoreResponse
+	78, // 78: imageops.v1.Keys.CreateKey:output_type -> imageops.v1.CreateKeyResponse
+	79, // 79: imageops.v1.Keys.GetKey:output_type -> imageops.v1.GetKeyResponse
+	80, // 80: imageops.v1.Keys.ListKeys:output_type -> imageops.v1.ListKeysResponse
+	81, // 81: imageops.v1.Keys.RevokeKey:output_type -> imageops.v1.RevokeKeyResponse
+	41, // [41:82] is the sub-list for method output_type
+	0,  // [0:41] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -840,6 +840,7 @@ var ImageOps_ServiceDesc = grpc.ServiceDesc{
 const (
 	Images_GetImage_FullMethodName      = "/imageops.v1.Images/GetImage"
 	Images_CreateImage_FullMethodName   = "/imageops.v1.Images/CreateImage"
+	Images_ImportImage_FullMethodName   = "/imageops.v1.Images/ImportImage"
 	Images_ListImages_FullMethodName    = "/imageops.v1.Images/ListImages"
 	Images_UpdateImage_FullMethodName   = "/imageops.v1.Images/UpdateImage"
 	Images_DeleteImage_FullMethodName   = "/imageops.v1.Images/DeleteImage"
@@ -861,6 +862,10 @@ type ImagesClient interface {
 	GetImage(ctx context.Context, in *GetImageRequest, opts ...grpc.CallOption) (*GetImageResponse, error)
 	// Makes a record without bytes, which an upload fills later. Scope: write.
 	CreateImage(ctx context.Context, in *CreateImageRequest, opts ...grpc.CallOption) (*CreateImageResponse, error)
+	// Fetches an image from a URL. The answer comes at once; the job has the image once it has ended. The bytes are hashed
+	// and inspected as they come, and become an image as those of an upload do; a fetch that is cut off goes on where it was,
+	// and one that is cancelled or fails leaves nothing. Scope: write.
+	ImportImage(ctx context.Context, in *ImportImageRequest, opts ...grpc.CallOption) (*ImportImageResponse, error)
 	// Lists images; those in the trash only where they are asked for. Scope: read.
 	ListImages(ctx context.Context, in *ListImagesRequest, opts ...grpc.CallOption) (*ListImagesResponse, error)
 	// Changes what people say of an image. Its bytes never change. Scope: write.
@@ -904,6 +909,16 @@ func (c *imagesClient) CreateImage(ctx context.Context, in *CreateImageRequest, 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateImageResponse)
 	err := c.cc.Invoke(ctx, Images_CreateImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) ImportImage(ctx context.Context, in *ImportImageRequest, opts ...grpc.CallOption) (*ImportImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportImageResponse)
+	err := c.cc.Invoke(ctx, Images_ImportImage_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1010,6 +1025,10 @@ type ImagesServer interface {
 	GetImage(context.Context, *GetImageRequest) (*GetImageResponse, error)
 	// Makes a record without bytes, which an upload fills later. Scope: write.
 	CreateImage(context.Context, *CreateImageRequest) (*CreateImageResponse, error)
+	// Fetches an image from a URL. The answer comes at once; the job has the image once it has ended. The bytes are hashed
+	// and inspected as they come, and become an image as those of an upload do; a fetch that is cut off goes on where it was,
+	// and one that is cancelled or fails leaves nothing. Scope: write.
+	ImportImage(context.Context, *ImportImageRequest) (*ImportImageResponse, error)
 	// Lists images; those in the trash only where they are asked for. Scope: read.
 	ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error)
 	// Changes what people say of an image. Its bytes never change. Scope: write.
@@ -1044,6 +1063,9 @@ func (UnimplementedImagesServer) GetImage(context.Context, *GetImageRequest) (*G
 }
 func (UnimplementedImagesServer) CreateImage(context.Context, *CreateImageRequest) (*CreateImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateImage not implemented")
+}
+func (UnimplementedImagesServer) ImportImage(context.Context, *ImportImageRequest) (*ImportImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportImage not implemented")
 }
 func (UnimplementedImagesServer) ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListImages not implemented")
@@ -1125,6 +1147,24 @@ func _Images_CreateImage_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ImagesServer).CreateImage(ctx, req.(*CreateImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_ImportImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).ImportImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_ImportImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).ImportImage(ctx, req.(*ImportImageRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1305,6 +1345,10 @@ var Images_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateImage",
 			Handler:    _Images_CreateImage_Handler,
+		},
+		{
+			MethodName: "ImportImage",
+			Handler:    _Images_ImportImage_Handler,
 		},
 		{
 			MethodName: "ListImages",

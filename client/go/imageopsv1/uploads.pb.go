@@ -97,6 +97,13 @@ const (
 	// display name. Links, encrypted members, duplicate names, more than 64 members, a second image layer and bombs are
 	// refused (reasons ARCHIVE_…).
 	Archive_ARCHIVE_ZIP Archive = 1
+	// The image, packed by gzip. As with the two below the display name is not taken from the file, what is packed twice is
+	// refused, and so are bombs, and what would take more than 64 MiB of memory to unpack.
+	Archive_ARCHIVE_GZIP Archive = 2
+	// The image, packed by xz.
+	Archive_ARCHIVE_XZ Archive = 3
+	// The image, packed by zstd.
+	Archive_ARCHIVE_ZSTD Archive = 4
 )
 
 // Enum value maps for Archive.
@@ -104,10 +111,16 @@ var (
 	Archive_name = map[int32]string{
 		0: "ARCHIVE_UNSPECIFIED",
 		1: "ARCHIVE_ZIP",
+		2: "ARCHIVE_GZIP",
+		3: "ARCHIVE_XZ",
+		4: "ARCHIVE_ZSTD",
 	}
 	Archive_value = map[string]int32{
 		"ARCHIVE_UNSPECIFIED": 0,
 		"ARCHIVE_ZIP":         1,
+		"ARCHIVE_GZIP":        2,
+		"ARCHIVE_XZ":          3,
+		"ARCHIVE_ZSTD":        4,
 	}
 )
 
@@ -646,6 +659,128 @@ func (x *UploadMetadata) GetBecomesPart() bool {
 	return false
 }
 
+// Request of ImportImage.
+type ImportImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the bytes are: `http` or `https`, at most 2,048 bytes, without user and password. What leads to an address inside
+	// is refused, now or in the job, unless the operator allows it. The query may hold a signature: it is not shown.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// What the image is to be and what the bytes must turn out to be, as with an upload. `request_id`, `session`, `part` and
+	// `becomes_part` must be empty. With `image` the record is IMPORTING while the job lives, and QUEUED again when it ends
+	// without the bytes. Without a `display_name` the image is called like the last part of the URL's path.
+	Metadata *UploadMetadata `protobuf:"bytes,2,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Idempotency key, as in CheckRequest.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// As in CheckRequest.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImageRequest) Reset() {
+	*x = ImportImageRequest{}
+	mi := &file_imageops_v1_uploads_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImageRequest) ProtoMessage() {}
+
+func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_uploads_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
+func (*ImportImageRequest) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ImportImageRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetMetadata() *UploadMetadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ImportImageRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Answer of ImportImage.
+type ImportImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, as a rule QUEUED.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImageResponse) Reset() {
+	*x = ImportImageResponse{}
+	mi := &file_imageops_v1_uploads_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImageResponse) ProtoMessage() {}
+
+func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_imageops_v1_uploads_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
+func (*ImportImageResponse) Descriptor() ([]byte, []int) {
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ImportImageResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 // Goes on with an upload.
 type UploadResume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -663,7 +798,7 @@ type UploadResume struct {
 
 func (x *UploadResume) Reset() {
 	*x = UploadResume{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[3]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +810,7 @@ func (x *UploadResume) String() string {
 func (*UploadResume) ProtoMessage() {}
 
 func (x *UploadResume) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[3]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +823,7 @@ func (x *UploadResume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadResume.ProtoReflect.Descriptor instead.
 func (*UploadResume) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{3}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UploadResume) GetUpload() string {
@@ -733,7 +868,7 @@ type UploadCommit struct {
 
 func (x *UploadCommit) Reset() {
 	*x = UploadCommit{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[4]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +880,7 @@ func (x *UploadCommit) String() string {
 func (*UploadCommit) ProtoMessage() {}
 
 func (x *UploadCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[4]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +893,7 @@ func (x *UploadCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadCommit.ProtoReflect.Descriptor instead.
 func (*UploadCommit) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{4}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UploadCommit) GetSizeBytes() uint64 {
@@ -811,7 +946,7 @@ type UploadImageResponse struct {
 
 func (x *UploadImageResponse) Reset() {
 	*x = UploadImageResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[5]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +958,7 @@ func (x *UploadImageResponse) String() string {
 func (*UploadImageResponse) ProtoMessage() {}
 
 func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[5]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +971,7 @@ func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageResponse.ProtoReflect.Descriptor instead.
 func (*UploadImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{5}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UploadImageResponse) GetUpload() *Upload {
@@ -873,7 +1008,7 @@ type ComposeImageRequest struct {
 
 func (x *ComposeImageRequest) Reset() {
 	*x = ComposeImageRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1020,7 @@ func (x *ComposeImageRequest) String() string {
 func (*ComposeImageRequest) ProtoMessage() {}
 
 func (x *ComposeImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[6]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1033,7 @@ func (x *ComposeImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComposeImageRequest.ProtoReflect.Descriptor instead.
 func (*ComposeImageRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{6}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ComposeImageRequest) GetMetadata() *UploadMetadata {
@@ -923,7 +1058,7 @@ type ComposeImageResponse struct {
 
 func (x *ComposeImageResponse) Reset() {
 	*x = ComposeImageResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1070,7 @@ func (x *ComposeImageResponse) String() string {
 func (*ComposeImageResponse) ProtoMessage() {}
 
 func (x *ComposeImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[7]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1083,7 @@ func (x *ComposeImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComposeImageResponse.ProtoReflect.Descriptor instead.
 func (*ComposeImageResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{7}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ComposeImageResponse) GetUpload() *Upload {
@@ -983,7 +1118,7 @@ type AbortSessionRequest struct {
 
 func (x *AbortSessionRequest) Reset() {
 	*x = AbortSessionRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1130,7 @@ func (x *AbortSessionRequest) String() string {
 func (*AbortSessionRequest) ProtoMessage() {}
 
 func (x *AbortSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[8]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1143,7 @@ func (x *AbortSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortSessionRequest.ProtoReflect.Descriptor instead.
 func (*AbortSessionRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{8}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AbortSessionRequest) GetSession() string {
@@ -1029,7 +1164,7 @@ type AbortSessionResponse struct {
 
 func (x *AbortSessionResponse) Reset() {
 	*x = AbortSessionResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1176,7 @@ func (x *AbortSessionResponse) String() string {
 func (*AbortSessionResponse) ProtoMessage() {}
 
 func (x *AbortSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[9]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1189,7 @@ func (x *AbortSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortSessionResponse.ProtoReflect.Descriptor instead.
 func (*AbortSessionResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{9}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AbortSessionResponse) GetParts() uint32 {
@@ -1075,7 +1210,7 @@ type GetUploadRequest struct {
 
 func (x *GetUploadRequest) Reset() {
 	*x = GetUploadRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1222,7 @@ func (x *GetUploadRequest) String() string {
 func (*GetUploadRequest) ProtoMessage() {}
 
 func (x *GetUploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[10]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1235,7 @@ func (x *GetUploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUploadRequest.ProtoReflect.Descriptor instead.
 func (*GetUploadRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{10}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetUploadRequest) GetName() string {
@@ -1121,7 +1256,7 @@ type GetUploadResponse struct {
 
 func (x *GetUploadResponse) Reset() {
 	*x = GetUploadResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1268,7 @@ func (x *GetUploadResponse) String() string {
 func (*GetUploadResponse) ProtoMessage() {}
 
 func (x *GetUploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[11]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1281,7 @@ func (x *GetUploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUploadResponse.ProtoReflect.Descriptor instead.
 func (*GetUploadResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{11}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetUploadResponse) GetUpload() *Upload {
@@ -1174,7 +1309,7 @@ type ListUploadsRequest struct {
 
 func (x *ListUploadsRequest) Reset() {
 	*x = ListUploadsRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[12]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1321,7 @@ func (x *ListUploadsRequest) String() string {
 func (*ListUploadsRequest) ProtoMessage() {}
 
 func (x *ListUploadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[12]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1334,7 @@ func (x *ListUploadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUploadsRequest.ProtoReflect.Descriptor instead.
 func (*ListUploadsRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{12}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListUploadsRequest) GetPageSize() uint32 {
@@ -1243,7 +1378,7 @@ type ListUploadsResponse struct {
 
 func (x *ListUploadsResponse) Reset() {
 	*x = ListUploadsResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[13]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1390,7 @@ func (x *ListUploadsResponse) String() string {
 func (*ListUploadsResponse) ProtoMessage() {}
 
 func (x *ListUploadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[13]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1403,7 @@ func (x *ListUploadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUploadsResponse.ProtoReflect.Descriptor instead.
 func (*ListUploadsResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{13}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListUploadsResponse) GetUploads() []*Upload {
@@ -1296,7 +1431,7 @@ type AbortUploadRequest struct {
 
 func (x *AbortUploadRequest) Reset() {
 	*x = AbortUploadRequest{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[14]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1443,7 @@ func (x *AbortUploadRequest) String() string {
 func (*AbortUploadRequest) ProtoMessage() {}
 
 func (x *AbortUploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[14]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1456,7 @@ func (x *AbortUploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortUploadRequest.ProtoReflect.Descriptor instead.
 func (*AbortUploadRequest) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{14}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AbortUploadRequest) GetName() string {
@@ -1342,7 +1477,7 @@ type AbortUploadResponse struct {
 
 func (x *AbortUploadResponse) Reset() {
 	*x = AbortUploadResponse{}
-	mi := &file_imageops_v1_uploads_proto_msgTypes[15]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1489,7 @@ func (x *AbortUploadResponse) String() string {
 func (*AbortUploadResponse) ProtoMessage() {}
 
 func (x *AbortUploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_imageops_v1_uploads_proto_msgTypes[15]
+	mi := &file_imageops_v1_uploads_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1502,7 @@ func (x *AbortUploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortUploadResponse.ProtoReflect.Descriptor instead.
 func (*AbortUploadResponse) Descriptor() ([]byte, []int) {
-	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{15}
+	return file_imageops_v1_uploads_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AbortUploadResponse) GetUpload() *Upload {
@@ -1381,7 +1516,7 @@ var File_imageops_v1_uploads_proto protoreflect.FileDescriptor
 
 const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\n" +
-	"\x19imageops/v1/uploads.proto\x12\vimageops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18imageops/v1/images.proto\"\xf6\x04\n" +
+	"\x19imageops/v1/uploads.proto\x12\vimageops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18imageops/v1/images.proto\x1a\x16imageops/v1/jobs.proto\"\xf6\x04\n" +
 	"\x06Upload\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.imageops.v1.UploadStateR\x05state\x12!\n" +
@@ -1442,7 +1577,15 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
 	"\v_size_bytesB\b\n" +
-	"\x06_check\"|\n" +
+	"\x06_check\"\xa3\x01\n" +
+	"\x12ImportImageRequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x127\n" +
+	"\bmetadata\x18\x02 \x01(\v2\x1b.imageops.v1.UploadMetadataR\bmetadata\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"9\n" +
+	"\x13ImportImageResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.imageops.v1.JobR\x03job\"|\n" +
 	"\fUploadResume\x12\x16\n" +
 	"\x06upload\x18\x01 \x01(\tR\x06upload\x12!\n" +
 	"\foffset_bytes\x18\x02 \x01(\x04R\voffsetBytes\x12\"\n" +
@@ -1497,10 +1640,14 @@ const file_imageops_v1_uploads_proto_rawDesc = "" +
 	"\x16UPLOAD_STATE_COMMITTED\x10\x02\x12\x18\n" +
 	"\x14UPLOAD_STATE_ABORTED\x10\x03\x12\x17\n" +
 	"\x13UPLOAD_STATE_FAILED\x10\x04\x12\x17\n" +
-	"\x13UPLOAD_STATE_STORED\x10\x05*3\n" +
+	"\x13UPLOAD_STATE_STORED\x10\x05*g\n" +
 	"\aArchive\x12\x17\n" +
 	"\x13ARCHIVE_UNSPECIFIED\x10\x00\x12\x0f\n" +
-	"\vARCHIVE_ZIP\x10\x01B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
+	"\vARCHIVE_ZIP\x10\x01\x12\x10\n" +
+	"\fARCHIVE_GZIP\x10\x02\x12\x0e\n" +
+	"\n" +
+	"ARCHIVE_XZ\x10\x03\x12\x10\n" +
+	"\fARCHIVE_ZSTD\x10\x04B>Z<github.com/imageops/imageops/client/go/imageopsv1;imageopsv1b\x06proto3"
 
 var (
 	file_imageops_v1_uploads_proto_rawDescOnce sync.Once
@@ -1515,71 +1662,76 @@ func file_imageops_v1_uploads_proto_rawDescGZIP() []byte {
 }
 
 var file_imageops_v1_uploads_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_imageops_v1_uploads_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_imageops_v1_uploads_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_imageops_v1_uploads_proto_goTypes = []any{
 	(UploadState)(0),              // 0: imageops.v1.UploadState
 	(Archive)(0),                  // 1: imageops.v1.Archive
 	(*Upload)(nil),                // 2: imageops.v1.Upload
 	(*UploadImageRequest)(nil),    // 3: imageops.v1.UploadImageRequest
 	(*UploadMetadata)(nil),        // 4: imageops.v1.UploadMetadata
-	(*UploadResume)(nil),          // 5: imageops.v1.UploadResume
-	(*UploadCommit)(nil),          // 6: imageops.v1.UploadCommit
-	(*UploadImageResponse)(nil),   // 7: imageops.v1.UploadImageResponse
-	(*ComposeImageRequest)(nil),   // 8: imageops.v1.ComposeImageRequest
-	(*ComposeImageResponse)(nil),  // 9: imageops.v1.ComposeImageResponse
-	(*AbortSessionRequest)(nil),   // 10: imageops.v1.AbortSessionRequest
-	(*AbortSessionResponse)(nil),  // 11: imageops.v1.AbortSessionResponse
-	(*GetUploadRequest)(nil),      // 12: imageops.v1.GetUploadRequest
-	(*GetUploadResponse)(nil),     // 13: imageops.v1.GetUploadResponse
-	(*ListUploadsRequest)(nil),    // 14: imageops.v1.ListUploadsRequest
-	(*ListUploadsResponse)(nil),   // 15: imageops.v1.ListUploadsResponse
-	(*AbortUploadRequest)(nil),    // 16: imageops.v1.AbortUploadRequest
-	(*AbortUploadResponse)(nil),   // 17: imageops.v1.AbortUploadResponse
-	nil,                           // 18: imageops.v1.UploadMetadata.LabelsEntry
-	nil,                           // 19: imageops.v1.UploadMetadata.PropertiesEntry
-	nil,                           // 20: imageops.v1.UploadCommit.LabelsEntry
-	(ImageFormat)(0),              // 21: imageops.v1.ImageFormat
-	(*Reason)(nil),                // 22: imageops.v1.Reason
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*Chunk)(nil),                 // 24: imageops.v1.Chunk
-	(*Digests)(nil),               // 25: imageops.v1.Digests
-	(*ImageFacts)(nil),            // 26: imageops.v1.ImageFacts
-	(*Image)(nil),                 // 27: imageops.v1.Image
+	(*ImportImageRequest)(nil),    // 5: imageops.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),   // 6: imageops.v1.ImportImageResponse
+	(*UploadResume)(nil),          // 7: imageops.v1.UploadResume
+	(*UploadCommit)(nil),          // 8: imageops.v1.UploadCommit
+	(*UploadImageResponse)(nil),   // 9: imageops.v1.UploadImageResponse
+	(*ComposeImageRequest)(nil),   // 10: imageops.v1.ComposeImageRequest
+	(*ComposeImageResponse)(nil),  // 11: imageops.v1.ComposeImageResponse
+	(*AbortSessionRequest)(nil),   // 12: imageops.v1.AbortSessionRequest
+	(*AbortSessionResponse)(nil),  // 13: imageops.v1.AbortSessionResponse
+	(*GetUploadRequest)(nil),      // 14: imageops.v1.GetUploadRequest
+	(*GetUploadResponse)(nil),     // 15: imageops.v1.GetUploadResponse
+	(*ListUploadsRequest)(nil),    // 16: imageops.v1.ListUploadsRequest
+	(*ListUploadsResponse)(nil),   // 17: imageops.v1.ListUploadsResponse
+	(*AbortUploadRequest)(nil),    // 18: imageops.v1.AbortUploadRequest
+	(*AbortUploadResponse)(nil),   // 19: imageops.v1.AbortUploadResponse
+	nil,                           // 20: imageops.v1.UploadMetadata.LabelsEntry
+	nil,                           // 21: imageops.v1.UploadMetadata.PropertiesEntry
+	nil,                           // 22: imageops.v1.UploadCommit.LabelsEntry
+	(ImageFormat)(0),              // 23: imageops.v1.ImageFormat
+	(*Reason)(nil),                // 24: imageops.v1.Reason
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*Chunk)(nil),                 // 26: imageops.v1.Chunk
+	(*Digests)(nil),               // 27: imageops.v1.Digests
+	(*ImageFacts)(nil),            // 28: imageops.v1.ImageFacts
+	(*Job)(nil),                   // 29: imageops.v1.Job
+	(*Image)(nil),                 // 30: imageops.v1.Image
 }
 var file_imageops_v1_uploads_proto_depIdxs = []int32{
 	0,  // 0: imageops.v1.Upload.state:type_name -> imageops.v1.UploadState
-	21, // 1: imageops.v1.Upload.declared_format:type_name -> imageops.v1.ImageFormat
-	22, // 2: imageops.v1.Upload.error:type_name -> imageops.v1.Reason
-	23, // 3: imageops.v1.Upload.create_time:type_name -> google.protobuf.Timestamp
-	23, // 4: imageops.v1.Upload.update_time:type_name -> google.protobuf.Timestamp
-	23, // 5: imageops.v1.Upload.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 1: imageops.v1.Upload.declared_format:type_name -> imageops.v1.ImageFormat
+	24, // 2: imageops.v1.Upload.error:type_name -> imageops.v1.Reason
+	25, // 3: imageops.v1.Upload.create_time:type_name -> google.protobuf.Timestamp
+	25, // 4: imageops.v1.Upload.update_time:type_name -> google.protobuf.Timestamp
+	25, // 5: imageops.v1.Upload.expire_time:type_name -> google.protobuf.Timestamp
 	1,  // 6: imageops.v1.Upload.archive:type_name -> imageops.v1.Archive
 	4,  // 7: imageops.v1.UploadImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
-	5,  // 8: imageops.v1.UploadImageRequest.resume:type_name -> imageops.v1.UploadResume
-	24, // 9: imageops.v1.UploadImageRequest.chunk:type_name -> imageops.v1.Chunk
-	6,  // 10: imageops.v1.UploadImageRequest.commit:type_name -> imageops.v1.UploadCommit
-	21, // 11: imageops.v1.UploadMetadata.declared_format:type_name -> imageops.v1.ImageFormat
-	25, // 12: imageops.v1.UploadMetadata.expected_digests:type_name -> imageops.v1.Digests
-	18, // 13: imageops.v1.UploadMetadata.labels:type_name -> imageops.v1.UploadMetadata.LabelsEntry
-	19, // 14: imageops.v1.UploadMetadata.properties:type_name -> imageops.v1.UploadMetadata.PropertiesEntry
+	7,  // 8: imageops.v1.UploadImageRequest.resume:type_name -> imageops.v1.UploadResume
+	26, // 9: imageops.v1.UploadImageRequest.chunk:type_name -> imageops.v1.Chunk
+	8,  // 10: imageops.v1.UploadImageRequest.commit:type_name -> imageops.v1.UploadCommit
+	23, // 11: imageops.v1.UploadMetadata.declared_format:type_name -> imageops.v1.ImageFormat
+	27, // 12: imageops.v1.UploadMetadata.expected_digests:type_name -> imageops.v1.Digests
+	20, // 13: imageops.v1.UploadMetadata.labels:type_name -> imageops.v1.UploadMetadata.LabelsEntry
+	21, // 14: imageops.v1.UploadMetadata.properties:type_name -> imageops.v1.UploadMetadata.PropertiesEntry
 	1,  // 15: imageops.v1.UploadMetadata.archive:type_name -> imageops.v1.Archive
-	26, // 16: imageops.v1.UploadMetadata.facts:type_name -> imageops.v1.ImageFacts
-	25, // 17: imageops.v1.UploadCommit.expected_digests:type_name -> imageops.v1.Digests
-	20, // 18: imageops.v1.UploadCommit.labels:type_name -> imageops.v1.UploadCommit.LabelsEntry
-	2,  // 19: imageops.v1.UploadImageResponse.upload:type_name -> imageops.v1.Upload
-	27, // 20: imageops.v1.UploadImageResponse.image:type_name -> imageops.v1.Image
-	4,  // 21: imageops.v1.ComposeImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
-	2,  // 22: imageops.v1.ComposeImageResponse.upload:type_name -> imageops.v1.Upload
-	27, // 23: imageops.v1.ComposeImageResponse.image:type_name -> imageops.v1.Image
-	2,  // 24: imageops.v1.GetUploadResponse.upload:type_name -> imageops.v1.Upload
-	0,  // 25: imageops.v1.ListUploadsRequest.states:type_name -> imageops.v1.UploadState
-	2,  // 26: imageops.v1.ListUploadsResponse.uploads:type_name -> imageops.v1.Upload
-	2,  // 27: imageops.v1.AbortUploadResponse.upload:type_name -> imageops.v1.Upload
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	28, // 16: imageops.v1.UploadMetadata.facts:type_name -> imageops.v1.ImageFacts
+	4,  // 17: imageops.v1.ImportImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
+	29, // 18: imageops.v1.ImportImageResponse.job:type_name -> imageops.v1.Job
+	27, // 19: imageops.v1.UploadCommit.expected_digests:type_name -> imageops.v1.Digests
+	22, // 20: imageops.v1.UploadCommit.labels:type_name -> imageops.v1.UploadCommit.LabelsEntry
+	2,  // 21: imageops.v1.UploadImageResponse.upload:type_name -> imageops.v1.Upload
+	30, // 22: imageops.v1.UploadImageResponse.image:type_name -> imageops.v1.Image
+	4,  // 23: imageops.v1.ComposeImageRequest.metadata:type_name -> imageops.v1.UploadMetadata
+	2,  // 24: imageops.v1.ComposeImageResponse.upload:type_name -> imageops.v1.Upload
+	30, // 25: imageops.v1.ComposeImageResponse.image:type_name -> imageops.v1.Image
+	2,  // 26: imageops.v1.GetUploadResponse.upload:type_name -> imageops.v1.Upload
+	0,  // 27: imageops.v1.ListUploadsRequest.states:type_name -> imageops.v1.UploadState
+	2,  // 28: imageops.v1.ListUploadsResponse.uploads:type_name -> imageops.v1.Upload
+	2,  // 29: imageops.v1.AbortUploadResponse.upload:type_name -> imageops.v1.Upload
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_imageops_v1_uploads_proto_init() }
@@ -1588,6 +1740,7 @@ func file_imageops_v1_uploads_proto_init() {
 		return
 	}
 	file_imageops_v1_images_proto_init()
+	file_imageops_v1_jobs_proto_init()
 	file_imageops_v1_uploads_proto_msgTypes[0].OneofWrappers = []any{}
 	file_imageops_v1_uploads_proto_msgTypes[1].OneofWrappers = []any{
 		(*UploadImageRequest_Metadata)(nil),
@@ -1596,15 +1749,15 @@ func file_imageops_v1_uploads_proto_init() {
 		(*UploadImageRequest_Commit)(nil),
 	}
 	file_imageops_v1_uploads_proto_msgTypes[2].OneofWrappers = []any{}
-	file_imageops_v1_uploads_proto_msgTypes[3].OneofWrappers = []any{}
-	file_imageops_v1_uploads_proto_msgTypes[4].OneofWrappers = []any{}
+	file_imageops_v1_uploads_proto_msgTypes[5].OneofWrappers = []any{}
+	file_imageops_v1_uploads_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_imageops_v1_uploads_proto_rawDesc), len(file_imageops_v1_uploads_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

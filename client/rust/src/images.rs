@@ -1,9 +1,9 @@
 //! The records of stored images.
 
 use imageops::v1::{
-    CopyImageRequest, CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ImageWork, Job,
-    ListImagesRequest, ListImagesResponse, PurgeImageRequest, RemoveReplicaRequest, RestoreImageRequest,
-    UpdateImageRequest,
+    CopyImageRequest, CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ImageWork,
+    ImportImageRequest, Job, ListImagesRequest, ListImagesResponse, PurgeImageRequest, RemoveReplicaRequest,
+    RestoreImageRequest, UpdateImageRequest,
 };
 use uuid::Uuid;
 
@@ -94,6 +94,14 @@ impl Client {
         fill_request_id(&mut request.request_id);
         let answer =
             self.call_images(request, async |mut stub, request| stub.copy_image(request).await).await?;
+        answer.job.ok_or(NO_JOB)
+    }
+
+    /// Starts an import from a URL and answers with the job, whose result names the image.
+    pub async fn import_image(&self, mut request: ImportImageRequest) -> Result<Job> {
+        fill_request_id(&mut request.request_id);
+        let answer =
+            self.call_images(request, async |mut stub, request| stub.import_image(request).await).await?;
         answer.job.ok_or(NO_JOB)
     }
 

@@ -1,4 +1,4 @@
-//! Reads the one disk image out of an uploaded zip.
+//! Reads the one disk image out of an uploaded zip, or a file that is packed by gzip, xz or zstd.
 //!
 //! [`open`] judges the archive as a whole and returns the [`Member`] that is the image, which is read like a file. An
 //! archive is hostile until shown otherwise: its names never become paths, its local headers, its directory and its
@@ -6,7 +6,7 @@
 //! bounded by [`Limits`]. So every reader of such an archive sees the same members, and nobody unpacks a bomb.
 //!
 //! Synchronous and without `unsafe`; knows nothing of stores, jobs, HTTP or the formats of images. Memory is bounded:
-//! the directory, 4 MiB at most, with copies of its names, and half a MiB for a member.
+//! the directory, 4 MiB at most, with copies of its names, and half a MiB for a member; 66 MiB for a packed file.
 
 #![forbid(unsafe_code)]
 
@@ -20,11 +20,13 @@ mod layout;
 mod local;
 mod member;
 mod name;
+mod packed;
 
 use std::io::{Read, Seek};
 
 pub use crate::error::{Error, ErrorKind, Result, reason};
 pub use crate::member::Member;
+pub use crate::packed::{Packed, Packing};
 
 /// What an archive may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,4 +68,13 @@ pub fn open<R: Read + Seek>(mut source: R, limits: &Limits) -> Result<Member<R>>
         return Err(Error::new(ErrorKind::Unsafe, reason::ARCHIVE_SEVERAL_IMAGES, message));
     }
     Member::new(source, entry, content_offset, limits)
+}
+
+/// Unpacks a file that is packed by itself.
+///
+/// # Errors
+///
+/// A file that does not begin as it should, or cannot be read; what else is wrong with it shows when it is read.
+pub fn unpack<R: Read>(source: R, packing: Packing, limits: &Limits) -> Result<Packed<R>> {
+    Packed::open(source, packing, limits)
 }

@@ -18,9 +18,9 @@ const OUTPUT_BYTES: usize = 4 * BLOCK_BYTES;
 /// The whole window of deflate.
 const WINDOW_BITS: u8 = 15;
 
-const QCOW2: &[u8] = b"QFI\xfb";
+pub(crate) const QCOW2: &[u8] = b"QFI\xfb";
 /// What compressed files and archives begin with, and no disk does.
-const NESTED: [&[u8]; 6] = [
+pub(crate) const NESTED: [&[u8]; 6] = [
     b"PK\x03\x04",
     b"PK\x05\x06",
     b"\x1f\x8b\x08",

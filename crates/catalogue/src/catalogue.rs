@@ -33,7 +33,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// whatever the queue; so does the coalescing key of a job that lives. An alias that is known is [`Error::Conflict`].
     ///
     /// The job holds `reserve_bytes` of the quota, and a place for the image that it makes, until it ends. A check of an
-    /// image becomes the image's newest check, a slimming its newest slimming.
+    /// image becomes the image's newest check, a slimming its newest slimming. The upload of an import is added with it, as by
+    /// [`Catalogue::create_upload`], and whenever the job ends without an image it ends too: failed like the job, or
+    /// aborted.
     async fn create_job(&self, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>>;
 
     /// The job that a request made before, when there is one; [`Error::Conflict`] when the key stands for another request.

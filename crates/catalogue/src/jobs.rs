@@ -3,7 +3,7 @@
 use imageops_model::{ImageId, JobFailure, JobId, JobProgress, JobSpec, JobState, Micros, Tenant};
 use uuid::Uuid;
 
-use crate::{ImageRow, Replica};
+use crate::{ImageRow, Replica, UploadRow};
 
 /// A job to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,8 @@ pub struct NewJob {
     pub reserve_bytes: u64,
     /// Set when the job failed before it began: the row starts in state failed.
     pub failure: Option<JobFailure>,
+    /// The upload that an import fills, made with the job.
+    pub upload: Option<UploadRow>,
     /// Now.
     pub create_time: Micros,
 }
@@ -40,6 +42,7 @@ impl NewJob {
             alias: None,
             reserve_bytes: 0,
             failure: None,
+            upload: None,
             create_time,
         }
     }

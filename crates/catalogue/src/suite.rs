@@ -13,6 +13,7 @@ use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, Replica, Reques
 
 pub(crate) mod against_model;
 pub(crate) mod companions;
+pub(crate) mod fetched;
 pub(crate) mod images;
 pub(crate) mod imports;
 pub(crate) mod jobs;
@@ -128,6 +129,10 @@ macro_rules! catalogue_suite {
             uploads::a_length_is_told_once,
             uploads::durable_bytes_never_shrink,
             uploads::a_commit_makes_the_image,
+            fetched::an_import_brings_its_upload,
+            fetched::an_import_that_ends_without_an_image_ends_its_upload,
+            fetched::an_import_that_was_committed_is_not_undone,
+            fetched::who_purges_the_record_of_an_import_ends_it,
             uploads::a_failed_commit_changes_nothing,
             uploads::an_upload_ends_once,
             uploads::one_of_many_commits_wins,
@@ -261,6 +266,7 @@ pub(crate) fn new_job(create_time: Micros) -> NewJob {
         alias: None,
         reserve_bytes: 0,
         failure: None,
+        upload: None,
         create_time,
     }
 }
@@ -333,7 +339,13 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
         composes: None,
         record: None,
         archive: Some(Archive::Zip),
-        wishes: UploadWishes { accept_corrupt: true, check: Some(false), sha512: true, becomes_part: false },
+        wishes: UploadWishes {
+            accept_corrupt: true,
+            check: Some(false),
+            sha512: true,
+            becomes_part: false,
+            import: false,
+        },
         durable_bytes: 0,
         reserved_bytes: 1000,
         image: None,

@@ -30,9 +30,11 @@ pub enum ImageState {
 pub enum ImageEvent {
     /// An upload begins to fill the record.
     Upload,
-    /// The upload brought all bytes.
+    /// An import begins to fill it.
+    Import,
+    /// The upload or import brought all bytes.
     Fill,
-    /// The upload ended without them.
+    /// It ended without them.
     Empty,
     /// Its bytes are not to be trusted.
     Quarantine,
@@ -54,8 +56,9 @@ impl ImageState {
     pub fn after(self, event: ImageEvent) -> Result<Option<Self>, InvalidTransition> {
         match (self, event) {
             (Self::Queued, ImageEvent::Upload) => Ok(Some(Self::Uploading)),
-            (Self::Uploading, ImageEvent::Fill) => Ok(Some(Self::Active)),
-            (Self::Uploading, ImageEvent::Empty) => Ok(Some(Self::Queued)),
+            (Self::Queued, ImageEvent::Import) => Ok(Some(Self::Importing)),
+            (Self::Uploading | Self::Importing, ImageEvent::Fill) => Ok(Some(Self::Active)),
+            (Self::Uploading | Self::Importing, ImageEvent::Empty) => Ok(Some(Self::Queued)),
             (Self::Active | Self::Quarantined, ImageEvent::Quarantine) => Ok(Some(Self::Quarantined)),
             (Self::Active | Self::Quarantined, ImageEvent::Release) => Ok(Some(Self::Active)),
             (Self::Active | Self::Quarantined | Self::Trashed, ImageEvent::Trash) => Ok(Some(Self::Trashed)),
@@ -104,13 +107,15 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_fills_a_record_or_leaves_it_empty() {
-        use ImageEvent::{Empty, Fill, Upload};
-        assert_eq!(ImageState::Queued.after(Upload), Ok(Some(ImageState::Uploading)));
-        assert_eq!(ImageState::Uploading.after(Fill), Ok(Some(ImageState::Active)));
-        assert_eq!(ImageState::Uploading.after(Empty), Ok(Some(ImageState::Queued)));
-        for state in ImageState::ALL.iter().filter(|state| **state != ImageState::Queued) {
-            assert_eq!(state.after(Upload), Err(InvalidTransition), "{state:?}");
+    fn an_upload_or_import_fills_a_record_or_leaves_it_empty() {
+        use ImageEvent::{Empty, Fill, Import, Upload};
+        for (begin, state) in [(Upload, ImageState::Uploading), (Import, ImageState::Importing)] {
+            assert_eq!(ImageState::Queued.after(begin), Ok(Some(state)));
+            assert_eq!(state.after(Fill), Ok(Some(ImageState::Active)));
+            assert_eq!(state.after(Empty), Ok(Some(ImageState::Queued)));
+            for state in ImageState::ALL.iter().filter(|state| **state != ImageState::Queued) {
+                assert_eq!(state.after(begin), Err(InvalidTransition), "{state:?}");
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::compression::CompressionChoice;
-use crate::id::{ImageId, StoreId};
+use crate::id::{ImageId, StoreId, UploadId};
 use crate::label::Label;
 use crate::names::names;
 
@@ -25,6 +25,8 @@ pub enum JobKind {
     Scrub,
     /// Moves what a store holds into others.
     Drain,
+    /// Fetches an image from a URL.
+    Import,
 }
 
 /// Which workers take a job. The care of whole stores takes hours: it has workers of its own, so that no user waits for it,
@@ -111,6 +113,8 @@ pub enum JobPhase {
     Converting,
     /// Writing the bytes as they are to another place.
     Copying,
+    /// Reading the bytes from their source elsewhere.
+    Fetching,
     /// Reading the written output back.
     Verifying,
     /// Flushing the output and giving it its name.
@@ -173,6 +177,8 @@ pub enum JobSpec {
     Scrub(ScrubSpec),
     /// A drain.
     Drain(DrainSpec),
+    /// An import.
+    Import(ImportSpec),
 }
 
 impl JobSpec {
@@ -186,10 +192,11 @@ impl JobSpec {
             Self::Copy(_) => JobKind::Copy,
             Self::Scrub(_) => JobKind::Scrub,
             Self::Drain(_) => JobKind::Drain,
+            Self::Import(_) => JobKind::Import,
         }
     }
 
-    /// What the job reads; `None`: whatever a store holds.
+    /// What the job reads of ours; `None`: whatever a store holds, or what lies elsewhere.
     pub fn source(&self) -> Option<Source> {
         match self {
             Self::Check(spec) => Some(spec.source.clone()),
@@ -197,12 +204,15 @@ impl JobSpec {
             Self::Estimate(spec) => Some(spec.source.clone()),
             Self::Convert(spec) => Some(spec.source.clone()),
             Self::Copy(spec) => Some(Source::Image(spec.image)),
-            Self::Scrub(_) | Self::Drain(_) => None,
+            Self::Scrub(_) | Self::Drain(_) | Self::Import(_) => None,
         }
     }
 
-    /// The image that the job reads, if it reads one.
+    /// The image that the job reads, or fills, if there is one. The job goes with it.
     pub fn image(&self) -> Option<ImageId> {
+        if let Self::Import(spec) = self {
+            return spec.image;
+        }
         match self.source() {
             Some(Source::Image(id)) => Some(id),
             Some(Source::File(_)) | None => None,
@@ -214,7 +224,13 @@ impl JobSpec {
         match self {
             Self::Compress(spec) => spec.output_image.is_some() && !spec.companion,
             Self::Convert(spec) => spec.output_image.is_some() && !spec.cached,
-            Self::Check(_) | Self::Estimate(_) | Self::Copy(_) | Self::Scrub(_) | Self::Drain(_) => false,
+            // The upload of an import holds the place of its image.
+            Self::Check(_)
+            | Self::Estimate(_)
+            | Self::Copy(_)
+            | Self::Scrub(_)
+            | Self::Drain(_)
+            | Self::Import(_) => false,
         }
     }
 
@@ -224,7 +240,7 @@ impl JobSpec {
             Self::Compress(spec) => Some(&spec.compression),
             Self::Estimate(spec) => Some(&spec.compression),
             Self::Convert(spec) => spec.compression.as_ref(),
-            Self::Check(_) | Self::Copy(_) | Self::Scrub(_) | Self::Drain(_) => None,
+            Self::Check(_) | Self::Copy(_) | Self::Scrub(_) | Self::Drain(_) | Self::Import(_) => None,
         }
     }
 }
@@ -311,6 +327,35 @@ pub struct DrainSpec {
     pub store: StoreId,
 }
 
+/// What to import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportSpec {
+    /// Where the bytes are.
+    pub url: SourceUrl,
+    /// The upload that takes them in: what the image is to be stands there.
+    pub upload: UploadId,
+    /// The record that it fills.
+    pub image: Option<ImageId>,
+}
+
+/// A URL that bytes are fetched from. Its query may be a secret, as in signed URLs: it is neither shown nor logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceUrl(pub String);
+
+impl SourceUrl {
+    /// What may be shown of it.
+    pub fn shown(&self) -> &str {
+        self.0.split(['?', '#']).next().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for SourceUrl {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.shown())
+    }
+}
+
 mod kind_names {
     use super::{JobKind, names};
 
@@ -322,6 +367,7 @@ mod kind_names {
         Copy => "copy",
         Scrub => "scrub",
         Drain => "drain",
+        Import => "import",
     });
 }
 
@@ -428,6 +474,12 @@ mod tests {
             cached: true,
             compression: Some(CompressionChoice::default()),
         };
+        let import = ImportSpec {
+            url: SourceUrl("https://mirror.example/a.img?token=secret".into()),
+            upload: UploadId(uuid::Uuid::from_u128(3)),
+            image: Some(image),
+        };
+        assert!(!format!("{import:?}").contains("secret"), "{import:?}");
         let uncached = ConvertSpec { cached: false, ..convert.clone() };
         for (spec, source, makes_image) in [
             (JobSpec::Convert(convert), Some(image), false),
@@ -435,6 +487,7 @@ mod tests {
             (JobSpec::Copy(CopySpec { image, target: store }), Some(image), false),
             (JobSpec::Scrub(ScrubSpec { store }), None, false),
             (JobSpec::Drain(DrainSpec { store }), None, false),
+            (JobSpec::Import(import), Some(image), false),
         ] {
             let text = serde_json::to_string(&spec).expect("a spec is plain data");
             assert!(text.contains(&format!("\"kind\":\"{}\"", spec.kind().as_str())), "{text}");

@@ -22,8 +22,9 @@ pub use facts::{ImageFacts, MediaType};
 pub use id::{ImageId, InvalidName, JobId, KeyId, StoreId, UploadId};
 pub use image::{ImageEvent, ImageState};
 pub use job::{
-    CheckSpec, CompressSpec, ConvertSpec, CopySpec, DrainSpec, EstimateSpec, InvalidTransition, JobEvent,
-    JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState, Lane, ScrubSpec, Source,
+    CheckSpec, CompressSpec, ConvertSpec, CopySpec, DrainSpec, EstimateSpec, ImportSpec, InvalidTransition,
+    JobEvent, JobFailure, JobKind, JobPhase, JobProgress, JobSpec, JobState, Lane, ScrubSpec, Source,
+    SourceUrl,
 };
 pub use label::{InvalidLabel, Label};
 pub use store::{CompanionKind, ReplicaState, StoreKind, StoreState};

@@ -62,6 +62,12 @@ impl UploadState {
 pub enum Archive {
     /// A zip file with the image in it.
     Zip,
+    /// Packed by gzip.
+    Gzip,
+    /// Packed by xz.
+    Xz,
+    /// Packed by zstd.
+    Zstd,
 }
 
 /// What the client of an upload asks for beside the image. Rows keep it: what came later is absent in older ones.
@@ -76,6 +82,8 @@ pub struct UploadWishes {
     pub sha512: bool,
     /// It is a part whose place is told behind its bytes.
     pub becomes_part: bool,
+    /// Its bytes are fetched by a job, and by nobody else.
+    pub import: bool,
 }
 
 mod state_names {
@@ -95,6 +103,9 @@ mod archive_names {
 
     names!(Archive {
         Zip => "zip",
+        Gzip => "gzip",
+        Xz => "xz",
+        Zstd => "zstd",
     });
 }
 

@@ -1,4 +1,4 @@
-//! Work that is asked for: checks, compressions, estimates, conversions, inspections.
+//! Work that is asked for: checks, compressions, estimates, conversions, imports, inspections.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::post;
 use imageops::v1::{
-    CheckRequest, CompressRequest, ConvertRequest, EstimateCompressionRequest, InspectRequest, Job,
+    CheckRequest, CompressRequest, ConvertRequest, EstimateCompressionRequest, ImportImageRequest,
+    InspectRequest, Job,
 };
 
 use super::{answer, header_text, id_of, present, read_message};
@@ -53,6 +54,13 @@ pub(super) fn routes() -> Vec<Route> {
             "Starts a conversion.",
             post(start_convert),
             "ConvertRequest",
+        ),
+        start(
+            "/v1/imports",
+            "startImport",
+            "Fetches an image from a URL.",
+            post(start_import),
+            "ImportImageRequest",
         ),
         Route::new(
             "post",
@@ -112,6 +120,18 @@ async fn start_convert(
     take_key(&headers, &mut message.request_id)?;
     let mut stub = gateway.connection.stub();
     let call = stub.convert(call::request(&headers, message));
+    started(call::within(gateway.config.limits.call_timeout, call).await?.job)
+}
+
+async fn start_import(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut message: ImportImageRequest = read_message(&gateway, &headers, body).await?;
+    take_key(&headers, &mut message.request_id)?;
+    let mut stub = gateway.connection.images();
+    let call = stub.import_image(call::request(&headers, message));
     started(call::within(gateway.config.limits.call_timeout, call).await?.job)
 }
 

@@ -7,7 +7,7 @@ use imageops_catalogue::{Cursor, Error, ImageFilter, ImageRow, Page};
 use imageops_model::{CompanionKind, ImageId, JobId, JobKind, JobState, Label, Scope};
 use tonic::{Request, Response, Status};
 
-use super::{Service, copies, pages, parse_name, quotas, records};
+use super::{Service, copies, imports, pages, parse_name, quotas, records};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::clock::now;
@@ -80,6 +80,15 @@ impl v1::images_server::Images for Service {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let image = records::create(&self.app, &caller, request).await?;
         Ok(Response::new(v1::CreateImageResponse { image: Some(image) }))
+    }
+
+    async fn import_image(
+        &self,
+        request: Request<v1::ImportImageRequest>,
+    ) -> Result<Response<v1::ImportImageResponse>, Status> {
+        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let job = imports::import(&self.app, &caller, request).await?;
+        Ok(Response::new(v1::ImportImageResponse { job: Some(job) }))
     }
 
     async fn copy_image(

@@ -1,7 +1,7 @@
 //! Check, Compress, Convert, and what is done with jobs.
 
 use imageops::v1;
-use imageops_catalogue::{Created, Cursor, ImageRow, JobRow, NewJob, RequestKey};
+use imageops_catalogue::{Created, Cursor, ImageRow, JobRow, NewJob, RequestKey, UploadRow};
 use imageops_image::format::Format;
 use imageops_model::{
     CheckSpec, CompressSpec, ConvertSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress,
@@ -231,6 +231,7 @@ pub(super) struct Asked {
     pub(super) coalesce_key: Option<String>,
     pub(super) failure: Option<JobFailure>,
     pub(super) reserve_bytes: u64,
+    pub(super) upload: Option<UploadRow>,
     pub(super) validate_only: bool,
 }
 
@@ -243,6 +244,7 @@ impl Asked {
             coalesce_key: None,
             failure: None,
             reserve_bytes: 0,
+            upload: None,
             validate_only: false,
         }
     }
@@ -250,12 +252,13 @@ impl Asked {
 
 /// Writes the job, or tells what it would be.
 pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1::Job> {
-    let Asked { spec, request, coalesce_key, failure, reserve_bytes, validate_only } = asked;
+    let Asked { spec, request, coalesce_key, failure, reserve_bytes, upload, validate_only } = asked;
     let new = NewJob {
         request,
         coalesce_key,
         failure,
         reserve_bytes,
+        upload,
         ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now())
     };
     if validate_only {

@@ -4,6 +4,7 @@ mod conversions;
 mod copies;
 mod download;
 mod images;
+mod imports;
 mod inspect;
 mod jobs;
 mod keys;

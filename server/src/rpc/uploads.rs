@@ -63,6 +63,9 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     if upload.composes.is_some() {
         return Err(sequence("the upload joins the parts of a session; it takes no bytes of its own"));
     }
+    if upload.wishes.import {
+        return Err(sequence("the upload is that of an import, which fetches its bytes by itself"));
+    }
     let session = app.uploads.session(upload.id);
     let mut hold = session.take_over().await;
     let number = hold.number();

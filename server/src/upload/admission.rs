@@ -70,6 +70,7 @@ pub fn read(app: &App, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<
             check: metadata.check,
             sha512: metadata.sha512,
             becomes_part: metadata.becomes_part,
+            import: false,
         },
         durable_bytes: 0,
         reserved_bytes: 0,
@@ -190,11 +191,15 @@ fn read_archive(value: i32) -> Result<Option<Archive>> {
     match v1::Archive::try_from(value) {
         Ok(v1::Archive::Unspecified) => Ok(None),
         Ok(v1::Archive::Zip) => Ok(Some(Archive::Zip)),
-        Err(_) => Err(Failure::invalid("metadata.archive", "takes ZIP")),
+        Ok(v1::Archive::Gzip) => Ok(Some(Archive::Gzip)),
+        Ok(v1::Archive::Xz) => Ok(Some(Archive::Xz)),
+        Ok(v1::Archive::Zstd) => Ok(Some(Archive::Zstd)),
+        Err(_) => Err(Failure::invalid("metadata.archive", "takes ZIP, GZIP, XZ or ZSTD")),
     }
 }
 
-fn not_queued() -> Failure {
+/// The record cannot be filled.
+pub fn not_queued() -> Failure {
     let message = "the record has bytes already, or another upload fills it";
     Failure::new(Code::FailedPrecondition, reason::IMAGE_NOT_QUEUED, message)
 }

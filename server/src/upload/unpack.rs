@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
-use imageops_archive::{ErrorKind, Limits, Member, reason as archive_reason};
+use imageops_archive::{ErrorKind, Limits, Packing, reason as archive_reason};
 use imageops_catalogue::UploadRow;
-use imageops_model::Label;
+use imageops_model::{Archive, Label};
 use tokio::sync::mpsc;
 use tonic::Code;
 use uuid::Uuid;
@@ -30,7 +31,7 @@ pub(super) struct Unpacked {
     pub(super) ingest: Ingest,
     /// Key of its staged file; whoever is done with it discards it.
     pub(super) staged: String,
-    /// The name that it has in the archive.
+    /// The name that it has in the archive, or has anyway where that holds none.
     pub(super) label: Label,
 }
 
@@ -59,7 +60,8 @@ async fn fill(
 ) -> Result<(Ingest, Label), CommitError> {
     let limits = Limits { max_bytes: app.config.upload_max_bytes, take_first: true, ..Limits::default() };
     let (pieces, mut waiting) = mpsc::channel(PIECES_WAITING);
-    let reading = tokio::task::spawn_blocking(move || read(archive, &limits, &pieces));
+    let kind = upload.archive;
+    let reading = tokio::task::spawn_blocking(move || read(archive, kind, &limits, &pieces));
     let mut grant = Grant::of(upload);
     let mut written = Ok(());
     while let Some(piece) = waiting.recv().await {
@@ -72,8 +74,12 @@ async fn fill(
     }
     let name = reading.await.map_err(Failure::internal)?;
     written?;
-    let label =
-        Label::new(name?).map_err(|error| refused(archive_reason::ARCHIVE_UNSAFE, error.to_string()))?;
+    let label = match name? {
+        None => upload.label.clone(),
+        Some(name) => {
+            Label::new(name).map_err(|error| refused(archive_reason::ARCHIVE_UNSAFE, error.to_string()))?
+        }
+    };
     Ok((ingest, label))
 }
 
@@ -94,22 +100,57 @@ async fn write(
     Ok(())
 }
 
-/// Reads the image, piece by piece; the name that it has in the archive. Blocks.
-fn read(archive: File, limits: &Limits, pieces: &mpsc::Sender<Bytes>) -> Result<String, CommitError> {
-    let mut member = imageops_archive::open(BufReader::new(archive), limits).map_err(of_archive)?;
-    while let Some(piece) = next_piece(&mut member)? {
+/// Reads the image, piece by piece; the name that it has in the archive, where that holds one. Blocks.
+fn read(
+    archive: File,
+    kind: Option<Archive>,
+    limits: &Limits,
+    pieces: &mpsc::Sender<Bytes>,
+) -> Result<Option<String>, CommitError> {
+    let packing = match kind {
+        Some(Archive::Gzip) => Packing::Gzip,
+        Some(Archive::Xz) => Packing::Xz,
+        Some(Archive::Zstd) => Packing::Zstd,
+        Some(Archive::Zip) | None => {
+            let source = BufReader::new(archive);
+            let mut member = imageops_archive::open(source, limits).map_err(of_archive)?;
+            send(&mut member, pieces)?;
+            return Ok(Some(member.base_name().to_owned()));
+        }
+    };
+    let source = FromStart { file: archive, offset: 0 };
+    send(&mut imageops_archive::unpack(source, packing, limits).map_err(of_archive)?, pieces)?;
+    Ok(None)
+}
+
+/// A file from its first byte on, whatever its other handles do.
+struct FromStart {
+    file: File,
+    offset: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+fn send(image: &mut impl Read, pieces: &mpsc::Sender<Bytes>) -> Result<(), CommitError> {
+    while let Some(piece) = next_piece(image)? {
         if pieces.blocking_send(piece).is_err() {
             break;
         }
     }
-    Ok(member.base_name().to_owned())
+    Ok(())
 }
 
-fn next_piece<R: Read + std::io::Seek>(member: &mut Member<R>) -> Result<Option<Bytes>, CommitError> {
+fn next_piece(image: &mut impl Read) -> Result<Option<Bytes>, CommitError> {
     let mut piece = BytesMut::zeroed(PIECE_BYTES);
     let mut filled = 0;
     while filled < PIECE_BYTES {
-        match member.read(&mut piece[filled..]) {
+        match image.read(&mut piece[filled..]) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

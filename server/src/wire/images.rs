@@ -132,6 +132,9 @@ pub(crate) fn upload(row: &UploadRow) -> v1::Upload {
         store: row.store.map(|id| id.to_string()).unwrap_or_default(),
         archive: match row.archive {
             Some(Archive::Zip) => v1::Archive::Zip.into(),
+            Some(Archive::Gzip) => v1::Archive::Gzip.into(),
+            Some(Archive::Xz) => v1::Archive::Xz.into(),
+            Some(Archive::Zstd) => v1::Archive::Zstd.into(),
             None => v1::Archive::Unspecified.into(),
         },
     }

@@ -34,10 +34,15 @@ pub(crate) fn job(row: &JobRow, config: &Config) -> Result<v1::Job> {
             | JobSpec::Estimate(_)
             | JobSpec::Copy(_)
             | JobSpec::Scrub(_)
-            | JobSpec::Drain(_) => String::new(),
+            | JobSpec::Drain(_)
+            | JobSpec::Import(_) => String::new(),
         },
         compression: row.spec.compression().map(compression::settings),
         store: store(&row.spec).map(|id| id.to_string()).unwrap_or_default(),
+        source_url: match &row.spec {
+            JobSpec::Import(spec) => spec.url.shown().to_owned(),
+            _ => String::new(),
+        },
     })
 }
 
@@ -50,6 +55,7 @@ fn read_result(spec: &JobSpec, text: &str) -> Result<v1::job::Result> {
         JobSpec::Copy(_) => v1::job::Result::Copy(results::copy(&read(text)?)),
         JobSpec::Scrub(_) => v1::job::Result::Scrub(results::scrub(read(text)?)),
         JobSpec::Drain(_) => v1::job::Result::Drain(results::drain(read(text)?)),
+        JobSpec::Import(_) => v1::job::Result::Import(results::import(read(text)?)),
     })
 }
 
@@ -64,7 +70,11 @@ fn store(spec: &JobSpec) -> Option<StoreId> {
         JobSpec::Copy(spec) => Some(spec.target),
         JobSpec::Scrub(spec) => Some(spec.store),
         JobSpec::Drain(spec) => Some(spec.store),
-        JobSpec::Check(_) | JobSpec::Compress(_) | JobSpec::Estimate(_) | JobSpec::Convert(_) => None,
+        JobSpec::Check(_)
+        | JobSpec::Compress(_)
+        | JobSpec::Estimate(_)
+        | JobSpec::Convert(_)
+        | JobSpec::Import(_) => None,
     }
 }
 
@@ -82,6 +92,7 @@ fn kind(kind: JobKind) -> v1::JobKind {
         JobKind::Copy => v1::JobKind::Copy,
         JobKind::Scrub => v1::JobKind::Scrub,
         JobKind::Drain => v1::JobKind::Drain,
+        JobKind::Import => v1::JobKind::Import,
     }
 }
 
@@ -111,6 +122,7 @@ fn progress(progress: &JobProgress) -> v1::Progress {
         JobPhase::Compressing => v1::JobPhase::Compressing,
         JobPhase::Converting => v1::JobPhase::Converting,
         JobPhase::Copying => v1::JobPhase::Copying,
+        JobPhase::Fetching => v1::JobPhase::Fetching,
         JobPhase::Verifying => v1::JobPhase::Verifying,
         JobPhase::Publishing => v1::JobPhase::Publishing,
     };

@@ -117,6 +117,7 @@ pub(crate) fn read_job_kinds(values: &[i32]) -> Result<Vec<JobKind>> {
             v1::JobKind::Copy => JobKind::Copy,
             v1::JobKind::Scrub => JobKind::Scrub,
             v1::JobKind::Drain => JobKind::Drain,
+            v1::JobKind::Import => JobKind::Import,
         })
     })
 }

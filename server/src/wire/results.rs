@@ -11,7 +11,7 @@ use imageops_model::ImageId;
 
 use super::images;
 use crate::worker::{
-    CompressOutcome, ConvertOutcome, CopyOutcome, DrainOutcome, EstimateOutcome, ScrubOutcome,
+    CompressOutcome, ConvertOutcome, CopyOutcome, DrainOutcome, EstimateOutcome, ImportOutcome, ScrubOutcome,
 };
 
 pub(super) fn check(report: CheckReport) -> v1::CheckResult {
@@ -138,6 +138,14 @@ pub(super) fn scrub(outcome: ScrubOutcome) -> v1::ScrubResult {
         verified_blobs: outcome.verified_blobs,
         verified_bytes: outcome.verified_bytes,
         damaged_images: names(outcome.damaged_images),
+    }
+}
+
+pub(super) fn import(outcome: ImportOutcome) -> v1::ImportResult {
+    v1::ImportResult {
+        image: outcome.image.to_string(),
+        fetched_bytes: outcome.fetched_bytes,
+        check_job: outcome.check_job.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::ending::end;
 use super::tracker::Tracker;
-use super::{HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress, convert, copy, drain, estimate, scrub};
+use super::{
+    HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress, convert, copy, drain, estimate, import, scrub,
+};
 use crate::app::App;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
@@ -124,6 +126,7 @@ async fn execute(app: Arc<App>, row: JobRow, stop: Stop, tracker: Tracker) -> Re
         JobSpec::Copy(spec) => copy::copy(&app, &row, spec, &stop, &tracker).await,
         JobSpec::Scrub(spec) => scrub::scrub(&app, &row, spec, &stop, &tracker).await,
         JobSpec::Drain(spec) => drain::drain(&app, &row, spec, &stop, &tracker).await,
+        JobSpec::Import(spec) => import::import(&app, &row, spec, &stop, &tracker).await,
     }
 }
 
@@ -132,9 +135,9 @@ pub(super) fn result_of(outcome: &impl Serialize) -> Result<String> {
     serde_json::to_string(outcome).map_err(Failure::internal)
 }
 
-/// Whether an attempt may take only so long: not where the work is a whole store.
+/// Whether an attempt may take only so long: not where the work is a whole store, or its length shows only on the way.
 fn is_timed(spec: &JobSpec) -> bool {
-    !matches!(spec, JobSpec::Scrub(_) | JobSpec::Drain(_))
+    !matches!(spec, JobSpec::Scrub(_) | JobSpec::Drain(_) | JobSpec::Import(_))
 }
 
 /// Runs engine code on the pool; a panic there fails the job and nothing else.

@@ -77,7 +77,8 @@ impl Tracker {
         self.update(phase, progress.done_bytes, progress.total_bytes, progress.fraction);
     }
 
-    fn update(&self, phase: JobPhase, done_bytes: u64, total_bytes: u64, fraction: f64) {
+    /// Says how far the job is; `fraction` of the whole.
+    pub(super) fn update(&self, phase: JobPhase, done_bytes: u64, total_bytes: u64, fraction: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.phase != phase {
             state.phase = phase;

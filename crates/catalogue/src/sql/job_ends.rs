@@ -1,9 +1,10 @@
-//! What jobs do to images: an image knows its newest check and its newest slimming, and gets what jobs made.
+//! What jobs do to images: an image knows its newest check and its newest slimming, and gets what jobs made. The upload of
+//! an import ends with its job.
 
-use imageops_model::{ImageId, JobFailure, JobSpec, JobState, Micros};
+use imageops_model::{ImageId, JobFailure, JobSpec, JobState, Micros, UploadId, UploadState};
 
 use super::usage::{self, Amount};
-use super::{Connection, companions, image_rows, jobs};
+use super::{Connection, companions, image_rows, jobs, uploads};
 use crate::rows::{StoredJob, write_failure, write_uuid};
 use crate::{ImageRow, JobRow, Result};
 
@@ -54,6 +55,9 @@ pub(super) async fn begun(db: &mut Connection, job: &JobRow) -> Result<()> {
 
 /// A job is in a final state.
 pub(super) async fn ended(db: &mut Connection, job: &JobRow, now: Micros) -> Result<()> {
+    if let JobSpec::Import(spec) = &job.spec {
+        return end_upload(db, job, spec.upload, now).await;
+    }
     let Some((image, concern)) = concerns(job) else { return Ok(()) };
     let cancelled = || JobFailure {
         code: CODE_CANCELLED,
@@ -78,6 +82,18 @@ pub(super) async fn ended(db: &mut Connection, job: &JobRow, now: Micros) -> Res
         .bind(write_uuid(job.id.0))
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Ends the upload of an import that brought no image.
+async fn end_upload(db: &mut Connection, job: &JobRow, upload: UploadId, now: Micros) -> Result<()> {
+    let Some(row) = uploads::find(db, upload).await?.filter(|row| row.state == UploadState::Open) else {
+        return Ok(());
+    };
+    match &job.failure {
+        Some(failure) => drop(uploads::fail(db, upload, failure.clone(), now).await?),
+        None => drop(uploads::give_up(db, &row, now).await?),
+    }
     Ok(())
 }
 

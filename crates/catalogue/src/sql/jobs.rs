@@ -6,7 +6,7 @@
 use imageops_model::{ImageId, JobEvent, JobId, JobKind, JobProgress, JobState, Micros, Tenant};
 
 use super::usage::{self, Amount};
-use super::{Connection, job_ends};
+use super::{Connection, job_ends, uploads};
 use crate::lists::{Slice, filter, found};
 use crate::rows::{
     JobRecord, StoredJob, corrupt, read_uuid, write_failure, write_json, write_number, write_uuid,
@@ -30,8 +30,8 @@ pub(super) use select_jobs;
 const SELECT: &str = select_jobs!("WHERE tenant = $1 AND id = $2");
 
 const SELECT_PAGE: &str = select_jobs!(
-    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9, $10, $11, $12, $13) \
-     AND (create_time, id) < ($14, $15) ORDER BY create_time DESC, id DESC LIMIT $16"
+    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9, $10, $11, $12, $13, $14) \
+     AND (create_time, id) < ($15, $16) ORDER BY create_time DESC, id DESC LIMIT $17"
 );
 
 pub(super) const SELECT_ALIAS: &str = select_jobs!("WHERE tenant = $1 AND alias = $2");
@@ -113,6 +113,11 @@ pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -
         return Err(Error::Conflict { what: WHAT });
     }
     usage::rebook(db, &job.tenant, Amount::default(), held).await?;
+    if let Some(upload) = job.upload
+        && let Created::Existing(_) = uploads::create(db, upload).await?
+    {
+        return Err(Error::Conflict { what: uploads::WHAT });
+    }
     let row = get(db, &job.tenant, job.id).await?;
     job_ends::begun(db, &row).await?;
     if state.is_final() {
@@ -255,7 +260,7 @@ pub(super) async fn list(
     for state in filter::<5, _>(states, JobState::ALL, JobState::as_str) {
         query = query.bind(state);
     }
-    for kind in filter::<7, _>(kinds, JobKind::ALL, JobKind::as_str) {
+    for kind in filter::<8, _>(kinds, JobKind::ALL, JobKind::as_str) {
         query = query.bind(kind);
     }
     let records = query.bind(slice.create_time).bind(slice.id).bind(slice.limit).fetch_all(db).await?;

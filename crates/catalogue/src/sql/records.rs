@@ -52,17 +52,12 @@ pub(super) async fn is_retired(db: &mut Connection, tenant: &Tenant, id: ImageId
 }
 
 /// An upload begins to fill a record.
-pub(super) async fn begin(
-    db: &mut Connection,
-    tenant: &Tenant,
-    id: ImageId,
-    upload: UploadId,
-    now: Micros,
-) -> Result<()> {
-    let before = images::get_own(db, tenant, id, None).await?;
-    let state = after(&before, ImageEvent::Upload)?;
-    let uploading = ImageRow { state, upload: Some(upload), ..before.clone() };
-    image_rows::save(db, &before, uploading, now).await?;
+pub(super) async fn begin(db: &mut Connection, upload: &UploadRow, id: ImageId) -> Result<()> {
+    let before = images::get_own(db, &upload.tenant, id, None).await?;
+    let event = if upload.wishes.import { ImageEvent::Import } else { ImageEvent::Upload };
+    let state = after(&before, event)?;
+    let filling = ImageRow { state, upload: Some(upload.id), ..before.clone() };
+    image_rows::save(db, &before, filling, upload.create_time).await?;
     Ok(())
 }
 

@@ -36,7 +36,6 @@ pub(super) async fn remove(db: &mut Connection, image: &ImageRow, now: Micros) -
 
 /// Removes one row. The id of a companion was never a client's, and is not kept.
 pub(super) async fn remove_row(db: &mut Connection, image: &ImageRow, now: Micros) -> Result<()> {
-    jobs::cancel_of_image(db, &image.tenant, image.id, now).await?;
     let charged: Option<i64> = sqlx::query_scalar(DELETE)
         .bind(image.tenant.as_str())
         .bind(write_uuid(image.id.0))
@@ -44,6 +43,8 @@ pub(super) async fn remove_row(db: &mut Connection, image: &ImageRow, now: Micro
         .fetch_optional(&mut *db)
         .await?;
     let charged = charged.ok_or(Error::Stale { what: WHAT })?;
+    // After the row: an import that ends here would write into it.
+    jobs::cancel_of_image(db, &image.tenant, image.id, now).await?;
     for replica in &image.replicas {
         doomed::doom(db, replica.store, &replica.blob, now).await?;
     }

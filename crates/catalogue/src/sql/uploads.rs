@@ -101,7 +101,7 @@ pub(super) async fn add(db: &mut Connection, upload: UploadRow, reserved_bytes: 
     usage::ensure_room(db, &upload.tenant, held(&upload), Amount::default()).await?;
     usage::rebook(db, &upload.tenant, Amount::default(), held(&upload)).await?;
     if let Some(record) = upload.record {
-        records::begin(db, &upload.tenant, record, upload.id, upload.create_time).await?;
+        records::begin(db, &upload, record).await?;
     }
     insert(db, &upload).await?;
     get(db, &upload.tenant, upload.id).await

@@ -1,0 +1,5 @@
+//! See `imageops_fuzz::targets`.
+
+#![no_main]
+
+imageops_fuzz::fuzz!(packed);
