@@ -218,7 +218,7 @@ pub struct Settings {
     /// Threads of one job, 1 to 256 [default: number of cores].
     #[arg(long, env = "IMAGEOPS_JOB_THREADS", value_name = "N")]
     pub job_threads: Option<u32>,
-    /// Jobs that may be queued or running; more are refused [default: 1000].
+    /// Jobs of one tenant that may be queued or running; all tenants together may have ten times as many [default: 1000].
     #[arg(long, env = "IMAGEOPS_QUEUE_LIMIT", value_name = "N")]
     pub queue_limit: Option<u64>,
     /// Seconds that one attempt of a job may take [default: 3600].
@@ -267,6 +267,10 @@ pub struct Settings {
     /// What is logged, for instance `info` or `imageops_server=debug` [default: info].
     #[arg(long, env = "IMAGEOPS_LOG", value_name = "FILTER")]
     pub log: Option<String>,
+    /// File that tells who changed what and who was refused, one JSON object a line; it is appended to, and opened anew at
+    /// SIGHUP [default: the log, as `audit`].
+    #[arg(long, env = "IMAGEOPS_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// Form of `imageInfo.filename` in the EdgeGallery surface [default: path].
     #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_name = "FORM")]
     pub legacy_filename: Option<LegacyFilename>,
@@ -358,6 +362,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// See [`Settings::log`].
     pub log: String,
+    /// See [`Settings::audit_log`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log: Option<PathBuf>,
     /// See [`Settings::legacy_filename`].
     pub legacy_filename: LegacyFilename,
     /// See [`Settings::legacy_profile`].
@@ -440,6 +447,7 @@ impl Config {
             drain_seconds: flags.drain_seconds.or(file.drain_seconds).unwrap_or(30),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            audit_log: flags.audit_log.or(file.audit_log),
             legacy_filename: flags.legacy_filename.or(file.legacy_filename).unwrap_or(LegacyFilename::Path),
             legacy_profile: flags.legacy_profile.or(file.legacy_profile).unwrap_or(LegacyProfile::Seed),
             cors_origins: flags.cors_origins.or(file.cors_origins).unwrap_or_else(|| vec!["*".to_owned()]),

@@ -5,6 +5,7 @@
 //! together. This is the one crate that knows both the contract and the model.
 
 pub mod app;
+mod audit;
 pub mod auth;
 mod ballast;
 mod blob_storage;
