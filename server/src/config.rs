@@ -221,6 +221,14 @@ pub struct Settings {
     /// Jobs of one tenant that may be queued or running; all tenants together may have ten times as many [default: 1000].
     #[arg(long, env = "IMAGEOPS_QUEUE_LIMIT", value_name = "N")]
     pub queue_limit: Option<u64>,
+    /// Calls of one tenant that may run at the same time, streams too; 0: any number. Of no effect with `--auth none`, where
+    /// there is one tenant [default: 1024].
+    #[arg(long, env = "IMAGEOPS_TENANT_CALLS_MAX", value_name = "N")]
+    pub tenant_calls_max: Option<u32>,
+    /// Calls of one tenant that may begin in a second, after a pause twice as many at once; 0: any number. Of no effect with
+    /// `--auth none` [default: 1000].
+    #[arg(long, env = "IMAGEOPS_TENANT_CALLS_PER_SECOND", value_name = "N")]
+    pub tenant_calls_per_second: Option<u32>,
     /// Seconds that one attempt of a job may take [default: 3600].
     #[arg(long, env = "IMAGEOPS_TIMEOUT", value_name = "SECONDS")]
     pub job_timeout_seconds: Option<f64>,
@@ -331,6 +339,10 @@ pub struct Config {
     pub job_threads: u32,
     /// See [`Settings::queue_limit`].
     pub queue_limit: u64,
+    /// See [`Settings::tenant_calls_max`].
+    pub tenant_calls_max: u32,
+    /// See [`Settings::tenant_calls_per_second`].
+    pub tenant_calls_per_second: u32,
     /// See [`Settings::job_timeout_seconds`].
     pub job_timeout_seconds: f64,
     /// See [`Settings::job_attempts`].
@@ -426,6 +438,11 @@ impl Config {
             workers: flags.workers.or(file.workers).unwrap_or(cores),
             job_threads: flags.job_threads.or(file.job_threads).unwrap_or(cores),
             queue_limit: flags.queue_limit.or(file.queue_limit).unwrap_or(1000),
+            tenant_calls_max: flags.tenant_calls_max.or(file.tenant_calls_max).unwrap_or(1024),
+            tenant_calls_per_second: flags
+                .tenant_calls_per_second
+                .or(file.tenant_calls_per_second)
+                .unwrap_or(1000),
             job_timeout_seconds: flags.job_timeout_seconds.or(file.job_timeout_seconds).unwrap_or(3600.0),
             job_attempts: flags.job_attempts.or(file.job_attempts).unwrap_or(3),
             job_retention_days: flags.job_retention_days.or(file.job_retention_days).unwrap_or(30),

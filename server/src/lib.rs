@@ -17,6 +17,7 @@ pub mod failure;
 pub mod hub;
 pub mod import;
 pub mod keys;
+pub mod limits;
 mod listen;
 mod reading;
 pub mod reason;

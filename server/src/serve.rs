@@ -37,6 +37,7 @@ use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
 use crate::exit::{Exit, Fatal};
 use crate::failure::Failure;
 use crate::hub::Hub;
+use crate::limits::TenantLimits;
 use crate::rpc::Service;
 use crate::stores::Stores;
 use crate::upload::Uploads;
@@ -176,6 +177,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
             Arc::clone(&catalogue),
         ),
         sources: sources::fetcher(&config)?,
+        tenant_limits: Arc::new(tenant_limits(&config)),
         uploads: Uploads::new(config.uploads_max),
         catalogue,
         stores,
@@ -188,6 +190,16 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
         drain_over: CancellationToken::new(),
         config,
     }))
+}
+
+/// Where nobody is asked who calls there is one tenant, and nobody to keep a share for.
+fn tenant_limits(config: &Config) -> TenantLimits {
+    match config.auth {
+        AuthMode::None => TenantLimits::new(0, 0),
+        AuthMode::Token | AuthMode::Mtls => {
+            TenantLimits::new(config.tenant_calls_max, config.tenant_calls_per_second)
+        }
+    }
 }
 
 async fn open_stores(

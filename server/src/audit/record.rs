@@ -1,5 +1,6 @@
 //! What is known of one call so far.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,8 @@ struct Facts {
     subject: String,
     result: String,
     sha256: String,
+    /// What the call holds until its answer has ended.
+    held: Option<Box<dyn Any + Send>>,
 }
 
 /// A record as it is written.
@@ -100,6 +103,11 @@ impl Record {
     /// The digest of the bytes that it was about.
     pub(crate) fn digest(&self, sha256: &str) {
         sha256.clone_into(&mut self.facts().sha256);
+    }
+
+    /// Keeps something until the answer has ended.
+    pub(crate) fn hold(&self, held: impl Any + Send) {
+        self.facts().held = Some(Box::new(held));
     }
 
     /// The line of this call; `None` when it is not recorded.

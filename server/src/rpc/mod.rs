@@ -18,6 +18,7 @@ mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::Stream;
 use imageops::v1;
@@ -57,6 +58,7 @@ impl Service {
         }
         let mut caller = self.app.authenticator.identify(&request).await?;
         record.called_by(&caller);
+        record.hold(self.app.tenant_limits.admit(&caller.tenant, Instant::now())?);
         caller.record = record;
         caller.allow(scope)?;
         Ok((caller, request.into_inner()))
