@@ -34,6 +34,7 @@ pub(crate) fn subject_of(request: &dyn Any) -> String {
         WaitJobRequest => |request| request.name.clone(),
         CancelJobRequest => |request| request.name.clone(),
         DeleteJobRequest => |request| request.name.clone(),
+        ImportImageRequest => |request| shown_url(&request.url).to_owned(),
         GetImageRequest => |request| request.name.clone(),
         CreateImageRequest => |request| request.image.as_ref().map_or(String::new(), |image| image.name.clone()),
         UpdateImageRequest => |request| request.image.as_ref().map_or(String::new(), |image| image.name.clone()),
@@ -61,5 +62,28 @@ fn source(source: Option<&v1::Source>) -> String {
     match source.and_then(|source| source.source.as_ref()) {
         Some(v1::source::Source::File(name) | v1::source::Source::Image(name)) => name.clone(),
         None => String::new(),
+    }
+}
+
+/// What of a URL holds no secret: a query may be a signature, and user and password may stand before the host.
+fn shown_url(url: &str) -> &str {
+    let shown = url.split(['?', '#']).next().unwrap_or_default();
+    if shown.contains('@') { "" } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_of_a_url_is_told() {
+        for (url, shown) in [
+            ("https://images.example/a.qcow2?signature=secret", "https://images.example/a.qcow2"),
+            ("https://images.example/a.qcow2#secret", "https://images.example/a.qcow2"),
+            ("https://user:secret@images.example/a.qcow2", ""),
+        ] {
+            let request = v1::ImportImageRequest { url: url.to_owned(), ..v1::ImportImageRequest::default() };
+            assert_eq!(subject_of(&request), shown);
+        }
     }
 }

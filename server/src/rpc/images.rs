@@ -92,6 +92,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::ImportImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = imports::import(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::ImportImageResponse { job: Some(job) }))
     }
 
