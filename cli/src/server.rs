@@ -23,9 +23,8 @@ const RETRY: RetryPolicy = RetryPolicy {
 
 /// What the connection is encrypted with.
 fn tls(global: &Global) -> Result<TlsOptions, Failure> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| Failure::io(&path.display().to_string(), &error))
-    };
+    let read =
+        |path: &PathBuf| std::fs::read(path).map_err(|error| Failure::io(path.display().to_string(), &error));
     let identity = match (&global.client_cert, &global.client_key) {
         (Some(certificate), Some(key)) => {
             Some(Identity { certificate_pem: read(certificate)?, key_pem: read(key)? })

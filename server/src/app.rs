@@ -21,6 +21,7 @@ use crate::blob_storage;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::hub::Hub;
+use crate::limits::TenantLimits;
 use crate::stored;
 use crate::stores::{Slot, Stores};
 use crate::upload::Uploads;
@@ -47,6 +48,8 @@ pub struct App {
     pub authenticator: Authenticator,
     /// Fetches what is imported.
     pub sources: Fetcher,
+    /// What each tenant may take at a time.
+    pub tenant_limits: Arc<TenantLimits>,
     /// Uploads whose bytes are under way.
     pub uploads: Uploads,
     /// Room for removals on a full disk.

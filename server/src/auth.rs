@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request};
 
+use crate::audit::Record;
 use crate::clock::now;
 use crate::config::AuthMode;
 use crate::failure::{Failure, Result};
@@ -25,6 +26,8 @@ pub struct Caller {
     pub tenant: Tenant,
     /// The key; none where nobody is asked for one.
     pub key: Option<KeyId>,
+    /// What the audit log will tell of the call.
+    pub record: Record,
     scopes: Vec<Scope>,
 }
 
@@ -42,7 +45,7 @@ impl Caller {
 
 impl From<KeyRow> for Caller {
     fn from(key: KeyRow) -> Self {
-        Self { tenant: key.tenant, key: Some(key.id), scopes: key.scopes }
+        Self { tenant: key.tenant, key: Some(key.id), record: Record::default(), scopes: key.scopes }
     }
 }
 
@@ -69,19 +72,22 @@ impl Authenticator {
         Self { mode, certificates_only, catalogue }
     }
 
-    /// The caller of a request, if it may do what needs `scope`.
-    pub async fn authorize<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller> {
+    /// The caller of a request.
+    pub async fn identify<T>(&self, request: &Request<T>) -> Result<Caller> {
         let certificate = peer_of(request).and_then(|peer| peer.certificate_sha256);
         if self.certificates_only && certificate.is_none() {
             return Err(unauthenticated("show a client certificate"));
         }
-        let caller = match self.mode {
-            AuthMode::None => Caller { tenant: Tenant::built_in(), key: None, scopes: vec![Scope::Admin] },
-            AuthMode::Token => self.by_token(request.metadata()).await?,
-            AuthMode::Mtls => self.by_certificate(certificate).await?,
-        };
-        caller.allow(scope)?;
-        Ok(caller)
+        match self.mode {
+            AuthMode::None => Ok(Caller {
+                tenant: Tenant::built_in(),
+                key: None,
+                record: Record::default(),
+                scopes: vec![Scope::Admin],
+            }),
+            AuthMode::Token => self.by_token(request.metadata()).await,
+            AuthMode::Mtls => self.by_certificate(certificate).await,
+        }
     }
 
     async fn by_token(&self, metadata: &MetadataMap) -> Result<Caller> {

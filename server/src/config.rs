@@ -218,9 +218,17 @@ pub struct Settings {
     /// Threads of one job, 1 to 256 [default: number of cores].
     #[arg(long, env = "IMAGEOPS_JOB_THREADS", value_name = "N")]
     pub job_threads: Option<u32>,
-    /// Jobs that may be queued or running; more are refused [default: 1000].
+    /// Jobs of one tenant that may be queued or running; all tenants together may have ten times as many [default: 1000].
     #[arg(long, env = "IMAGEOPS_QUEUE_LIMIT", value_name = "N")]
     pub queue_limit: Option<u64>,
+    /// Calls of one tenant that may run at the same time, streams too; 0: any number. Of no effect with `--auth none`, where
+    /// there is one tenant [default: 1024].
+    #[arg(long, env = "IMAGEOPS_TENANT_CALLS_MAX", value_name = "N")]
+    pub tenant_calls_max: Option<u32>,
+    /// Calls of one tenant that may begin in a second, after a pause twice as many at once; 0: any number. Of no effect with
+    /// `--auth none` [default: 1000].
+    #[arg(long, env = "IMAGEOPS_TENANT_CALLS_PER_SECOND", value_name = "N")]
+    pub tenant_calls_per_second: Option<u32>,
     /// Seconds that one attempt of a job may take [default: 3600].
     #[arg(long, env = "IMAGEOPS_TIMEOUT", value_name = "SECONDS")]
     pub job_timeout_seconds: Option<f64>,
@@ -267,6 +275,10 @@ pub struct Settings {
     /// What is logged, for instance `info` or `imageops_server=debug` [default: info].
     #[arg(long, env = "IMAGEOPS_LOG", value_name = "FILTER")]
     pub log: Option<String>,
+    /// File that tells who changed what and who was refused, one JSON object a line; it is appended to, and opened anew at
+    /// SIGHUP [default: the log, as `audit`].
+    #[arg(long, env = "IMAGEOPS_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// Form of `imageInfo.filename` in the EdgeGallery surface [default: path].
     #[arg(long, env = "IMAGEOPS_LEGACY_FILENAME", value_name = "FORM")]
     pub legacy_filename: Option<LegacyFilename>,
@@ -327,6 +339,10 @@ pub struct Config {
     pub job_threads: u32,
     /// See [`Settings::queue_limit`].
     pub queue_limit: u64,
+    /// See [`Settings::tenant_calls_max`].
+    pub tenant_calls_max: u32,
+    /// See [`Settings::tenant_calls_per_second`].
+    pub tenant_calls_per_second: u32,
     /// See [`Settings::job_timeout_seconds`].
     pub job_timeout_seconds: f64,
     /// See [`Settings::job_attempts`].
@@ -358,6 +374,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// See [`Settings::log`].
     pub log: String,
+    /// See [`Settings::audit_log`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log: Option<PathBuf>,
     /// See [`Settings::legacy_filename`].
     pub legacy_filename: LegacyFilename,
     /// See [`Settings::legacy_profile`].
@@ -419,6 +438,11 @@ impl Config {
             workers: flags.workers.or(file.workers).unwrap_or(cores),
             job_threads: flags.job_threads.or(file.job_threads).unwrap_or(cores),
             queue_limit: flags.queue_limit.or(file.queue_limit).unwrap_or(1000),
+            tenant_calls_max: flags.tenant_calls_max.or(file.tenant_calls_max).unwrap_or(1024),
+            tenant_calls_per_second: flags
+                .tenant_calls_per_second
+                .or(file.tenant_calls_per_second)
+                .unwrap_or(1000),
             job_timeout_seconds: flags.job_timeout_seconds.or(file.job_timeout_seconds).unwrap_or(3600.0),
             job_attempts: flags.job_attempts.or(file.job_attempts).unwrap_or(3),
             job_retention_days: flags.job_retention_days.or(file.job_retention_days).unwrap_or(30),
@@ -440,6 +464,7 @@ impl Config {
             drain_seconds: flags.drain_seconds.or(file.drain_seconds).unwrap_or(30),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            audit_log: flags.audit_log.or(file.audit_log),
             legacy_filename: flags.legacy_filename.or(file.legacy_filename).unwrap_or(LegacyFilename::Path),
             legacy_profile: flags.legacy_profile.or(file.legacy_profile).unwrap_or(LegacyProfile::Seed),
             cors_origins: flags.cors_origins.or(file.cors_origins).unwrap_or_else(|| vec!["*".to_owned()]),

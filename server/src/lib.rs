@@ -5,6 +5,7 @@
 //! together. This is the one crate that knows both the contract and the model.
 
 pub mod app;
+mod audit;
 pub mod auth;
 mod ballast;
 mod blob_storage;
@@ -16,6 +17,7 @@ pub mod failure;
 pub mod hub;
 pub mod import;
 pub mod keys;
+pub mod limits;
 mod listen;
 mod reading;
 pub mod reason;

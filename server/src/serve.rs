@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOpsServer;
 use imageops::v1::images_server::ImagesServer;
@@ -29,12 +30,14 @@ use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
 use crate::app::App;
+use crate::audit::{Sink, record_calls};
 use crate::auth::Authenticator;
 use crate::ballast::Ballast;
 use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
 use crate::exit::{Exit, Fatal};
 use crate::failure::Failure;
 use crate::hub::Hub;
+use crate::limits::TenantLimits;
 use crate::rpc::Service;
 use crate::stores::Stores;
 use crate::upload::Uploads;
@@ -72,6 +75,7 @@ pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal
 pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fatal> {
     let closing = CancellationToken::new();
     let door = listen::door(&config, &closing)?;
+    let audit = Sink::open(config.audit_log.as_deref())?;
     let app = build(config).await?;
     let grpc = bind("gRPC", app.config.grpc_listen).await?;
     let mut rest = vec![bind("REST", app.config.http_listen).await?];
@@ -80,7 +84,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     }
     announce(&app.config, &door, &grpc, &rest)?;
 
-    let (health, routes) = routes(&app).await?;
+    let (health, routes) = routes(&app, audit.clone()).await?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let gateway = gateway(&app.config, routes.clone(), metrics);
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
@@ -109,6 +113,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     end_uploads_in_time(&app);
     let drained = drain(&app, [workers, sweeper, prober], grpc, rest).await;
     app.catalogue.close().await;
+    audit.close().await;
     tracing::info!(kept = drained, "stopped");
     Ok(())
 }
@@ -172,6 +177,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
             Arc::clone(&catalogue),
         ),
         sources: sources::fetcher(&config)?,
+        tenant_limits: Arc::new(tenant_limits(&config)),
         uploads: Uploads::new(config.uploads_max),
         catalogue,
         stores,
@@ -184,6 +190,16 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
         drain_over: CancellationToken::new(),
         config,
     }))
+}
+
+/// Where nobody is asked who calls there is one tenant, and nobody to keep a share for.
+fn tenant_limits(config: &Config) -> TenantLimits {
+    match config.auth {
+        AuthMode::None => TenantLimits::new(0, 0),
+        AuthMode::Token | AuthMode::Mtls => {
+            TenantLimits::new(config.tenant_calls_max, config.tenant_calls_per_second)
+        }
+    }
 }
 
 async fn open_stores(
@@ -258,7 +274,7 @@ fn announce(config: &Config, door: &Door, grpc: &TcpListener, rest: &[TcpListene
     Ok(())
 }
 
-async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
+async fn routes(app: &Arc<App>, audit: Sink) -> Result<(HealthReporter, Routes), Fatal> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImageOpsServer<Service>>().await;
     health.set_serving::<ImagesServer<Service>>().await;
@@ -290,7 +306,8 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);
-    Ok((health, routes.prepare()))
+    let recorded = routes.into_axum_router().layer(from_fn_with_state(audit, record_calls));
+    Ok((health, Routes::from(recorded).prepare()))
 }
 
 fn gateway(config: &Config, routes: Routes, metrics: PrometheusHandle) -> axum::Router {

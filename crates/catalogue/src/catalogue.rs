@@ -28,7 +28,8 @@ use crate::{
 /// (locked, gone), [`Error::NoSpace`] when its disk is full. A call whose future is dropped happened whole or not at all.
 #[async_trait]
 pub trait Catalogue: Send + Sync + 'static {
-    /// Adds a job in state queued, unless `queue_limit` jobs of all tenants are queued or running already; or in state
+    /// Adds a job in state queued, unless `queue_limit` jobs of the tenant are queued or running already, or ten times as many
+    /// of all tenants: nobody fills the queue for the others (SEC-42). Or in state
     /// failed, when it carries a failure: such a one takes no place. A request key that is known answers the job it made,
     /// whatever the queue; so does the coalescing key of a job that lives. An alias that is known is [`Error::Conflict`].
     ///
@@ -56,8 +57,10 @@ pub trait Catalogue: Send + Sync + 'static {
         page: Page,
     ) -> Result<Vec<JobRow>>;
 
-    /// Takes up the oldest job of a lane that is queued, or running with a lease that ended before `now`: state running, attempt
-    /// plus one, revision plus 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,
+    /// Takes up a job of a lane that is queued, or running with a lease that ended before `now`: of the lane of work the
+    /// oldest of the next tenant, by name, behind the one whose job this handle claimed last, so that nobody waits longer
+    /// than a round for what many others of another tenant wait for (SEC-42). State running, attempt plus one, revision plus
+    /// 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,
     /// are below), lease until `lease_until`. One whose cancellation was asked for is cancelled instead, and a running one
     /// whose attempts, without those that were released, have reached `attempts_max` is failed with `WORKER_CRASHED`; the
     /// search goes on behind it.

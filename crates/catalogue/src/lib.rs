@@ -23,6 +23,7 @@ pub mod sqlite;
 mod stores;
 #[cfg(test)]
 mod suite;
+mod turn;
 mod uploads;
 mod usage;
 

@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection as Connection, PgPool, Postgres, Transaction};
 
 use self::PostgresCatalogue as Handle;
+use crate::turn::Turn;
 use crate::{Error, Result};
 
 #[macro_use]
@@ -75,6 +76,7 @@ const TRIES_MAX: u32 = 200;
 #[derive(Clone, Debug)]
 pub struct PostgresCatalogue {
     pool: PgPool,
+    turn: Turn,
 }
 
 impl PostgresCatalogue {
@@ -94,7 +96,7 @@ impl PostgresCatalogue {
             .connect_with(options)
             .await?;
         match MIGRATIONS.run(&pool).await {
-            Ok(()) => Ok(Self { pool }),
+            Ok(()) => Ok(Self { pool, turn: Turn::default() }),
             Err(MigrateError::VersionMissing(found)) => {
                 let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
                 Err(Error::NewerSchema { found, known })

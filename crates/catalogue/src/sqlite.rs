@@ -10,6 +10,7 @@ use std::path::Path;
 use sqlx::{Sqlite, SqliteConnection as Connection, SqlitePool, Transaction};
 
 use crate::Result;
+use crate::turn::Turn;
 
 use self::SqliteCatalogue as Handle;
 
@@ -64,6 +65,7 @@ mod usage;
 pub struct SqliteCatalogue {
     writer: SqlitePool,
     readers: SqlitePool,
+    turn: Turn,
 }
 
 impl SqliteCatalogue {

@@ -113,6 +113,8 @@ macro_rules! catalogue_suite {
             leases::the_oldest_job_is_claimed_first,
             leases::a_lane_does_not_wait_for_another,
             leases::a_lease_is_not_stolen_before_its_end,
+            leases::tenants_take_turns,
+            leases::nobody_fills_the_queue_for_others,
             leases::claimers_never_share_a_job,
             leases::a_late_worker_changes_nothing,
             leases::a_heartbeat_extends_and_tells,

@@ -43,6 +43,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::UpdateImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let image = update(&self.app, &caller, request).await?;
+        caller.record.image(&image);
         Ok(Response::new(v1::UpdateImageResponse { image: Some(image) }))
     }
 
@@ -52,6 +53,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::DeleteImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Delete).await?;
         let image = self.app.making_room(|| delete(&self.app, &caller, &request)).await?;
+        caller.record.image(&image);
         Ok(Response::new(v1::DeleteImageResponse { image: Some(image) }))
     }
 
@@ -61,6 +63,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::RestoreImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let image = restore(&self.app, &caller, &request).await?;
+        caller.record.image(&image);
         Ok(Response::new(v1::RestoreImageResponse { image: Some(image) }))
     }
 
@@ -79,6 +82,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::CreateImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let image = records::create(&self.app, &caller, request).await?;
+        caller.record.image(&image);
         Ok(Response::new(v1::CreateImageResponse { image: Some(image) }))
     }
 
@@ -88,6 +92,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::ImportImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = imports::import(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::ImportImageResponse { job: Some(job) }))
     }
 
@@ -97,6 +102,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::CopyImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = copies::copy(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::CopyImageResponse { job: Some(job) }))
     }
 
@@ -106,6 +112,7 @@ impl v1::images_server::Images for Service {
     ) -> Result<Response<v1::RemoveReplicaResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Delete).await?;
         let image = self.app.making_room(|| copies::remove(&self.app, &caller, &request)).await?;
+        caller.record.image(&image);
         Ok(Response::new(v1::RemoveReplicaResponse { image: Some(image) }))
     }
 

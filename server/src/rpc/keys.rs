@@ -22,7 +22,9 @@ impl v1::keys_server::Keys for Service {
         request: Request<v1::CreateKeyRequest>,
     ) -> Result<Response<v1::CreateKeyResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Admin).await?;
-        Ok(Response::new(create(&self.app, &caller, request).await?))
+        let made = create(&self.app, &caller, request).await?;
+        made.key.iter().for_each(|key| caller.record.made(&key.name));
+        Ok(Response::new(made))
     }
 
     async fn get_key(

@@ -18,6 +18,7 @@ mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::Stream;
 use imageops::v1;
@@ -26,7 +27,8 @@ use imageops_model::Scope;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::audit::{Record, subject_of};
+use crate::auth::{Caller, peer_of};
 use crate::failure::{Failure, Result};
 
 pub(crate) use jobs::start_once;
@@ -48,11 +50,17 @@ impl Service {
     }
 
     /// The caller of a request, and the request itself.
-    async fn enter<T>(&self, request: Request<T>, scope: Scope) -> Result<(Caller, T)> {
+    async fn enter<T: 'static>(&self, request: Request<T>, scope: Scope) -> Result<(Caller, T)> {
+        let record = request.extensions().get::<Record>().cloned().unwrap_or_default();
+        record.entered(scope, peer_of(&request), &subject_of(request.get_ref()));
         if scope == Scope::Write && self.app.shutdown.is_cancelled() {
             return Err(watch::shutting_down());
         }
-        let caller = self.app.authenticator.authorize(&request, scope).await?;
+        let mut caller = self.app.authenticator.identify(&request).await?;
+        record.called_by(&caller);
+        record.hold(self.app.tenant_limits.admit(&caller.tenant, Instant::now())?);
+        caller.record = record;
+        caller.allow(scope)?;
         Ok((caller, request.into_inner()))
     }
 }
@@ -70,6 +78,7 @@ impl ImageOps for Service {
     async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = jobs::check(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::CheckResponse { job: Some(job) }))
     }
 
@@ -79,6 +88,7 @@ impl ImageOps for Service {
     ) -> Result<Response<v1::CompressResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = jobs::compress(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::CompressResponse { job: Some(job) }))
     }
 
@@ -88,6 +98,7 @@ impl ImageOps for Service {
     ) -> Result<Response<v1::EstimateCompressionResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = jobs::estimate(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::EstimateCompressionResponse { job: Some(job) }))
     }
 
@@ -115,7 +126,14 @@ impl ImageOps for Service {
         request: Request<Streaming<v1::UploadImageRequest>>,
     ) -> Result<Response<v1::UploadImageResponse>, Status> {
         let (caller, messages) = self.enter(request, Scope::Write).await?;
-        Ok(Response::new(uploads::upload(&self.app, caller, messages).await?))
+        let record = caller.record.clone();
+        let answer = uploads::upload(&self.app, caller, messages).await?;
+        match (&answer.image, &answer.upload) {
+            (Some(image), _) => record.image(image),
+            (None, Some(upload)) => record.made(&upload.name),
+            (None, None) => {}
+        }
+        Ok(Response::new(answer))
     }
 
     type DownloadImageStream = Answers<v1::DownloadImageResponse>;
@@ -125,7 +143,14 @@ impl ImageOps for Service {
         request: Request<v1::DownloadImageRequest>,
     ) -> Result<Response<Self::DownloadImageStream>, Status> {
         let (caller, request) = self.enter(request, Scope::Read).await?;
-        Ok(Response::new(download::download(&self.app, &caller, request).await?))
+        let image = parse_name("image", &request.image).ok();
+        let answer = download::download(&self.app, &caller, request).await?;
+        if let Some(id) = image
+            && let Ok(image) = self.app.catalogue.get_image(&caller.tenant, id).await
+        {
+            caller.record.digest(&image.sha256);
+        }
+        Ok(Response::new(answer))
     }
 
     async fn get_upload(
@@ -186,6 +211,7 @@ impl ImageOps for Service {
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = jobs::cancel(&self.app, &caller, &request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::CancelJobResponse { job: Some(job) }))
     }
 
@@ -204,6 +230,7 @@ impl ImageOps for Service {
     ) -> Result<Response<v1::ConvertResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
         let job = jobs::convert(&self.app, &caller, request).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::ConvertResponse { job: Some(job) }))
     }
 
@@ -212,7 +239,10 @@ impl ImageOps for Service {
         request: Request<v1::ComposeImageRequest>,
     ) -> Result<Response<v1::ComposeImageResponse>, Status> {
         let (caller, request) = self.enter(request, Scope::Write).await?;
-        Ok(Response::new(uploads::compose_image(&self.app, caller, request).await?))
+        let record = caller.record.clone();
+        let answer = uploads::compose_image(&self.app, caller, request).await?;
+        answer.image.iter().for_each(|image| record.image(image));
+        Ok(Response::new(answer))
     }
 
     async fn abort_session(

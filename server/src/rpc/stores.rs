@@ -44,6 +44,7 @@ impl v1::stores_server::Stores for Service {
     ) -> Result<Response<v1::RegisterStoreResponse>, Status> {
         let (caller, request) = self.enter_as_operator(request).await?;
         let store = register(&self.app, &caller, request).await?;
+        caller.record.made(&store.name);
         Ok(Response::new(v1::RegisterStoreResponse { store: Some(store) }))
     }
 
@@ -69,8 +70,9 @@ impl v1::stores_server::Stores for Service {
         &self,
         request: Request<v1::DrainStoreRequest>,
     ) -> Result<Response<v1::DrainStoreResponse>, Status> {
-        let (_, request) = self.enter_as_operator(request).await?;
+        let (caller, request) = self.enter_as_operator(request).await?;
         let job = drain(&self.app, &request.name).await?;
+        caller.record.made(&job.name);
         Ok(Response::new(v1::DrainStoreResponse { job: Some(job) }))
     }
 
@@ -88,7 +90,7 @@ impl v1::stores_server::Stores for Service {
 
 impl Service {
     /// The caller of a request that concerns the service as a whole: an administrator of the built-in tenant.
-    pub(super) async fn enter_as_operator<T>(&self, request: Request<T>) -> Result<(Caller, T)> {
+    pub(super) async fn enter_as_operator<T: 'static>(&self, request: Request<T>) -> Result<(Caller, T)> {
         let (caller, request) = self.enter(request, Scope::Admin).await?;
         require_operator(&caller)?;
         Ok((caller, request))

@@ -62,7 +62,14 @@ impl Catalogue for Handle {
         if !on_reader!(self, leases::is_any_claimable, lane, now)? {
             return Ok(None);
         }
-        in_transaction!(self, leases::claim, worker, lane, now, lease_until, attempts_max)
+        let last = self.turn.last(lane);
+        let claimed: Result<_> =
+            in_transaction!(self, leases::claim, worker, lane, now, lease_until, attempts_max, last.as_str());
+        let claimed = claimed?;
+        if let Some(job) = &claimed {
+            self.turn.taken_by(lane, &job.tenant);
+        }
+        Ok(claimed)
     }
 
     async fn heartbeat_job(

@@ -47,6 +47,12 @@ const SELECT_REQUEST: &str = "SELECT id, request_fingerprint FROM jobs WHERE ten
 
 const COUNT_ACTIVE: &str = "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running')";
 
+const COUNT_ACTIVE_OF: &str =
+    "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running') AND tenant = $1";
+
+/// How many times as many jobs as one tenant all tenants together may have in the queue.
+const QUEUE_TENANTS: u64 = 10;
+
 const COUNT_BY_STATE: &str =
     "SELECT state, COUNT(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY state";
 
@@ -84,7 +90,10 @@ pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -
     }
     let state = if job.failure.is_some() { JobState::Failed } else { JobState::Queued };
     // A job that failed before it began takes no place in the queue.
-    if !state.is_final() && count_active(db).await? >= queue_limit {
+    if !state.is_final()
+        && (count_active_of(db, &job.tenant).await? >= queue_limit
+            || count_active(db).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
+    {
         return Err(Error::QueueFull);
     }
     let held = if state.is_final() { Amount::default() } else { promise(&job) };
@@ -169,6 +178,11 @@ async fn find_request(db: &mut Connection, tenant: &Tenant, request: RequestKey)
         }
         Some(_) => Err(Error::Conflict { what: WHAT }),
     }
+}
+
+async fn count_active_of(db: &mut Connection, tenant: &Tenant) -> Result<u64> {
+    let active: i64 = sqlx::query_scalar(COUNT_ACTIVE_OF).bind(tenant.as_str()).fetch_one(db).await?;
+    u64::try_from(active).map_err(|_| corrupt("count of jobs"))
 }
 
 async fn count_active(db: &mut Connection) -> Result<u64> {

@@ -18,7 +18,7 @@ const CODE_ABORTED: i32 = 10;
 // Workers know jobs by id alone; the tenant comes from the row.
 const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
 
-// The first condition is that of the index `jobs_to_claim`, word for word: else the index cannot be used.
+// The first condition is that of the index `jobs_by_turn`, word for word: else the index cannot be used.
 macro_rules! is_claimable {
     ($kinds:literal) => {
         concat!(
@@ -34,7 +34,7 @@ macro_rules! in_lane {
         LaneStatements {
             select_claimable: concat!(
                 select_jobs!(is_claimable!($kinds)),
-                " ORDER BY create_time, id LIMIT 1",
+                " AND tenant > $2 ORDER BY tenant, create_time, id LIMIT 1",
                 lock_for_claim!()
             ),
             is_any_claimable: concat!(
@@ -46,7 +46,7 @@ macro_rules! in_lane {
     };
 }
 
-/// Statements on the jobs of one lane; `$1` is the time.
+/// Statements on the jobs of one lane; `$1` is the time, `$2` the tenant whose turn was the last one.
 struct LaneStatements {
     select_claimable: &'static str,
     is_any_claimable: &'static str,
@@ -91,12 +91,24 @@ pub(super) async fn claim(
     now: Micros,
     lease_until: Micros,
     attempts_max: u32,
+    last_tenant: &str,
 ) -> Result<Option<JobRow>> {
-    // Each round but the last ends a job, so there are at most as many as the queue is long.
+    // Each round but the last two ends a job, so there are hardly more than the queue is long.
+    let mut behind = last_tenant;
     loop {
-        let record: Option<JobRecord> =
-            sqlx::query_as(statements(lane).select_claimable).bind(now.0).fetch_optional(&mut *db).await?;
-        let Some(record) = record else { return Ok(None) };
+        let record: Option<JobRecord> = sqlx::query_as(statements(lane).select_claimable)
+            .bind(now.0)
+            .bind(behind)
+            .fetch_optional(&mut *db)
+            .await?;
+        let Some(record) = record else {
+            if behind.is_empty() {
+                return Ok(None);
+            }
+            // From the first tenant again: no name is empty.
+            behind = "";
+            continue;
+        };
         let mut job: StoredJob = record.try_into()?;
         let before = job.clone();
         let crashes = job.row.attempt.saturating_sub(job.releases);

@@ -247,8 +247,9 @@ async fn statements_use_the_indexes() {
     for (statement, index) in [
         (
             "EXPLAIN QUERY PLAN SELECT spec FROM jobs WHERE state IN ('queued', 'running') \
-             AND (state = 'queued' OR lease_time IS NULL OR lease_time < 5) ORDER BY create_time, id LIMIT 1",
-            "jobs_to_claim",
+             AND (state = 'queued' OR lease_time IS NULL OR lease_time < 5) AND tenant > 'a' \
+             ORDER BY tenant, create_time, id LIMIT 1",
+            "jobs_by_turn",
         ),
         (
             "EXPLAIN QUERY PLAN SELECT spec FROM jobs WHERE tenant = 'a' AND state IN ('queued', 'failed') \

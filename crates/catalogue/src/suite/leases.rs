@@ -51,6 +51,61 @@ pub(crate) async fn a_lane_does_not_wait_for_another<D: Database>() {
     }
 }
 
+/// SEC-42: a thousand jobs of one tenant are no reason for another to wait.
+pub(crate) async fn tenants_take_turns<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let job_of = |name: &str, seconds| {
+        let tenant = Tenant::new(name).unwrap();
+        catalogue.create_job(NewJob { tenant, ..new_job(at(seconds)) }, 2_000)
+    };
+    let claim = async |now| {
+        let job = catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap()?;
+        Some((job.tenant.to_string(), job.create_time))
+    };
+    let of = |name: &str, seconds| Some((name.to_owned(), at(seconds)));
+    for seconds in 0..1_000 {
+        job_of("b", seconds).await.unwrap();
+    }
+    assert_eq!(claim(at(2_000)).await, of("b", 0));
+    // Later ones of others, before and behind in the order of names.
+    job_of("c", 1_001).await.unwrap();
+    job_of("a", 1_002).await.unwrap();
+    job_of("a", 1_001).await.unwrap();
+    assert_eq!(claim(at(2_000)).await, of("c", 1_001));
+    assert_eq!(claim(at(2_000)).await, of("a", 1_001));
+    assert_eq!(claim(at(2_000)).await, of("b", 1));
+    assert_eq!(claim(at(2_000)).await, of("a", 1_002));
+    // Alone, a tenant waits for nobody.
+    assert_eq!(claim(at(2_000)).await, of("b", 2));
+    assert_eq!(claim(at(2_000)).await, of("b", 3));
+    // Another handle begins its own round.
+    let other = database.open().await;
+    let job = other.claim_job(worker(), Lane::Work, at(2_000), at(2_030), 3).await.unwrap().unwrap();
+    assert_eq!(job.create_time, at(4));
+    // Lapsed leases are taken up in turn, too.
+    assert_eq!(claim(at(2_031)).await, of("c", 1_001));
+    assert_eq!(claim(at(2_031)).await, of("a", 1_001));
+    assert_eq!(claim(at(2_031)).await, of("b", 0));
+}
+
+/// SEC-42: a full queue is full for the tenant that filled it.
+pub(crate) async fn nobody_fills_the_queue_for_others<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let create = |name: String| {
+        let tenant = Tenant::new(name).unwrap();
+        catalogue.create_job(NewJob { tenant, ..new_job(at(0)) }, 2)
+    };
+    for n in 0..10 {
+        for _ in 0..2 {
+            create(format!("tenant-{n}")).await.unwrap();
+        }
+        assert_error!(create(format!("tenant-{n}")).await, Error::QueueFull);
+    }
+    assert_error!(create("one-more".to_owned()).await, Error::QueueFull);
+}
+
 pub(crate) async fn a_lease_is_not_stolen_before_its_end<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
