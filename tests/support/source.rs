@@ -15,7 +15,7 @@ pub struct Asked {
     /// With the query.
     pub path: String,
     /// First and last byte, of a part.
-    pub range: Option<(usize, usize)>,
+    pub range: AskedRange,
     /// 0, 1, 2, … in the order of the requests.
     pub number: usize,
 }
@@ -85,10 +85,13 @@ impl Reply {
     }
 }
 
+/// First and last byte of a range that was asked for; nothing of all.
+type AskedRange = Option<(usize, usize)>;
+
 /// The server. Its thread ends with the test's process.
 pub struct Source {
     port: u16,
-    asked: Arc<Mutex<Vec<Option<(usize, usize)>>>>,
+    asked: Arc<Mutex<Vec<AskedRange>>>,
 }
 
 impl Source {
@@ -119,7 +122,7 @@ impl Source {
     }
 
     /// The ranges of the requests so far.
-    pub fn ranges(&self) -> Vec<Option<(usize, usize)>> {
+    pub fn ranges(&self) -> Vec<AskedRange> {
         self.asked.lock().expect("no test panics with it").clone()
     }
 }
@@ -127,7 +130,7 @@ impl Source {
 fn serve(
     mut stream: TcpStream,
     answers: &dyn Fn(&Asked) -> Reply,
-    seen: &Mutex<Vec<Option<(usize, usize)>>>,
+    seen: &Mutex<Vec<AskedRange>>,
 ) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
     let first = lines.next()?.ok()?;
