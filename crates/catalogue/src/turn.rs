@@ -1,28 +1,36 @@
 //! Whose job was taken last.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use imageops_model::{Lane, Tenant};
 
 /// The tenant whose job this handle, or a clone of it, claimed last: the next one is the next tenant's. It is not stored; after a restart the
 /// round begins anew, which takes nobody's turn away for more than one round.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Turn(Arc<Mutex<String>>);
+pub(crate) struct Turn {
+    work: Arc<Mutex<String>>,
+    import: Arc<Mutex<String>>,
+}
 
 impl Turn {
     /// The name behind which the next tenant is looked for; empty at first. The other lanes are the operator's alone.
     pub(crate) fn last(&self, lane: Lane) -> String {
-        if lane != Lane::Work {
-            return String::new();
-        }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.of(lane).map(|last| last.clone()).unwrap_or_default()
     }
 
     /// A job of this tenant was claimed.
     pub(crate) fn taken_by(&self, lane: Lane, tenant: &Tenant) {
-        if lane != Lane::Work {
-            return;
+        if let Some(mut last) = self.of(lane) {
+            tenant.as_str().clone_into(&mut last);
         }
-        tenant.as_str().clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn of(&self, lane: Lane) -> Option<MutexGuard<'_, String>> {
+        let last = match lane {
+            Lane::Work => &self.work,
+            Lane::Import => &self.import,
+            Lane::Scrub | Lane::Drain => return None,
+        };
+        Some(last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

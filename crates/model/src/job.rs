@@ -29,12 +29,14 @@ pub enum JobKind {
     Import,
 }
 
-/// Which workers take a job. The care of whole stores takes hours: it has workers of its own, so that no user waits for it,
-/// and no drain for a scrub.
+/// Which workers take a job. The care of whole stores takes hours, and an import as long as its source wants: they have
+/// workers of their own, so that nobody waits for them, and no drain for a scrub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// What users ask for.
+    /// What users ask for, but imports.
     Work,
+    /// Imports.
+    Import,
     /// Scrubs.
     Scrub,
     /// Drains.

@@ -71,12 +71,16 @@ pub fn identity(data_dir: &Path) -> io::Result<Uuid> {
     }
 }
 
+/// Imports that run at the same time, where fewer workers are configured: they wait for sources, and take little else.
+const IMPORTS_MIN: usize = 4;
+
 /// Claims jobs and runs them until shutdown; returns when the last has let go. Of what users ask for run as many at a time as
-/// configured, and beside them one scrub and one drain.
+/// configured, and beside them as many imports, one scrub and one drain.
 pub async fn dispatch(app: Arc<App>) {
     let workers = app.config.workers as usize;
     tokio::join!(
         dispatch_lane(Arc::clone(&app), Lane::Work, workers),
+        dispatch_lane(Arc::clone(&app), Lane::Import, workers.max(IMPORTS_MIN)),
         dispatch_lane(Arc::clone(&app), Lane::Scrub, 1),
         dispatch_lane(app, Lane::Drain, 1),
     );

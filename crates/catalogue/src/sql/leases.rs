@@ -52,13 +52,15 @@ struct LaneStatements {
     is_any_claimable: &'static str,
 }
 
-static WORK: LaneStatements = in_lane!("NOT IN ('scrub', 'drain')");
+static WORK: LaneStatements = in_lane!("NOT IN ('import', 'scrub', 'drain')");
+static IMPORT: LaneStatements = in_lane!("= 'import'");
 static SCRUB: LaneStatements = in_lane!("= 'scrub'");
 static DRAIN: LaneStatements = in_lane!("= 'drain'");
 
 fn statements(lane: Lane) -> &'static LaneStatements {
     match lane {
         Lane::Work => &WORK,
+        Lane::Import => &IMPORT,
         Lane::Scrub => &SCRUB,
         Lane::Drain => &DRAIN,
     }
