@@ -3,7 +3,9 @@
 //! A step reads the row, lets the state machine of the model decide, and writes the row back where it still is what was
 //! read: compare-and-set on state, attempt and revision.
 
-use imageops_model::{ImageId, JobEvent, JobId, JobKind, JobProgress, JobState, Micros, Tenant};
+use imageops_model::{
+    ImageId, JobEvent, JobId, JobKind, JobProgress, JobSpec, JobState, Micros, SourceUrl, Tenant,
+};
 
 use super::usage::{self, Amount};
 use super::{Connection, job_ends, uploads};
@@ -64,8 +66,9 @@ const INSERT: &str = "INSERT INTO jobs (id, tenant, kind, spec, state, progress,
 
 const UPDATE: &str = "UPDATE jobs SET state = $1, progress = $2, result = $3, failure = $4, revision = $5, \
      attempt = $6, releases = $7, cancel_requested = $8, worker = $9, lease_time = $10, start_time = $11, \
-     update_time = $12, end_time = $13, reserved_bytes = $14, reserved_images = $15 \
-     WHERE tenant = $16 AND id = $17 AND state = $18 AND attempt = $19 AND revision = $20";
+     update_time = $12, end_time = $13, reserved_bytes = $14, reserved_images = $15, \
+     spec = COALESCE($16, spec) \
+     WHERE tenant = $17 AND id = $18 AND state = $19 AND attempt = $20 AND revision = $21";
 
 const DELETE: &str = "DELETE FROM jobs WHERE tenant = $1 AND id = $2 AND end_time IS NOT NULL";
 
@@ -245,6 +248,7 @@ pub(super) async fn save(
         .bind(row.end_time.map(|time| time.0))
         .bind(write_number("reserved bytes", after.reserved_bytes)?)
         .bind(write_number("reserved images", after.reserved_images)?)
+        .bind((row.spec != before.row.spec).then(|| write_json(&row.spec)).transpose()?)
         .bind(row.tenant.as_str())
         .bind(write_uuid(row.id.0))
         .bind(before.row.state.as_str())
@@ -349,5 +353,9 @@ pub(super) fn end(job: &mut StoredJob, event: JobEvent, now: Micros) -> Result<(
     job.row.lease_time = None;
     job.reserved_bytes = 0;
     job.reserved_images = 0;
+    // Nobody fetches from it any more: what in it may be a secret goes (SEC-40).
+    if let JobSpec::Import(import) = &mut job.row.spec {
+        import.url = SourceUrl(import.url.shown().to_owned());
+    }
     Ok(())
 }

@@ -6,11 +6,19 @@ use super::records::record_row;
 use super::*;
 use crate::{JobOutcome, Quota};
 
+const SIGNED: &str = "https://mirror.example/a.img?signature=secret";
+
+/// The URL in the row of a job: whole while it is needed, without what may be a secret once the job has ended.
+async fn url_of(catalogue: &impl Catalogue, job: JobId) -> String {
+    let JobSpec::Import(import) = catalogue.get_job(&tenant(), job).await.unwrap().spec else { panic!() };
+    import.url.0
+}
+
 /// An import into a record, or into an image of its own.
 fn import(record: Option<ImageId>) -> (NewJob, UploadId) {
     let wishes = UploadWishes { import: true, ..UploadWishes::default() };
     let upload = UploadRow { record, wishes, ..upload_row(at(1)) };
-    let url = SourceUrl("https://mirror.example/a.img".to_owned());
+    let url = SourceUrl(SIGNED.to_owned());
     let spec = JobSpec::Import(ImportSpec { url, upload: upload.id, image: record });
     let id = upload.id;
     (NewJob { spec, upload: Some(upload), ..new_job(at(1)) }, id)
@@ -81,11 +89,14 @@ pub(crate) async fn an_import_that_ends_without_an_image_ends_its_upload<D: Data
     catalogue.cancel_job(&tenant(), job.id, at(2)).await.unwrap();
     assert_eq!(upload_state(&catalogue, upload).await, UploadState::Aborted);
     assert!(queued().await);
+    assert_eq!(url_of(&catalogue, job.id).await, "https://mirror.example/a.img");
     // Failed by its worker.
     let (asked, upload) = import(Some(record.id));
     catalogue.create_job(asked, 10).await.unwrap();
     let job = claim(&catalogue).await;
+    assert_eq!(url_of(&catalogue, job.id).await, SIGNED);
     catalogue.finish_job(job.id, job.attempt, JobOutcome::Failed(failure()), 9, at(4)).await.unwrap();
+    assert_eq!(url_of(&catalogue, job.id).await, "https://mirror.example/a.img");
     let failed = catalogue.get_upload(&tenant(), upload).await.unwrap();
     assert_eq!((failed.state, failed.failure), (UploadState::Failed, Some(failure())));
     assert!(queued().await);
@@ -101,6 +112,7 @@ pub(crate) async fn an_import_that_ends_without_an_image_ends_its_upload<D: Data
     catalogue.create_job(asked, 10).await.unwrap();
     let job = claim(&catalogue).await;
     catalogue.release_job(job.id, job.attempt, 9, at(4)).await.unwrap();
+    assert_eq!(url_of(&catalogue, job.id).await, SIGNED);
     assert_eq!(upload_state(&catalogue, upload).await, UploadState::Open);
 }
 
