@@ -87,7 +87,7 @@ async fn parts_are_named_before_their_bytes_or_behind_them() {
     );
     assert_eq!(surprise.await.unwrap().upload.unwrap().state(), UploadState::Stored);
     // Whoever lost the answer is told again, on either way.
-    let again = Stream::begin(&client, &request).await.answer().await.unwrap();
+    let again = Stream::begin(&client, &request).await.close().await.unwrap();
     assert_eq!(again.upload.as_ref(), Some(&stored));
     let again = Stream::resume(&client, &stored.name, 0).await.commit(named("disk", 2)).await.unwrap();
     assert_eq!(again.upload, Some(stored));

@@ -86,7 +86,7 @@ fn an_absent_server_is_one_line() {
     let line = String::from_utf8(output.stderr).unwrap();
     assert_eq!(line.lines().count(), 1, "{line}");
     assert!(line.starts_with("imageops: the connection to the server failed"), "{line}");
-    let output = imageops().args(["job", "list", "--server", "https://images.example"]).output().unwrap();
+    let output = imageops().args(["job", "list", "--server", "ftp://images.example"]).output().unwrap();
     assert_eq!(status(&output), 1);
     assert!(String::from_utf8(output.stderr).unwrap().contains("http://host:port"));
 }

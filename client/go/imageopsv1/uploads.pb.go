@@ -449,7 +449,8 @@ func (*UploadImageRequest_Commit) isUploadImageRequest_Message() {}
 type UploadMetadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A UUID that the client chooses: the upload is `uploads/{request_id}`. The same id with the same metadata goes on from
-	// offset 0 only while nothing is durable; use `resume` else. Required.
+	// offset 0 only while nothing is durable; use `resume` else. Of an upload that has ended the stream is read to its end,
+	// and answered with what became of it, or refused as REQUEST_ID_REUSED when its bytes are others. Required.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Label of the image to be: at most 255 characters, no control characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
