@@ -58,9 +58,17 @@ async fn what_is_sent_again_must_be_what_is_stored() {
         stream.commit(UploadCommit::default()).await
     };
     assert_eq!(send(&data).await.unwrap().image.unwrap(), first);
-    for wrong in [&other[..], &data[..MIB - 1]] {
+    for wrong in [&other[..], &data[..MIB - 1], &[&data[..], b"more"].concat()] {
         assert_status(&send(wrong).await.unwrap_err(), Code::AlreadyExists, "REQUEST_ID_REUSED");
     }
+    // What is too long is told so at once, and what was changed on its way is no other content.
+    let stream = Stream::begin(&client, &metadata).await;
+    stream.chunks(0, &[&data[..], &other[..]].concat()).await;
+    assert_status(&stream.answer().await.unwrap_err(), Code::AlreadyExists, "REQUEST_ID_REUSED");
+    let stream = Stream::begin(&client, &metadata).await;
+    let changed = Chunk { offset_bytes: 0, data: Bytes::from_static(b"changed"), crc32c: Some(1) };
+    stream.send(Message::Chunk(changed)).await;
+    assert_status(&stream.answer().await.unwrap_err(), Code::Aborted, "CHUNK_CHECKSUM");
     // Who only asks what became of it sends none.
     let asked = Stream::begin(&client, &metadata).await.close().await.unwrap();
     assert_eq!(asked.image.unwrap(), first);

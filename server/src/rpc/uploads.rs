@@ -134,14 +134,18 @@ async fn repeated(
     if is_resumed || upload.expected_sha256.is_some() {
         return Ok(answer);
     }
+    // Of an archive the row has the length of what was in it.
+    let length_max =
+        if upload.archive.is_some() { app.config.upload_max_bytes } else { upload.durable_bytes };
     let (mut length, mut hasher) = (0, Sha256::new());
     while let Some(message) = next(app, messages, std::future::pending()).await? {
         match message {
-            Message::Chunk(chunk) if chunk.offset_bytes != length => {
-                return Err(wrong_offset(chunk.offset_bytes, length));
-            }
             Message::Chunk(chunk) => {
+                check_chunk(&chunk, length)?;
                 length += chunk.data.len() as u64;
+                if length > length_max {
+                    return Err(request_id_reused());
+                }
                 hasher.update(&chunk.data);
             }
             Message::Commit(_) => {
@@ -263,16 +267,7 @@ impl Stream<'_> {
     }
 
     async fn take_chunk(&self, chunk: v1::Chunk, ingest: &mut Ingest, grant: &mut Grant) -> Result<()> {
-        if chunk.offset_bytes != ingest.received_bytes() {
-            return Err(wrong_offset(chunk.offset_bytes, ingest.received_bytes()));
-        }
-        if chunk.data.is_empty() || chunk.data.len() > CHUNK_MAX_BYTES {
-            return Err(Failure::invalid("chunk.data", "a chunk has 1 to 1,048,576 bytes"));
-        }
-        if chunk.crc32c.is_some_and(|sum| sum != crc32c::crc32c(&chunk.data)) {
-            let message = "the chunk was changed on its way; send it again from the durable offset";
-            return Err(Failure::new(Code::Aborted, reason::CHUNK_CHECKSUM, message));
-        }
+        check_chunk(&chunk, ingest.received_bytes())?;
         let length = chunk.offset_bytes + chunk.data.len() as u64;
         self.check_length(length)?;
         grant.cover(self.app, self.upload, length).await?;
@@ -371,6 +366,21 @@ impl Stream<'_> {
             Err(error) => End::Broken(error),
         }
     }
+}
+
+/// Whether a chunk is one, goes on at this offset, and came as it was sent.
+fn check_chunk(chunk: &v1::Chunk, offset_bytes: u64) -> Result<()> {
+    if chunk.offset_bytes != offset_bytes {
+        return Err(wrong_offset(chunk.offset_bytes, offset_bytes));
+    }
+    if chunk.data.is_empty() || chunk.data.len() > CHUNK_MAX_BYTES {
+        return Err(Failure::invalid("chunk.data", "a chunk has 1 to 1,048,576 bytes"));
+    }
+    if chunk.crc32c.is_some_and(|sum| sum != crc32c::crc32c(&chunk.data)) {
+        let message = "the chunk was changed on its way; send it again from the durable offset";
+        return Err(Failure::new(Code::Aborted, reason::CHUNK_CHECKSUM, message));
+    }
+    Ok(())
 }
 
 /// Whether a failure says that these bytes can never become an image.
