@@ -39,6 +39,7 @@ pub(super) async fn download(
     if let Some(format) = format {
         image = conversions::in_format(app, caller, image, format).await?;
     }
+    caller.record.digest(&image.sha256);
     let start = request.offset_bytes;
     if start > image.size_bytes {
         let message = format!("the image has {} bytes", image.size_bytes);

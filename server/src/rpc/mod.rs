@@ -143,14 +143,7 @@ impl ImageOps for Service {
         request: Request<v1::DownloadImageRequest>,
     ) -> Result<Response<Self::DownloadImageStream>, Status> {
         let (caller, request) = self.enter(request, Scope::Read).await?;
-        let image = parse_name("image", &request.image).ok();
-        let answer = download::download(&self.app, &caller, request).await?;
-        if let Some(id) = image
-            && let Ok(image) = self.app.catalogue.get_image(&caller.tenant, id).await
-        {
-            caller.record.digest(&image.sha256);
-        }
-        Ok(Response::new(answer))
+        Ok(Response::new(download::download(&self.app, &caller, request).await?))
     }
 
     async fn get_upload(
