@@ -5,15 +5,15 @@
 //! once there is room.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::statvfs;
 
 /// Name of the file.
 const NAME: &str = "ballast";
 /// Its size: the catalogue's log of many removals.
-const BYTES: u64 = 1 << 20;
+const BYTES: usize = 1 << 20;
 /// Free bytes below which none is laid in: what is scarce already is for the images.
 const ROOM_MIN_BYTES: u64 = 16 << 20;
 
@@ -38,12 +38,18 @@ impl Ballast {
         if space.f_bavail.saturating_mul(space.f_frsize) < ROOM_MIN_BYTES {
             return Ok(());
         }
-        let file = File::create_new(&self.path)?;
-        let laid_in = fallocate(&file, FallocateFlags::empty(), 0, BYTES);
+        let laid_in = self.write();
         if laid_in.is_err() {
             self.give_up();
         }
-        Ok(laid_in?)
+        laid_in
+    }
+
+    /// Bytes that are there, and not only promised: not every file system can promise.
+    fn write(&self) -> io::Result<()> {
+        let mut file = File::create_new(&self.path)?;
+        file.write_all(&vec![b'-'; BYTES])?;
+        file.sync_all()
     }
 
     /// Gives the room up; whether there was any. Blocks.
@@ -67,7 +73,7 @@ mod tests {
         for _ in 0..2 {
             ballast.lay_in().unwrap();
             let laid_in = fs::metadata(directory.path().join(NAME)).unwrap();
-            assert!(laid_in.blocks() * 512 >= BYTES, "{laid_in:?}");
+            assert!(laid_in.blocks() * 512 >= BYTES as u64, "{laid_in:?}");
         }
         assert!(ballast.give_up());
         assert!(!ballast.give_up());
