@@ -72,7 +72,7 @@ fn begin_at_zero() {
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge};
-    describe_gauge!("imageops_jobs_queue_limit", "jobs that may be queued or running");
+    describe_gauge!("imageops_jobs_queue_limit", "jobs that one tenant may have queued or running");
     describe_gauge!("imageops_store_free_bytes", "room that the store says it has for new bytes");
     describe_counter!("imageops_lost_total", "images whose last sound copy was found damaged");
     describe_counter!("imageops_scrub_mismatch_total", "stored bytes that did not have their digest");
@@ -86,5 +86,5 @@ fn describe() {
         "imageops_uploads_acknowledged_total",
         "uploads that became an image, durable and acknowledged"
     );
-    describe_counter!("imageops_rejected_total", "uploads that were refused, by reason");
+    describe_counter!("imageops_rejected_total", "uploads and calls that were refused, by reason");
 }
