@@ -122,13 +122,19 @@ fn unauthenticated(message: &str) -> Failure {
 }
 
 /// Digest under which a secret is kept. Secrets have 256 random bits: a fast digest is enough.
-pub fn hash_secret(secret: &str) -> [u8; 32] {
+fn hash_secret(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A new secret of 256 random bits.
-pub fn make_secret() -> std::result::Result<String, getrandom::Error> {
+/// What proves a new key: the client certificate with this digest, or a new secret of 256 random bits, which comes last.
+pub fn prove(
+    certificate_sha256: Option<[u8; 32]>,
+) -> std::result::Result<(KeyProof, [u8; 32], Option<String>), getrandom::Error> {
+    if let Some(digest) = certificate_sha256 {
+        return Ok((KeyProof::Certificate, digest, None));
+    }
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes)?;
-    Ok(format!("{SECRET_PREFIX}{}", hex::encode(bytes)))
+    let secret = format!("{SECRET_PREFIX}{}", hex::encode(bytes));
+    Ok((KeyProof::Secret, hash_secret(&secret), Some(secret)))
 }

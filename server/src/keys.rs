@@ -1,10 +1,10 @@
 //! `imageops-server key …`: access keys, made and revoked at the catalogue itself, beside a running server too.
 
-use imageops_catalogue::{Catalogue, Cursor, Error, KeyProof, KeyRow, Page};
+use imageops_catalogue::{Catalogue, Cursor, Error, KeyRow, Page};
 use imageops_model::{KeyId, Label, Micros, Scope, Tenant};
 use uuid::Uuid;
 
-use crate::auth::{hash_secret, make_secret};
+use crate::auth::prove;
 use crate::clock::now;
 use crate::config::{CreateKey, KeyCommand};
 use crate::exit::{Exit, Fatal};
@@ -37,16 +37,10 @@ async fn create(wanted: CreateKey, catalogue: &dyn Catalogue) -> Result<(), Fata
         None => Tenant::built_in(),
     };
     let label = Label::new(label).map_err(|error| usage(error.to_string()))?;
-    let (proof, proof_sha256, secret) = match certificate {
-        Some(path) => {
-            let digest = imageops_tls::fingerprint(&path).map_err(|error| usage(error.to_string()))?;
-            (KeyProof::Certificate, digest, None)
-        }
-        None => {
-            let secret = make_secret().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
-            (KeyProof::Secret, hash_secret(&secret), Some(secret))
-        }
-    };
+    let certificate = certificate.as_deref().map(imageops_tls::fingerprint).transpose();
+    let certificate = certificate.map_err(|error| usage(error.to_string()))?;
+    let (proof, proof_sha256, secret) =
+        prove(certificate).map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
     let create_time = now();
     let key = KeyRow {
         id: KeyId(Uuid::new_v4()),

@@ -1,6 +1,6 @@
 //! Connections, plain or encrypted.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,8 +25,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.address)?;
         let Some(digest) = &self.certificate_sha256 else { return Ok(()) };
-        formatter.write_char(' ')?;
-        digest.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        write!(formatter, " {}", hex::encode(digest))
     }
 }
 
@@ -40,22 +39,15 @@ impl FromStr for Peer {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (address, digest) = match text.split_once(' ') {
-            Some((address, digest)) => (address, Some(read_digest(digest).ok_or(InvalidPeer)?)),
+            Some((address, text)) => {
+                let mut digest = [0; 32];
+                hex::decode_to_slice(text, &mut digest).map_err(|_| InvalidPeer)?;
+                (address, Some(digest))
+            }
             None => (text, None),
         };
         Ok(Self { address: address.parse().map_err(|_| InvalidPeer)?, certificate_sha256: digest })
     }
-}
-
-fn read_digest(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(digest)
 }
 
 /// A connection.

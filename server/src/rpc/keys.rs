@@ -1,7 +1,7 @@
 //! The `Keys` service.
 
 use imageops::v1;
-use imageops_catalogue::{Cursor, KeyProof, KeyRow};
+use imageops_catalogue::{Cursor, KeyRow};
 use imageops_model::{KeyId, Label, Scope, Tenant};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use super::quotas::read_tenant;
 use super::stores::require_operator;
 use super::{Service, pages, parse_name};
 use crate::app::App;
-use crate::auth::{Caller, hash_secret, make_secret};
+use crate::auth::{Caller, prove};
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::wire;
@@ -84,13 +84,7 @@ async fn create(app: &App, caller: &Caller, request: v1::CreateKeyRequest) -> Re
         "" => Uuid::new_v4(),
         id => Uuid::try_parse(id).map_err(|_| Failure::invalid("request_id", "must be a UUID"))?,
     };
-    let (proof, proof_sha256, secret) = match certificate {
-        Some(digest) => (KeyProof::Certificate, digest, String::new()),
-        None => {
-            let secret = make_secret().map_err(Failure::internal)?;
-            (KeyProof::Secret, hash_secret(&secret), secret)
-        }
-    };
+    let (proof, proof_sha256, secret) = prove(certificate).map_err(Failure::internal)?;
     let key = KeyRow {
         id: KeyId(id),
         proof,
@@ -103,7 +97,7 @@ async fn create(app: &App, caller: &Caller, request: v1::CreateKeyRequest) -> Re
         revoke_time: None,
     };
     app.catalogue.create_key(key.clone()).await?;
-    Ok(v1::CreateKeyResponse { key: Some(wire::key(&key, create_time)), secret })
+    Ok(v1::CreateKeyResponse { key: Some(wire::key(&key, create_time)), secret: secret.unwrap_or_default() })
 }
 
 async fn list(app: &App, caller: &Caller, request: v1::ListKeysRequest) -> Result<v1::ListKeysResponse> {
