@@ -99,9 +99,11 @@ fn gateway_reasons() -> BTreeSet<String> {
         }
     }
     // The names of the gRPC codes, which stand for errors without a reason.
-    let problem = read("gateway/src/problem.rs");
-    let names = problem.split("fn code_name").nth(1).expect("the names of the codes");
-    reasons.extend(literals(names).filter(|text| is_code(text)).map(str::to_owned));
+    let source = read("client/rust/src/error.rs");
+    let names = source.split("fn code_name").nth(1).and_then(|rest| rest.split("\n}").next());
+    let names =
+        literals(names.expect("the names of the codes")).filter(|text| is_code(text) && *text != "OK");
+    reasons.extend(names.map(str::to_owned));
     reasons
 }
 

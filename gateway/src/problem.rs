@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use imageops_client::code_name;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -104,7 +105,7 @@ impl From<Status> for Problem {
         let info = status.get_details_error_info();
         let reason = match &info {
             Some(info) if !info.reason.is_empty() => info.reason.clone(),
-            _ => code_name(status.code()).to_owned(),
+            _ => reason_of(status.code()).to_owned(),
         };
         let http = http_status(status.code(), &reason);
         // What is away the server tells of itself, in a sentence that is made for clients; others tell of connections.
@@ -189,25 +190,9 @@ pub(crate) fn is_internal(code: Code) -> bool {
 }
 
 /// The reason of an error that carries none.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok | Code::Unknown => "UNKNOWN",
-        Code::Cancelled => "CANCELLED",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
+fn reason_of(code: Code) -> &'static str {
+    // A status that is no error is none that a server sends as one.
+    code_name(if code == Code::Ok { Code::Unknown } else { code })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod watch;
 
 pub use client::{Client, is_final};
 pub use connection::{ConnectOptions, Connection, Identity, MESSAGE_SIZE_BYTES_MAX, TlsOptions, Token};
-pub use error::{CallError, Error, Result};
+pub use error::{CallError, Error, Result, code_name};
 pub use retry::RetryPolicy;
 pub use target::DownloadTarget;
 pub use transfer::TransferProgress;

@@ -1,5 +1,6 @@
 //! What is known of a call without looking into it.
 
+use imageops_client::code_name;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -50,25 +51,7 @@ impl Outcome {
         match self {
             Self::Done => "OK",
             Self::Abandoned => "ABANDONED",
-            Self::Failed { code, .. } => match code {
-                Code::Ok => "OK",
-                Code::Cancelled => "CANCELLED",
-                Code::Unknown => "UNKNOWN",
-                Code::InvalidArgument => "INVALID_ARGUMENT",
-                Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-                Code::NotFound => "NOT_FOUND",
-                Code::AlreadyExists => "ALREADY_EXISTS",
-                Code::PermissionDenied => "PERMISSION_DENIED",
-                Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-                Code::FailedPrecondition => "FAILED_PRECONDITION",
-                Code::Aborted => "ABORTED",
-                Code::OutOfRange => "OUT_OF_RANGE",
-                Code::Unimplemented => "UNIMPLEMENTED",
-                Code::Internal => "INTERNAL",
-                Code::Unavailable => "UNAVAILABLE",
-                Code::DataLoss => "DATA_LOSS",
-                Code::Unauthenticated => "UNAUTHENTICATED",
-            },
+            Self::Failed { code, .. } => code_name(*code),
         }
     }
 
