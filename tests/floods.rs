@@ -4,9 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
-#[path = "torture/usage.rs"]
-#[allow(dead_code, reason = "shared with the torture tests, which use all of it")]
-mod usage;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,8 +11,8 @@ use std::time::Duration;
 
 use support::http::get;
 use support::status::eventually;
+use support::usage::peak_bytes;
 use support::{DEADLINE, Service};
-use usage::peak_bytes;
 
 /// Of the contract (SEC-38).
 const PEAK_BYTES_MAX: u64 = 256 << 20;

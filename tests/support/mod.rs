@@ -19,6 +19,7 @@ pub mod source;
 pub mod status;
 pub mod stores;
 pub mod upload;
+pub mod usage;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

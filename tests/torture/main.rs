@@ -30,5 +30,4 @@ mod rel_28;
 mod roads;
 mod run;
 mod strace;
-mod usage;
 mod work;

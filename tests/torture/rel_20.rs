@@ -12,7 +12,7 @@ use crate::audit;
 use crate::content::Content;
 use crate::run::Run;
 use crate::support::upload::upload;
-use crate::usage::{p99, peak_bytes};
+use crate::support::usage::{p99, peak_bytes};
 
 const UPLOADS: u64 = 1_000;
 const CONNECTIONS: u64 = 100;

@@ -11,8 +11,8 @@ use tonic::Streaming;
 
 use crate::run::Run;
 use crate::support::jobs::{slow_compress_file, write_busy_disk};
+use crate::support::usage::{cpu_time, peak_bytes};
 use crate::support::{Service, wait_for};
-use crate::usage::{cpu_time, peak_bytes};
 
 const WATCHERS: u64 = 10_000;
 const CONNECTIONS: u64 = 50;

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::content::Content;
 use crate::run::Run;
 use crate::support::upload::upload;
-use crate::usage::resident_bytes;
+use crate::support::usage::resident_bytes;
 
 const READERS: u64 = 200;
 const SECONDS: u64 = 60;

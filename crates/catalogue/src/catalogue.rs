@@ -57,7 +57,7 @@ pub trait Catalogue: Send + Sync + 'static {
         page: Page,
     ) -> Result<Vec<JobRow>>;
 
-    /// Takes up a job of a lane that is queued, or running with a lease that ended before `now`: of the lane of work the
+    /// Takes up a job of a lane that is queued, or running with a lease that ended before `now`: of the lanes of work and imports the
     /// oldest of the next tenant, by name, behind the one whose job this handle claimed last, so that nobody waits longer
     /// than a round for what many others of another tenant wait for (SEC-42). State running, attempt plus one, revision plus
     /// 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,

@@ -50,6 +50,8 @@ const LEASE_MS: i64 = 30_000;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the dispatcher waits for a bell before it looks for leases that ran out.
 const POLL: Duration = Duration::from_secs(1);
+/// Imports that run at the same time, where fewer workers are configured: they wait for sources, and take little else.
+const IMPORTS_MIN: usize = 4;
 
 /// The id under which a server holds leases. It lies in the data directory, whose lock its server holds: after a restart
 /// the leases of its former life are known by it, and those of other servers on the same catalogue are left alone.
@@ -70,9 +72,6 @@ pub fn identity(data_dir: &Path) -> io::Result<Uuid> {
         Err(error) => Err(error),
     }
 }
-
-/// Imports that run at the same time, where fewer workers are configured: they wait for sources, and take little else.
-const IMPORTS_MIN: usize = 4;
 
 /// Claims jobs and runs them until shutdown; returns when the last has let go. Of what users ask for run as many at a time as
 /// configured, and beside them as many imports, one scrub and one drain.
