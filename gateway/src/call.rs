@@ -62,8 +62,16 @@ pub(crate) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
+    response_within(limit, call).await.map(Response::into_inner)
+}
+
+/// The same with what comes beside the answer.
+pub(crate) async fn response_within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<Response<T>, Status> {
     match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
+        Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded("the server did not answer in time")),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::Version;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::config::Limits;
+use crate::sendfile::Outlet;
 
 /// Longest head of a request, all headers together, in bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -105,6 +107,8 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
+        // Bodies are written as they are handed over, not gathered: see `sendfile`.
+        .writev(true)
         .half_close(true);
     server
         .http2()
@@ -125,12 +129,18 @@ async fn converse(
     shutdown: CancellationToken,
 ) {
     let draining = Draining(shutdown.clone());
+    let outlet = Outlet::new(stream);
+    let passage = outlet.passage();
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(draining.clone());
         request.extensions_mut().insert(peer.clone());
+        // HTTP/2 would put frames of its own around, and copies of, what stands for the bytes.
+        if let (Some(passage), Version::HTTP_10 | Version::HTTP_11) = (&passage, request.version()) {
+            request.extensions_mut().insert(passage.clone());
+        }
         request
     });
-    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection = server.serve_connection(TokioIo::new(outlet), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tonic::Status;
 
-use super::{Asked, Source, checked, disposition};
+use super::{Asked, Source, disposition};
 use crate::v1;
 use crate::zip::ZipLayout;
 
@@ -80,6 +80,11 @@ impl Content {
         !self.crc_follows
     }
 
+    /// Whether the bytes of the image are looked at on their way.
+    pub(super) fn reads_bytes(&self) -> bool {
+        self.crc_follows
+    }
+
     /// All of it, around the bytes of the image.
     pub(super) fn whole(&self, image: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
         let Some(zip) = self.zip.clone() else { return Body::from_stream(image) };
@@ -104,13 +109,8 @@ impl Content {
     }
 
     /// A part of it.
-    pub(super) async fn part(&self, source: &Source<'_>, range: Range<u64>) -> Result<Body, Status> {
-        let image = async |part: Range<u64>| -> Result<_, Status> {
-            let length_bytes = part.end - part.start;
-            let (_, chunks) = source.open(part.start, Some(length_bytes)).await?;
-            Ok(checked(chunks, part.start, length_bytes))
-        };
-        let Some(zip) = &self.zip else { return Ok(Body::from_stream(image(range).await?)) };
+    pub(super) async fn part(&self, source: &Source, range: Range<u64>) -> Result<Body, Status> {
+        let Some(zip) = &self.zip else { return Ok(Body::from_stream(source.bytes(range, true).await?)) };
         let parts = zip.parts(&range);
         // Its CRC-32 is known, else there would be no ranges.
         let (header, trailer) = (zip.header().slice(parts.header), zip.trailer(0).slice(parts.trailer));
@@ -119,7 +119,7 @@ impl Content {
         if parts.content.is_empty() {
             return Ok(Body::from_stream(before.chain(behind)));
         }
-        Ok(Body::from_stream(before.chain(image(parts.content).await?).chain(behind)))
+        Ok(Body::from_stream(before.chain(source.bytes(parts.content, true).await?).chain(behind)))
     }
 
     /// An answer with this much of it.

@@ -6,15 +6,19 @@ mod disposition;
 mod range;
 
 use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use imageops::v1::download_image_response::Message;
 use imageops::v1::{Chunk, DownloadHeader, DownloadImageRequest, DownloadImageResponse, ImageFormat};
+use imageops_client::Connection;
 use tonic::{Status, Streaming};
 
 use self::content::{Content, set};
@@ -23,6 +27,7 @@ use self::range::{Validators, Wanted};
 use crate::call;
 use crate::problem::Problem;
 use crate::router::Gateway;
+use crate::sendfile::{self, FileWanted, Passage, StoredFile};
 
 /// How long a download in another format may take to begin: the first one converts the image.
 const CONVERSION_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -78,7 +83,7 @@ impl IntoResponse for Refused {
 }
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Asked<'a> {
     /// `images/{uuid}`.
     pub(crate) image: &'a str,
@@ -88,6 +93,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) file_name: Option<&'a str>,
     /// Whether it is wrapped in a zip.
     pub(crate) zipped: bool,
+    /// By what files can be sent, where they can.
+    pub(crate) passage: Option<&'a Passage>,
 }
 
 /// Answers GET and HEAD.
@@ -97,12 +104,13 @@ pub(crate) async fn answer(
     headers: &HeaderMap,
     asked: &Asked<'_>,
 ) -> Result<Response, Refused> {
-    let source = Source { gateway, headers, asked };
+    let source = Source::new(gateway, headers, asked);
     let whole = method == Method::GET && !headers.contains_key(header::RANGE);
     // A range may count from the end, which only the server knows: its header is asked for first.
-    let (opened, chunks) = source.open(0, (!whole).then_some(0)).await?;
-    let image = opened.image.ok_or_else(|| Status::internal("a download tells of no image"))?;
-    let content = Content::new(&image, asked)?;
+    let opened = source.open(0, (!whole).then_some(0), source.passage.is_some()).await?;
+    let image =
+        opened.header.image.as_ref().ok_or_else(|| Status::internal("a download tells of no image"))?;
+    let content = Content::new(image, asked)?;
     let validators = Validators { etag: &content.etag, last_modified: content.last_modified.as_deref() };
 
     if range::precondition_failed(headers, &validators) {
@@ -119,9 +127,14 @@ pub(crate) async fn answer(
         if content.has_ranges() { range::wanted(headers, size_bytes, &validators) } else { Wanted::Whole };
     match wanted {
         Wanted::Whole => {
-            let chunks = if whole { chunks } else { source.open(0, None).await?.1 };
-            let body = content.whole(checked(chunks, 0, content.image_bytes));
-            Ok(content.answer(StatusCode::OK, Some(size_bytes), body))
+            let all = 0..content.image_bytes;
+            // What is hashed on the way has to come this way, and was opened for the other one.
+            let bytes = if !content.reads_bytes() && whole {
+                source.bytes_of(opened, all)
+            } else {
+                source.bytes(all, !content.reads_bytes()).await?
+            };
+            Ok(content.answer(StatusCode::OK, Some(size_bytes), content.whole(bytes)))
         }
         Wanted::Part { offset_bytes, length_bytes } => {
             let end = offset_bytes + length_bytes;
@@ -135,42 +148,108 @@ pub(crate) async fn answer(
     }
 }
 
+/// The bytes of an image in order, or what stands for them.
+type ImageBytes = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
 /// Where the bytes come from.
-struct Source<'a> {
-    gateway: &'a Gateway,
-    headers: &'a HeaderMap,
-    asked: &'a Asked<'a>,
+#[derive(Clone)]
+struct Source {
+    connection: Connection,
+    headers: HeaderMap,
+    image: String,
+    format: ImageFormat,
+    /// For the download to begin.
+    limit: Duration,
+    passage: Option<Passage>,
 }
 
-impl Source<'_> {
-    /// Begins a download; the answer is its header and what follows.
+/// A download that has begun.
+struct Opened {
+    header: DownloadHeader,
+    chunks: Streaming<DownloadImageResponse>,
+    /// Where the bytes lie, instead of chunks.
+    file: Option<StoredFile>,
+}
+
+impl Source {
+    fn new(gateway: &Gateway, headers: &HeaderMap, asked: &Asked<'_>) -> Self {
+        let limit = match asked.format {
+            ImageFormat::Unspecified => gateway.config.limits.call_timeout,
+            _ => CONVERSION_TIMEOUT,
+        };
+        Self {
+            connection: gateway.connection.clone(),
+            headers: headers.clone(),
+            image: asked.image.to_owned(),
+            format: asked.format,
+            limit,
+            passage: asked.passage.cloned(),
+        }
+    }
+
+    /// Begins a download; with `wants_file` it may tell of a file instead of chunks.
     async fn open(
         &self,
         offset_bytes: u64,
         length_bytes: Option<u64>,
-    ) -> Result<(DownloadHeader, Streaming<DownloadImageResponse>), Status> {
+        wants_file: bool,
+    ) -> Result<Opened, Status> {
         let message = DownloadImageRequest {
-            image: self.asked.image.to_owned(),
+            image: self.image.clone(),
             offset_bytes,
             length_bytes,
-            format: self.asked.format.into(),
+            format: self.format.into(),
             sparse: false,
         };
-        let limit = match self.asked.format {
-            ImageFormat::Unspecified => self.gateway.config.limits.call_timeout,
-            _ => CONVERSION_TIMEOUT,
-        };
-        let mut stub = self.gateway.connection.stub();
-        let mut answers =
-            call::within(limit, stub.download_image(call::request(self.headers, message))).await?;
-        let first = tokio::time::timeout(limit, answers.message())
+        let mut request = call::request(&self.headers, message);
+        if wants_file {
+            request.extensions_mut().insert(FileWanted);
+        }
+        let mut stub = self.connection.stub();
+        let answer = call::response_within(self.limit, stub.download_image(request)).await?;
+        let file = answer.extensions().get::<StoredFile>().cloned();
+        let mut chunks = answer.into_inner();
+        let first = tokio::time::timeout(self.limit, chunks.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the server did not answer in time"))??;
         match first.and_then(|first| first.message) {
-            Some(Message::Header(header)) => Ok((header, answers)),
+            Some(Message::Header(header)) => Ok(Opened { header, chunks, file }),
             _ => Err(Status::internal("a download did not begin with its header")),
         }
     }
+
+    /// The bytes of a range of the image; `may_stand_in` when nobody reads them on the way.
+    async fn bytes(&self, range: Range<u64>, may_stand_in: bool) -> Result<ImageBytes, Status> {
+        let wants_file = may_stand_in && self.passage.is_some();
+        let opened = self.open(range.start, Some(range.end - range.start), wants_file).await?;
+        Ok(self.bytes_of(opened, range))
+    }
+
+    /// Those of a download that was opened for this range.
+    fn bytes_of(&self, opened: Opened, range: Range<u64>) -> ImageBytes {
+        let Opened { chunks, file, .. } = opened;
+        let (Some(StoredFile(file)), Some(passage)) = (file, self.passage.clone()) else {
+            return Box::pin(checked(chunks, range.start, range.end - range.start));
+        };
+        let (source, call) = (self.clone(), Arc::new(Mutex::new(chunks)));
+        let instead = move |range: Range<u64>| -> ImageBytes {
+            // For the server the call lasts as long as this closure does: until the last byte was sent.
+            let (source, _call) = (source.clone(), Arc::clone(&call));
+            let opened = async move { source.bytes(range, false).await.map_err(|status| broken(&status)) };
+            Box::pin(stream::once(opened).map(flatten).flatten())
+        };
+        Box::pin(sendfile::stream(passage, file, range, Arc::new(instead)))
+    }
+}
+
+/// What was opened, or why nothing was, as one stream.
+fn flatten(opened: io::Result<ImageBytes>) -> ImageBytes {
+    opened.unwrap_or_else(|error| Box::pin(stream::iter([Err(error)])))
+}
+
+fn broken(status: &Status) -> io::Error {
+    tracing::warn!(code = ?status.code(), "a download broke");
+    io::Error::other("the download broke")
 }
 
 /// The chunks' bytes. What is not the very next bytes, or not whole, is an error that cuts the connection: the client sees
@@ -185,10 +264,7 @@ fn checked(
         if left == 0 {
             return Ok(None);
         }
-        let message = chunks.message().await.map_err(|status| {
-            tracing::warn!(code = ?status.code(), "a download broke");
-            io::Error::other("the download broke")
-        })?;
+        let message = chunks.message().await.map_err(|status| broken(&status))?;
         let data = match message.and_then(|message| message.message) {
             Some(Message::Chunk(chunk)) => verified(chunk, next, left)?,
             _ => return Err(io::Error::other("the download ended early")),

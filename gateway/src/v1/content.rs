@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use crate::problem::Problem;
 use crate::query::Query;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
+use crate::sendfile::Passage;
 
 /// What the parameter `format` means.
 const FORMAT: &str =
@@ -69,10 +71,12 @@ async fn content(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    passage: Option<Extension<Passage>>,
     Path(id): Path<String>,
 ) -> Result<Response, Response> {
     let name = resource("images", &id).map_err(IntoResponse::into_response)?;
     let mut asked = asked(&uri, &name).map_err(IntoResponse::into_response)?;
+    asked.passage = passage.as_deref();
     let source;
     if asked.format != ImageFormat::Unspecified {
         // What a conversion made has no name of its own.
@@ -95,5 +99,5 @@ fn asked<'a>(uri: &Uri, image: &'a str) -> Result<Asked<'a>, Problem> {
         Some("zip") => true,
         Some(_) => return Err(Problem::invalid("archive", "is `zip`")),
     };
-    Ok(Asked { image, format, file_name: None, zipped })
+    Ok(Asked { image, format, zipped, ..Asked::default() })
 }

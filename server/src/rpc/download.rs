@@ -8,11 +8,12 @@ use bytes::BytesMut;
 use imageops::v1;
 use imageops::v1::download_image_response::Message;
 use imageops_catalogue::{ImageRow, Replica};
+use imageops_gateway::StoredFile;
 use imageops_model::{ImageId, StoreId};
 use imageops_store::{Blob, Error};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use super::{Answers, conversions, parse_name};
 use crate::app::{App, blocking};
@@ -27,12 +28,13 @@ const READ_AHEAD: usize = 2;
 
 type Sender = mpsc::Sender<Result<v1::DownloadImageResponse, Status>>;
 
-/// Header first, then chunks without a gap.
+/// Header first, then chunks without a gap; or the file beside the header, when the caller is in this process and wants that.
 pub(super) async fn download(
     app: &Arc<App>,
     caller: &Caller,
     request: v1::DownloadImageRequest,
-) -> Result<Answers<v1::DownloadImageResponse>> {
+    wants_file: bool,
+) -> Result<Response<Answers<v1::DownloadImageResponse>>> {
     let id = parse_name("image", &request.image)?;
     let format = wire::read_output_format("format", request.format)?;
     let mut image = app.active_image(&caller.tenant, id).await?;
@@ -51,13 +53,19 @@ pub(super) async fn download(
     let copies = Copies::open(app, &image).await?;
     let header =
         v1::DownloadHeader { image: Some(wire::image(&image)), offset_bytes: start, length_bytes: length };
+    let file = if wants_file { copies.blob.file().and_then(|file| file.try_clone().ok()) } else { None };
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let has_file = file.is_some();
     tokio::spawn(async move {
-        if send(&sender, Message::Header(header)).await {
+        if send(&sender, Message::Header(header)).await && !has_file {
             send_bytes(copies, start, start + length, request.sparse, &sender).await;
         }
     });
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+    let mut response = Response::new(Box::pin(ReceiverStream::new(receiver)) as Answers<_>);
+    if let Some(file) = file {
+        response.extensions_mut().insert(StoredFile(Arc::new(file)));
+    }
+    Ok(response)
 }
 
 /// The copies of an image: the one that is read, and those that can take its place.

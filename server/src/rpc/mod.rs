@@ -23,6 +23,7 @@ use std::time::Instant;
 use futures::Stream;
 use imageops::v1;
 use imageops::v1::image_ops_server::ImageOps;
+use imageops_gateway::FileWanted;
 use imageops_model::Scope;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -142,8 +143,9 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::DownloadImageRequest>,
     ) -> Result<Response<Self::DownloadImageStream>, Status> {
+        let wants_file = request.extensions().get::<FileWanted>().is_some();
         let (caller, request) = self.enter(request, Scope::Read).await?;
-        Ok(Response::new(download::download(&self.app, &caller, request).await?))
+        download::download(&self.app, &caller, request, wants_file).await.map_err(Status::from)
     }
 
     async fn get_upload(

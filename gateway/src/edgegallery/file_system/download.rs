@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +15,7 @@ use crate::download::{self, Asked, Refused};
 use crate::edgegallery::literals;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
+use crate::sendfile::Passage;
 
 /// What the service said of every file.
 const HEADERS: [(HeaderName, &str); 5] = [
@@ -50,6 +52,7 @@ async fn send(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    passage: Option<Extension<Passage>>,
     Path(id): Path<String>,
 ) -> Result<Response, Response> {
     let nothing = || Refusal::not_found(literals::NO_IMAGE).into_response();
@@ -60,6 +63,7 @@ async fn send(
         image: slim.as_ref().map_or(&*record.image.name, |slim| &*slim.image.name),
         file_name: Some(&record.image.display_name),
         zipped: parameter(&uri, "isZip").as_deref() == Some("true"),
+        passage: passage.as_deref(),
         ..Asked::default()
     };
     let mut response = download::answer(&gateway, &method, &headers, &asked).await.map_err(refusal)?;
