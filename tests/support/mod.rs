@@ -16,6 +16,7 @@ pub mod proxy;
 pub mod random;
 pub mod s3;
 pub mod source;
+pub mod sparse;
 pub mod status;
 pub mod stores;
 pub mod upload;
