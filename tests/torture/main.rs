@@ -28,6 +28,7 @@ mod rel_21;
 mod rel_23;
 mod rel_24;
 mod rel_25;
+mod rel_26;
 mod rel_28;
 mod roads;
 mod run;
