@@ -30,6 +30,7 @@ mod rel_24;
 mod rel_25;
 mod rel_26;
 mod rel_28;
+mod rel_42;
 mod rel_44;
 mod rel_51;
 mod roads;
