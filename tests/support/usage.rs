@@ -22,6 +22,20 @@ pub fn peak_bytes(process: u32) -> u64 {
     status(process, "VmHWM:")
 }
 
+/// Files, sockets and the like that the process has open.
+pub fn open_files(process: u32) -> u64 {
+    entries(process, "fd")
+}
+
+/// Threads of the process.
+pub fn threads(process: u32) -> u64 {
+    entries(process, "task")
+}
+
+fn entries(process: u32, directory: &str) -> u64 {
+    fs::read_dir(format!("/proc/{process}/{directory}")).expect("a running process").count() as u64
+}
+
 fn status(process: u32, field: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{process}/status")).expect("a running process");
     let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("a field of the status");

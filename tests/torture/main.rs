@@ -29,6 +29,7 @@ mod rel_23;
 mod rel_24;
 mod rel_25;
 mod rel_26;
+mod rel_27;
 mod rel_28;
 mod rel_42;
 mod rel_44;
