@@ -31,6 +31,7 @@ mod rel_25;
 mod rel_26;
 mod rel_27;
 mod rel_28;
+mod rel_40;
 mod rel_42;
 mod rel_44;
 mod rel_51;
