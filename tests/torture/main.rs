@@ -34,6 +34,7 @@ mod rel_28;
 mod rel_40;
 mod rel_42;
 mod rel_44;
+mod rel_50;
 mod rel_51;
 mod roads;
 mod run;
