@@ -4,43 +4,13 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
+use support::gateway::Gateway;
 use support::http::request;
 use support::status::eventually;
-use support::{Service, binary, fixtures};
-
-/// A running gateway, killed when dropped.
-struct Gateway {
-    child: Child,
-    http: SocketAddr,
-}
-
-impl Gateway {
-    /// Starts one before this server.
-    fn before(service: &Service) -> Self {
-        let mut child = Command::new(binary("imageops-gateway"))
-            .args(["--upstream", &format!("http://{}", service.grpc())])
-            .args(["--http-listen", "127.0.0.1:0", "--log-format", "json"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        // A full pipe would stop it.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, http: first["fields"]["address"].as_str().unwrap().parse().unwrap() }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use support::{Service, fixtures};
 
 /// Clients retry what is unavailable; what a server cannot do, they give up.
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use imageops::v1::{JobState, ListJobsRequest, UploadState};
 use imageops_client::{Client, ConnectOptions, Connection};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tonic::{Code, Request};
 
 use support::http::get;
@@ -223,8 +223,7 @@ async fn rel_42_a_second_signal_ends_at_once() {
     service.terminate();
     eventually("a drain", || async { service.output().contains("going down").then_some(()) }).await;
     let begun = Instant::now();
-    let id = Pid::from_raw(i32::try_from(service.id()).unwrap()).unwrap();
-    kill_process(id, Signal::INT).unwrap();
+    service.signal(Signal::INT);
     let status = service.wait();
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_ne!(status.code(), Some(0), "it was no drain to its end");

@@ -5,17 +5,18 @@
 mod support;
 
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{Read, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use imageops::v1::{Image, ImageFormat, UploadCommit, UploadMetadata};
-use imageops_client::{Client, DownloadTarget};
+use imageops_client::Client;
 use sha2::{Digest as _, Sha256};
 
 use support::proxy::Proxy;
 use support::random::Random;
+use support::sparse::Sparse;
 use support::upload::{CHUNK_BYTES, Stream, metadata};
 use support::{Service, binary};
 
@@ -80,24 +81,6 @@ async fn the_command_line_leaves_holes_out() {
     let mut piped = imageops(&service, &image, "-");
     assert_eq!(sha256(piped.stdout.take().unwrap()), expected(&image));
     assert!(piped.wait().unwrap().success());
-}
-
-/// A file with holes, as a user of the library writes it.
-struct Sparse(File);
-
-impl DownloadTarget for Sparse {
-    async fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        self.0.write_all(data)
-    }
-
-    async fn skip(&mut self, length_bytes: u64) -> io::Result<()> {
-        let end_bytes = self.0.seek(SeekFrom::Current(i64::try_from(length_bytes).unwrap()))?;
-        self.0.set_len(end_bytes)
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 /// Cut before, in and behind its holes, a download goes on where it was.

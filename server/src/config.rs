@@ -269,6 +269,10 @@ pub struct Settings {
     /// Seconds that running uploads and downloads are given at shutdown [default: 30].
     #[arg(long, env = "IMAGEOPS_DRAIN_SECONDS", value_name = "SECONDS")]
     pub drain_seconds: Option<u32>,
+    /// Seconds of these at whose beginning connections are still let in and told that the server is not ready, so that a
+    /// balancer turns away before they are refused: at least as long as it takes to look twice [default: 0].
+    #[arg(long, env = "IMAGEOPS_UNREADY_SECONDS", value_name = "SECONDS")]
+    pub unready_seconds: Option<u32>,
     /// Form of the log on standard error [default: text].
     #[arg(long, env = "IMAGEOPS_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -370,6 +374,8 @@ pub struct Config {
     pub import_ca_file: Option<PathBuf>,
     /// See [`Settings::drain_seconds`].
     pub drain_seconds: u32,
+    /// See [`Settings::unready_seconds`].
+    pub unready_seconds: u32,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
     /// See [`Settings::log`].
@@ -462,6 +468,7 @@ impl Config {
             import_http: flags.import_http.or(file.import_http).unwrap_or(true),
             import_ca_file: flags.import_ca_file.or(file.import_ca_file),
             drain_seconds: flags.drain_seconds.or(file.drain_seconds).unwrap_or(30),
+            unready_seconds: flags.unready_seconds.or(file.unready_seconds).unwrap_or(0),
             log_format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             audit_log: flags.audit_log.or(file.audit_log),
@@ -484,6 +491,7 @@ impl Config {
             ("upload-max-bytes", self.upload_max_bytes, 1, 1 << 62),
             ("virtual-size-max-bytes", self.virtual_size_max_bytes, 1, 1 << 62),
             ("drain-seconds", u64::from(self.drain_seconds), 0, 86_400),
+            ("unready-seconds", u64::from(self.unready_seconds), 0, u64::from(self.drain_seconds)),
             ("scrub-days", u64::from(self.scrub_days), 0, 36_500),
             ("conversion-cache-bytes", self.conversion_cache_bytes, 0, 1 << 62),
         ];

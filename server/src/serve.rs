@@ -109,8 +109,10 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     health.set_not_serving::<KeysServer<Service>>().await;
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     app.shutdown.cancel();
-    closing.cancel();
     end_uploads_in_time(&app);
+    // Whoever asks meanwhile is told to go elsewhere.
+    tokio::time::sleep(Duration::from_secs(u64::from(app.config.unready_seconds))).await;
+    closing.cancel();
     let drained = drain(&app, [workers, sweeper, prober], grpc, rest).await;
     app.catalogue.close().await;
     audit.close().await;
@@ -340,7 +342,12 @@ fn path_label(path: &Path) -> String {
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits { grace_period: Duration::from_secs(u64::from(config.drain_seconds)), ..Limits::default() }
+    Limits { grace_period: closing_time(config), ..Limits::default() }
+}
+
+/// What of the drain is left once no connection is let in any more.
+fn closing_time(config: &Config) -> Duration {
+    Duration::from_secs(u64::from(config.drain_seconds.saturating_sub(config.unready_seconds)))
 }
 
 async fn serve_grpc(
@@ -391,5 +398,5 @@ async fn drain(
         }
         rest.iter().all(|rest| matches!(rest, Ok(Drained::Completely)))
     };
-    timeout(Duration::from_secs(u64::from(app.config.drain_seconds) + 1), everything).await.unwrap_or(false)
+    timeout(closing_time(&app.config) + Duration::from_secs(1), everything).await.unwrap_or(false)
 }

@@ -25,6 +25,8 @@ use crate::upload::give_up;
 const INTERVAL: Duration = Duration::from_secs(300);
 /// How long a blob must be known without a row before it goes: many times what lies between publishing and the row.
 const GRACE: Duration = Duration::from_secs(900);
+/// Blobs that the catalogue is asked for at once: one at a time, a million would keep a start waiting for minutes.
+const BLOBS_ASKED: usize = 1_000;
 /// Age at which parts of objects that were never completed go: more than the longest upload to a bucket.
 const INCOMPLETE_AGE: Duration = Duration::from_secs(86_400);
 /// Blobs without a row that a crash may leave, whatever the share of all that they are.
@@ -84,12 +86,8 @@ async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn S
     }
     let listing = Arc::clone(store);
     let entries = blocking(move || listing.list()).await??;
-    let (all, mut orphans) = (entries.len(), Vec::new());
-    for entry in entries {
-        if !catalogue.is_blob_referenced(id, &entry.key).await? {
-            orphans.push(entry.key);
-        }
-    }
+    let all = entries.len();
+    let orphans = without_row(catalogue, id, entries).await?;
     if is_suspicious(orphans.len(), all) {
         tracing::error!(
             store = %id,
@@ -99,7 +97,7 @@ async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn S
         );
         return Ok(());
     }
-    for key in orphans {
+    for Entry { key, .. } in orphans {
         tracing::info!(key, "bytes without a row are removed");
         let store = Arc::clone(store);
         // One that cannot be removed keeps no other.
@@ -108,6 +106,19 @@ async fn recover_store(catalogue: &dyn Catalogue, id: StoreId, store: &Arc<dyn S
         }
     }
     Ok(())
+}
+
+/// Those of a store's blobs that have no row.
+async fn without_row(catalogue: &dyn Catalogue, store: StoreId, mut blobs: Vec<Entry>) -> Result<Vec<Entry>> {
+    // Neighbours in the index are asked for together.
+    blobs.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    let mut orphans = Vec::new();
+    for asked in blobs.chunks(BLOBS_ASKED) {
+        let keys: Vec<_> = asked.iter().map(|entry| entry.key.clone()).collect();
+        let without: HashSet<_> = catalogue.list_unreferenced(store, &keys).await?.into_iter().collect();
+        orphans.extend(asked.iter().filter(|entry| without.contains(&entry.key)).cloned());
+    }
+    Ok(orphans)
 }
 
 /// Whether so many blobs without a row are more than calls that were cut off leave: then the catalogue is at fault, and what
@@ -285,12 +296,9 @@ impl Orphans {
                     continue;
                 }
             };
-            let (all, mut orphans) = (entries.len(), Vec::new());
-            for entry in entries {
-                if self.is_suspect(id, &entry) && !app.catalogue.is_blob_referenced(id, &entry.key).await? {
-                    orphans.push(entry);
-                }
-            }
+            let all = entries.len();
+            let suspects = entries.into_iter().filter(|entry| self.is_suspect(id, entry)).collect();
+            let orphans = without_row(&*app.catalogue, id, suspects).await?;
             let is_suspicious = is_suspicious(orphans.len(), all);
             for entry in orphans {
                 let place = (id, entry.key);

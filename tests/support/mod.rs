@@ -7,6 +7,7 @@
 pub mod fault_proxy;
 pub mod file_system;
 pub mod fixtures;
+pub mod gateway;
 pub mod http;
 pub mod images;
 pub mod jobs;
@@ -16,6 +17,7 @@ pub mod proxy;
 pub mod random;
 pub mod s3;
 pub mod source;
+pub mod sparse;
 pub mod status;
 pub mod stores;
 pub mod upload;
@@ -181,8 +183,13 @@ impl Service {
 
     /// Asks the server to stop (SIGTERM), without waiting for it.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.server().id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(id, Signal::TERM).expect("a server that takes the signal");
+        kill_process(id, signal).expect("a server that takes the signal");
     }
 
     /// Waits until the server has stopped by itself.

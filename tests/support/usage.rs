@@ -1,7 +1,13 @@
 //! What a process takes of the machine, as Linux tells it.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
+
+/// Bytes of a block, whatever the file system's are: `st_blocks` counts in these (stat(2)).
+const BLOCK_BYTES: u64 = 512;
 
 /// Clock ticks of a second in `/proc/*/stat`: fixed by the kernel's interface (proc(5)).
 const TICKS_PER_SECOND: u64 = 100;
@@ -14,6 +20,20 @@ pub fn resident_bytes(process: u32) -> u64 {
 /// The most memory that the process ever had, in bytes.
 pub fn peak_bytes(process: u32) -> u64 {
     status(process, "VmHWM:")
+}
+
+/// Files, sockets and the like that the process has open.
+pub fn open_files(process: u32) -> u64 {
+    entries(process, "fd")
+}
+
+/// Threads of the process.
+pub fn threads(process: u32) -> u64 {
+    entries(process, "task")
+}
+
+fn entries(process: u32, directory: &str) -> u64 {
+    fs::read_dir(format!("/proc/{process}/{directory}")).expect("a running process").count() as u64
 }
 
 fn status(process: u32, field: &str) -> u64 {
@@ -30,6 +50,26 @@ pub fn cpu_time(process: u32) -> Duration {
     let fields: Vec<_> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
     Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
+}
+
+/// What a file takes of the disk, holes left out.
+pub fn allocated_bytes(file: &Metadata) -> u64 {
+    file.blocks() * BLOCK_BYTES
+}
+
+/// What is being written takes so much of the disk: the files in these directories, and those that a process has open
+/// and that have no name.
+pub fn staged_bytes(process: u32, directories: &[&Path]) -> u64 {
+    // What is gone by the time that it is looked at takes nothing.
+    let named = directories.iter().flat_map(|directory| fs::read_dir(directory).expect("a directory"));
+    let named = named.filter_map(|entry| entry.ok()?.metadata().ok());
+    let open = fs::read_dir(format!("/proc/{process}/fd")).expect("a running process");
+    let open = open.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok());
+    let unnamed = open.filter(|file| file.is_file() && file.nlink() == 0);
+    // One file may be open more than once.
+    let files: BTreeMap<_, _> =
+        named.chain(unnamed).map(|file| ((file.dev(), file.ino()), allocated_bytes(&file))).collect();
+    files.into_values().sum()
 }
 
 /// The value below which 99 of 100 lie; sorts.

@@ -26,15 +26,41 @@ const ANEW_BYTES_MAX: u64 = 4 * MIB;
 const UPLOAD_LIMIT: Duration = Duration::from_secs(900);
 
 /// What all clients share.
-struct Clients {
+pub struct Clients {
     target: Target,
-    roads: Vec<&'static Road>,
-    ledger: Ledger,
-    stop: AtomicBool,
+    pub roads: Vec<&'static Road>,
+    pub ledger: Ledger,
+    pub stop: AtomicBool,
     /// No upload begins between a kill and the end of its audit, which else would never catch up; what is under way goes on.
-    auditing: AtomicBool,
+    pub auditing: AtomicBool,
     size_bytes_max: u64,
-    cuts: AtomicU64,
+    pub cuts: AtomicU64,
+}
+
+impl Clients {
+    /// So many clients that upload, over the roads in turn, until they are told to stop.
+    pub fn start(
+        run: &mut Run,
+        service: &Service,
+        count: u64,
+        size_bytes_max: u64,
+    ) -> (Arc<Self>, Vec<JoinHandle<()>>) {
+        let clients = Arc::new(Self {
+            target: target(service),
+            roads: roads::present(service.http()),
+            ledger: Ledger::default(),
+            stop: AtomicBool::new(false),
+            auditing: AtomicBool::new(false),
+            size_bytes_max,
+            cuts: AtomicU64::new(0),
+        });
+        let mut uploading = Vec::new();
+        for number in 0..count {
+            let (clients, seed) = (Arc::clone(&clients), run.random.next());
+            uploading.push(beside(move || upload(clients, number, seed)));
+        }
+        (clients, uploading)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -45,20 +71,7 @@ async fn rel_01_acknowledged_uploads_outlive_sigkill() {
     // Kept at the server at most, so that a long run needs no large disk.
     let kept_bytes_max = 4 * size_bytes_max;
     let mut service = run.service(|_| {});
-    let clients = Arc::new(Clients {
-        target: target(&service),
-        roads: roads::present(service.http()),
-        ledger: Ledger::default(),
-        stop: AtomicBool::new(false),
-        auditing: AtomicBool::new(false),
-        size_bytes_max,
-        cuts: AtomicU64::new(0),
-    });
-    let mut uploading = Vec::new();
-    for number in 0..CLIENTS {
-        let (clients, seed) = (Arc::clone(&clients), run.random.next());
-        uploading.push(beside(move || upload(clients, number, seed)));
-    }
+    let (clients, uploading) = Clients::start(&mut run, &service, CLIENTS, size_bytes_max);
     for _ in 0..kills {
         let removing = Arc::clone(&clients);
         let removing = beside(move || remove_surplus(removing, kept_bytes_max));
@@ -112,7 +125,7 @@ async fn upload(clients: Arc<Clients>, number: u64, seed: u64) {
 }
 
 /// Removes the oldest images above a bound, by the trash, while the server may be killed.
-async fn remove_surplus(clients: Arc<Clients>, kept_bytes_max: u64) {
+pub async fn remove_surplus(clients: Arc<Clients>, kept_bytes_max: u64) {
     let kept = |entry: &Entry| entry.compared && !entry.removed;
     let mut kept_bytes: u64 =
         clients.ledger.all().iter().filter(|entry| kept(entry)).map(|entry| entry.content.size_bytes).sum();

@@ -9,13 +9,11 @@ use tokio::task::block_in_place;
 
 use crate::audit;
 use crate::content::Content;
-use crate::outcome::{Asked, Subject};
+use crate::outcome::{self, Asked, Subject};
 use crate::run::Run;
-use crate::support::jobs::{ended, write_busy_disk};
-use crate::support::source::ALLOWED;
+use crate::support::jobs::ended;
 use crate::support::status::eventually;
-use crate::support::stores::{add_store, blobs_of};
-use crate::support::upload::{digests, upload};
+use crate::support::stores::blobs_of;
 use crate::support::{Service, names_in, wait_for};
 use crate::work::{COPIES, DRAINED, SOURCE, WORKS, Work};
 
@@ -94,16 +92,10 @@ impl Torture {
         let service = run.service(|setup| {
             // As many attempts as there can be: here no number of kills may stop a job.
             setup.arguments = vec!["--job-attempts".into(), "100".into()];
-            setup.arguments.extend(ALLOWED.map(str::to_owned));
-            // Nothing goes into them but what names them.
-            add_store(setup, COPIES, -5);
-            add_store(setup, DRAINED, -9);
+            outcome::prepare(setup);
         });
         let source_bytes = run.part_of(256 * MIB, 8 * MIB);
-        write_busy_disk(&service.image_path().join(SOURCE), source_bytes);
-        let disk = std::fs::read(service.image_path().join(SOURCE)).unwrap();
-        let name = upload(&service.client(), &disk).await.name;
-        let shared = Subject { name, digests: digests(&disk), is_own: false };
+        let shared = Subject::shared(&service, source_bytes).await;
         Self {
             run,
             service,
@@ -242,7 +234,7 @@ impl Torture {
 }
 
 /// From the moment at which a job was asked for to its end.
-fn taken(job: &Job) -> Duration {
+pub fn taken(job: &Job) -> Duration {
     let ms = |time: Option<pbjson_types::Timestamp>| {
         time.map_or(0, |time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000)
     };

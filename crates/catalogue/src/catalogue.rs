@@ -315,6 +315,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Whether a row names these bytes.
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool>;
 
+    /// Those of these bytes that no row names: as [`Self::is_blob_referenced`], for many at once.
+    async fn list_unreferenced(&self, store: StoreId, blobs: &[String]) -> Result<Vec<String>>;
+
     /// Bytes of a store that no row names any more and none ever will, those doomed first first; at most `limit`. Whoever
     /// removes them needs no lock.
     async fn list_doomed(&self, store: StoreId, limit: u32) -> Result<Vec<String>>;

@@ -308,6 +308,10 @@ impl Catalogue for Handle {
         on_reader!(self, images::is_blob_referenced, store, blob)
     }
 
+    async fn list_unreferenced(&self, store: StoreId, blobs: &[String]) -> Result<Vec<String>> {
+        on_reader!(self, images::list_unreferenced, store, blobs)
+    }
+
     async fn list_doomed(&self, store: StoreId, limit: u32) -> Result<Vec<String>> {
         on_reader!(self, doomed::list, store, limit)
     }

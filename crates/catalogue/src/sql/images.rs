@@ -66,6 +66,12 @@ const SELECT_BY_ID: &str = select_images!("WHERE id = $1");
 const SELECT_BLOB: &str =
     "SELECT CAST(1 AS BIGINT) FROM image_replicas WHERE store = $1 AND blob = $2 LIMIT 1";
 
+pub(super) const SELECT_UNREFERENCED: &str = concat!(
+    "SELECT CAST(wanted.value AS TEXT) FROM ",
+    wanted_words!("$2"),
+    " WHERE NOT EXISTS (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = wanted.value)"
+);
+
 pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {
     let record: Option<ImageRecord> =
         sqlx::query_as(SELECT).bind(tenant.as_str()).bind(write_uuid(id.0)).fetch_optional(db).await?;
@@ -205,4 +211,13 @@ pub(super) async fn is_blob_referenced(db: &mut Connection, store: StoreId, blob
     let any: Option<i64> =
         sqlx::query_scalar(SELECT_BLOB).bind(write_uuid(store.0)).bind(blob).fetch_optional(db).await?;
     Ok(any.is_some())
+}
+
+pub(super) async fn list_unreferenced(
+    db: &mut Connection,
+    store: StoreId,
+    blobs: &[String],
+) -> Result<Vec<String>> {
+    let wanted = write_json(&blobs)?;
+    Ok(sqlx::query_scalar(SELECT_UNREFERENCED).bind(write_uuid(store.0)).bind(wanted).fetch_all(db).await?)
 }

@@ -56,6 +56,10 @@ pub(crate) async fn blobs_are_referenced_by_store_and_key<D: Database>() {
     assert!(catalogue.is_blob_referenced(copy.store, &copy.blob).await.unwrap());
     assert!(!catalogue.is_blob_referenced(StoreId(Uuid::new_v4()), &copy.blob).await.unwrap());
     assert!(!catalogue.is_blob_referenced(copy.store, "another").await.unwrap());
+    let both = [copy.blob.clone(), "another".to_owned()];
+    assert_eq!(catalogue.list_unreferenced(copy.store, &both).await.unwrap(), ["another"]);
+    assert_eq!(catalogue.list_unreferenced(StoreId(Uuid::new_v4()), &both).await.unwrap(), both);
+    assert_eq!(catalogue.list_unreferenced(copy.store, &[]).await.unwrap(), [""; 0]);
     let missing = ImageId(Uuid::new_v4());
     assert_error!(catalogue.get_image(&tenant(), missing).await, Error::NotFound { what: "image" });
 }
