@@ -11,6 +11,7 @@ pub mod http;
 pub mod images;
 pub mod jobs;
 pub mod mount;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod random;
