@@ -20,6 +20,7 @@ mod rel_01;
 mod rel_02;
 mod rel_04;
 mod rel_06;
+mod rel_07;
 mod rel_10;
 mod rel_12;
 mod rel_15;
