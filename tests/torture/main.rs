@@ -23,6 +23,7 @@ mod rel_06;
 mod rel_07;
 mod rel_10;
 mod rel_12;
+mod rel_14;
 mod rel_15;
 mod rel_20;
 mod rel_21;
