@@ -25,6 +25,7 @@ mod rel_10;
 mod rel_12;
 mod rel_14;
 mod rel_15;
+mod rel_16;
 mod rel_20;
 mod rel_21;
 mod rel_23;
