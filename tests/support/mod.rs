@@ -25,7 +25,7 @@ pub mod usage;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use imageops::v1::{Job, JobState};
@@ -182,8 +182,22 @@ impl Service {
 
     /// Asks the server to stop (SIGTERM), without waiting for it.
     pub fn terminate(&self) {
-        let id = i32::try_from(self.server().id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(id, Signal::TERM).expect("a server that takes the signal");
+        self.signal(Signal::TERM);
+    }
+
+    /// Has the server stand still (SIGSTOP), as a machine does that is suspended.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let deadline = Instant::now() + DEADLINE;
+        while !usage::is_stopped(self.server().id()) {
+            assert!(Instant::now() < deadline, "expected a server that stands still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Has it go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Waits until the server has stopped by itself.
@@ -204,6 +218,11 @@ impl Service {
     /// The next start takes the same ports, so that clients find the server again.
     fn keep_ports(&mut self) {
         (self.setup.grpc_listen, self.setup.http_listen) = (self.grpc(), self.http());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.server().id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(id, signal).expect("a server that takes the signal");
     }
 
     fn server(&self) -> &Server {

@@ -109,6 +109,16 @@ impl Postgres {
         Err(format!("PostgreSQL did not come up; it printed:\n{log}"))
     }
 
+    /// Has it run a statement: what came of it, a line for each row. It waits for no lock that others hold.
+    pub fn execute(&self, statement: &str) -> Result<String, String> {
+        captured(
+            self.command("psql")
+                .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement])
+                .arg(self.url())
+                .env("PGOPTIONS", "-c lock_timeout=200ms"),
+        )
+    }
+
     /// One of its programs, run in its directory by its user.
     pub fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
