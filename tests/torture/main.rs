@@ -30,6 +30,7 @@ mod rel_20;
 mod rel_21;
 mod rel_23;
 mod rel_28;
+mod rel_30;
 mod rel_31;
 mod roads;
 mod run;
