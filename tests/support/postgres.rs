@@ -119,6 +119,21 @@ impl Postgres {
         )
     }
 
+    /// All that the database holds, as it is at one moment; others go on.
+    pub fn dump(&self) -> Result<String, String> {
+        captured(self.command("pg_dump").arg(self.url()))
+    }
+
+    /// Puts a dump in the place of all that the database holds. Nobody may use it meanwhile.
+    pub fn restore(&self, dump: &str) -> Result<(), String> {
+        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")?;
+        let file = self.directory.join("dump.sql");
+        fs::write(&file, dump).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        let mut restore = self.command("psql");
+        restore.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f"]).arg(file);
+        captured(restore.arg(self.url())).map(drop)
+    }
+
     /// One of its programs, run in its directory by its user.
     pub fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);

@@ -32,6 +32,7 @@ mod rel_23;
 mod rel_28;
 mod rel_30;
 mod rel_31;
+mod rel_46;
 mod roads;
 mod run;
 mod strace;
