@@ -11,7 +11,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request};
 
 use crate::audit::Record;
-use crate::clock::now;
+use crate::clock::latest;
 use crate::config::AuthMode;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -100,7 +100,7 @@ impl Authenticator {
             return Err(unauthenticated("send `authorization: Bearer KEY`"));
         }
         let digest = hash_secret(secret);
-        let key = self.catalogue.find_key(KeyProof::Secret, &digest, now()).await?;
+        let key = self.catalogue.find_key(KeyProof::Secret, &digest, latest()).await?;
         let key = key.ok_or_else(|| unauthenticated("the key is not known"))?;
         // The index already compared the digests; this compares them again in a time that tells nothing.
         if !bool::from(key.proof_sha256.ct_eq(&digest)) {
@@ -112,7 +112,7 @@ impl Authenticator {
     /// The connection has proved that the caller has the certificate; what it may do, its key says.
     async fn by_certificate(&self, certificate: Option<[u8; 32]>) -> Result<Caller> {
         let Some(digest) = certificate else { return Err(unauthenticated("show a client certificate")) };
-        let key = self.catalogue.find_key(KeyProof::Certificate, &digest, now()).await?;
+        let key = self.catalogue.find_key(KeyProof::Certificate, &digest, latest()).await?;
         key.map(Caller::from).ok_or_else(|| unauthenticated("the certificate has no key"))
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use crate::app::{App, blocking};
-use crate::clock::now;
+use crate::clock::{Calendar, now};
 use crate::failure::Result;
 use crate::rpc::{start_once, work_key};
 use crate::stores::{Slot, Stores};
@@ -140,23 +140,24 @@ pub async fn run(app: Arc<App>) {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut orphans = Orphans::new(&app);
+    let mut calendar = Calendar::new(now(), Instant::now());
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = app.shutdown.cancelled() => return,
         }
-        if let Err(failure) = sweep(&app, &mut orphans).await {
+        let time = calendar.read(now(), Instant::now());
+        if let Err(failure) = sweep(&app, &mut orphans, time).await {
             tracing::warn!(reason = failure.reason, "a sweep was not completed; the next one goes on");
         }
     }
 }
 
-async fn sweep(app: &Arc<App>, orphans: &mut Orphans) -> Result<()> {
-    let time = now();
+async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()> {
     let jobs =
         app.catalogue.expire_jobs(time.plus_ms(-i64::from(app.config.job_retention_days) * DAY_MS)).await?;
     let uploads = expire_uploads(app, time).await?;
-    let images = empty_trash(app).await?;
+    let images = empty_trash(app, time).await?;
     let conversions = evict_conversions(app).await?;
     app.remove_doomed().await?;
     let ballast = Arc::clone(&app.ballast);
@@ -185,10 +186,10 @@ pub async fn expire_uploads(app: &App, time: Micros) -> Result<u64> {
 }
 
 /// Removes the images that have lain in the trash for their time; how many.
-async fn empty_trash(app: &App) -> Result<u64> {
+async fn empty_trash(app: &App, time: Micros) -> Result<u64> {
     let mut removed = 0;
     loop {
-        let images = app.catalogue.purge_expired_images(now()).await?;
+        let images = app.catalogue.purge_expired_images(time).await?;
         if images.is_empty() {
             return Ok(removed);
         }

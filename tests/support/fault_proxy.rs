@@ -45,11 +45,22 @@ impl Fault {
         [Self::InternalError, Self::Unavailable, Self::Silence, Self::Slow, Self::Reset, Self::Truncated];
 }
 
+/// Where what a client puts becomes something else, without anybody telling so.
+#[derive(Clone)]
+pub enum Spoiling {
+    /// Between the proxy and the server: one byte is another one.
+    OnTheWay,
+    /// At the server, which has taken the bytes: this changes them before the client hears of it.
+    AtRest(Arc<dyn Fn() + Send + Sync>),
+}
+
 /// What is struck from now on.
 struct Plan {
     share_percent: u64,
     faults: Vec<Fault>,
     until: Option<Instant>,
+    /// Which share of the PUT requests below which path carry something else, and where that happens.
+    spoiling: Option<(u64, &'static str, Spoiling)>,
     random: Random,
 }
 
@@ -58,6 +69,7 @@ struct State {
     plan: Mutex<Plan>,
     /// Each request in its order: what struck it.
     struck: Mutex<Vec<Option<Fault>>>,
+    spoiled: Mutex<u64>,
     open: Mutex<usize>,
     /// Set once by [`FaultProxy::drop`]; wakes those who keep silence.
     over: Mutex<bool>,
@@ -79,8 +91,15 @@ impl FaultProxy {
         let random = Random::from_seed(seed);
         let state = Arc::new(State {
             server,
-            plan: Mutex::new(Plan { share_percent: 0, faults: Vec::new(), until: None, random }),
+            plan: Mutex::new(Plan {
+                share_percent: 0,
+                faults: Vec::new(),
+                until: None,
+                spoiling: None,
+                random,
+            }),
             struck: Mutex::default(),
+            spoiled: Mutex::default(),
             open: Mutex::default(),
             over: Mutex::default(),
             bell: Condvar::new(),
@@ -107,9 +126,20 @@ impl FaultProxy {
         self.plan(share_percent, faults, Some(Instant::now() + time));
     }
 
-    /// Lets everything pass from now on.
+    /// Spoils this share of the PUT requests whose target holds `within` from now on, beside all faults.
+    pub fn spoil(&self, share_percent: u64, within: &'static str, spoiling: Spoiling) {
+        lock(&self.state.plan).spoiling = Some((share_percent, within, spoiling));
+    }
+
+    /// How many requests were spoiled so far.
+    pub fn spoiled(&self) -> u64 {
+        *lock(&self.state.spoiled)
+    }
+
+    /// Lets everything pass from now on, as it is.
     pub fn pass(&self) {
         self.plan(0, &[], None);
+        lock(&self.state.plan).spoiling = None;
     }
 
     /// What struck each request so far, in the order in which they came.
@@ -182,10 +212,31 @@ impl State {
             }
             Some(Fault::Slow) => self.pass_on(client, &head, slowly),
             Some(Fault::Truncated) => self.pass_on(client, &head, half),
-            Some(Fault::Reset) | None => {
-                self.pass_on(client, &head, |server, client| io::copy(server, client).map(drop))
-            }
+            Some(Fault::Reset) | None => match self.next_spoiling(&head) {
+                Some((Spoiling::OnTheWay, at)) => self.send_on(client, &head, Some(at), whole),
+                Some((Spoiling::AtRest(change), _)) => self.pass_on(client, &head, |server, client| {
+                    let mut answer = Vec::new();
+                    server.read_to_end(&mut answer)?;
+                    change();
+                    client.write_all(&answer)
+                }),
+                None => self.pass_on(client, &head, whole),
+            },
         }
+    }
+
+    /// Whether the next request is spoiled, where, and which of its bytes.
+    fn next_spoiling(&self, head: &[u8]) -> Option<(Spoiling, u64)> {
+        let mut plan = lock(&self.plan);
+        let (share_percent, within, spoiling) = plan.spoiling.clone()?;
+        let line = String::from_utf8_lossy(head).lines().next().unwrap_or_default().to_owned();
+        let length_bytes: u64 = field(head, "content-length")?.parse().ok()?;
+        let is_meant = line.starts_with("PUT ") && line.contains(within) && length_bytes > 0;
+        if !is_meant || plan.random.below(100) >= share_percent {
+            return None;
+        }
+        *lock(&self.spoiled) += 1;
+        Some((spoiling, plan.random.below(length_bytes)))
     }
 
     fn keep_silence(&self) {
@@ -196,8 +247,19 @@ impl State {
     /// Sends the request to the server, and gives its answer to `answer`.
     fn pass_on(
         &self,
+        client: TcpStream,
+        head: &[u8],
+        answer: impl FnOnce(&mut TcpStream, &mut TcpStream) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.send_on(client, head, None, answer)
+    }
+
+    /// The same, with the byte at `changed_at` of the body as another one.
+    fn send_on(
+        &self,
         mut client: TcpStream,
         head: &[u8],
+        changed_at: Option<u64>,
         answer: impl FnOnce(&mut TcpStream, &mut TcpStream) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut server = TcpStream::connect(self.server)?;
@@ -205,7 +267,15 @@ impl State {
         server.set_write_timeout(Some(SILENCE_MAX))?;
         server.write_all(&closing(head))?;
         let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
-        let sending = thread::spawn(move || io::copy(&mut from_client, &mut to_server).map(drop));
+        let sending = thread::spawn(move || -> io::Result<()> {
+            if let Some(at) = changed_at {
+                io::copy(&mut (&from_client).take(at), &mut to_server)?;
+                let mut byte = [0];
+                from_client.read_exact(&mut byte)?;
+                to_server.write_all(&[!byte[0]])?;
+            }
+            io::copy(&mut from_client, &mut to_server).map(drop)
+        });
         let answered = answer(&mut server, &mut client);
         // Both ends: the thread that sends has nothing more to wait for.
         let _ = client.shutdown(Shutdown::Both);
@@ -225,6 +295,11 @@ fn refuse(client: &mut TcpStream, head: &[u8], status: &str) -> io::Result<()> {
     let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     client.write_all(answer.as_bytes())?;
     client.shutdown(Shutdown::Write)
+}
+
+/// Hands an answer on as it is.
+fn whole(server: &mut TcpStream, client: &mut TcpStream) -> io::Result<()> {
+    io::copy(server, client).map(drop)
 }
 
 /// Hands an answer on in pieces with pauses, and what is left at once.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod images;
 pub mod jobs;
 pub mod mount;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod random;
@@ -26,7 +27,7 @@ pub mod usage;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use imageops::v1::{Job, JobState};
@@ -190,6 +191,21 @@ impl Service {
     pub fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.server().id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(id, signal).expect("a server that takes the signal");
+    }
+
+    /// Has the server stand still (SIGSTOP), as a machine does that is suspended.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let deadline = Instant::now() + DEADLINE;
+        while !usage::is_stopped(self.server().id()) {
+            assert!(Instant::now() < deadline, "expected a server that stands still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Has it go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Waits until the server has stopped by itself.

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -92,6 +93,19 @@ impl Bucket {
         let mut names = self.names("incomplete");
         names.extend(names_in(self.files.path()).into_iter().filter(|name| name.starts_with(".upload")));
         names
+    }
+
+    /// Changes a byte of the part of an object to be that the server has stored last.
+    pub fn spoil_newest_part(&self) {
+        let parts = names_in(self.files.path()).into_iter().filter(|name| name.contains(".part-"));
+        let modified = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let newest = parts.map(|name| self.files.path().join(name)).max_by_key(modified);
+        let file = fs::File::options().read(true).write(true).open(newest.expect("a part"));
+        let file = file.expect("a part that is there until all are");
+        let at = file.metadata().expect("a file").len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("a byte of it");
+        file.write_all_at(&[!byte[0]], at).expect("a byte that can be written");
     }
 
     fn directory(&self, name: &str) -> PathBuf {

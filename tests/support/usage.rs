@@ -45,9 +45,8 @@ fn status(process: u32, field: &str) -> u64 {
 
 /// Time that the process has had of all processors.
 pub fn cpu_time(process: u32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).expect("a running process");
-    // The name stands in parentheses and may hold anything; user and system time are the 14th and 15th field.
-    let fields: Vec<_> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
+    // User and system time are the 14th and 15th field.
+    let fields = stat(process);
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
     Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
 }
@@ -70,6 +69,18 @@ pub fn staged_bytes(process: u32, directories: &[&Path]) -> u64 {
     let files: BTreeMap<_, _> =
         named.chain(unnamed).map(|file| ((file.dev(), file.ino()), allocated_bytes(&file))).collect();
     files.into_values().sum()
+}
+
+/// Whether a signal has stopped the process, and all of its threads.
+pub fn is_stopped(process: u32) -> bool {
+    stat(process)[0] == "T"
+}
+
+/// What the kernel says of a process, from the third field on: the name before it stands in parentheses, and may hold
+/// anything.
+fn stat(process: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).expect("a running process");
+    text.rsplit(')').next().expect("fields").split_whitespace().map(str::to_owned).collect()
 }
 
 /// The value below which 99 of 100 lie; sorts.

@@ -126,3 +126,11 @@ pub async fn check_store(service: &Service) {
     })
     .await;
 }
+
+/// Whatever fails beneath the server is no fault of its own.
+pub fn check_log(log: &str) {
+    for sign in ["panicked", "internal failure"] {
+        let line = log.lines().find(|line| line.contains(sign));
+        assert_eq!(line, None, "expected no fault of the server");
+    }
+}

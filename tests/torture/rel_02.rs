@@ -243,7 +243,7 @@ pub fn taken(job: &Job) -> Duration {
 
 /// No attempt ran twice, and none began before the one before it: the number of the attempt is what fences. How many
 /// there were.
-fn check_attempts(log: &str) -> usize {
+pub fn check_attempts(log: &str) -> usize {
     let mut last = BTreeMap::<&str, u32>::new();
     let mut count = 0;
     for line in log.lines().filter(|line| line.contains("job started")) {

@@ -76,6 +76,11 @@ pub const WORKS: &[Work] = &[
     work("drain of a store", Output::Drain, |ask| Box::pin(ask.drain())),
 ];
 
+/// The kind of job of this name.
+pub fn find(name: &str) -> &'static Work {
+    WORKS.iter().find(|work| work.name == name).expect("a kind of job")
+}
+
 const fn work(name: &'static str, output: Output, start: fn(Ask) -> Start) -> Work {
     Work { name, output, start }
 }

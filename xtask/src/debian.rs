@@ -29,6 +29,7 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("strace", "strace"),
+    ("faketime", "faketime"),
     ("xorriso", "xorriso"),
     ("pg_createcluster", "postgresql"),
     ("setpriv", "util-linux"),

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::Error;
 use crate::{
     BlobToVerify, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow,
-    JobOutcome, JobRow, KeyProof, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result, StoreChange,
-    StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
+    JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica, RequestKey, Result,
+    StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// The catalogue.
@@ -57,23 +57,23 @@ pub trait Catalogue: Send + Sync + 'static {
         page: Page,
     ) -> Result<Vec<JobRow>>;
 
-    /// Takes up a job of a lane that is queued, or running with a lease that ended before `now`: of the lanes of work and imports the
-    /// oldest of the next tenant, by name, behind the one whose job this handle claimed last, so that nobody waits longer
+    /// Takes up a job of a lane that is queued, or running with a lease that ended before `lease` begins: of the lanes of work
+    /// and imports the oldest of the next tenant, by name, behind the one whose job this handle claimed last, so that nobody waits longer
     /// than a round for what many others of another tenant wait for (SEC-42). State running, attempt plus one, revision plus
     /// 1,000,000 (so that revisions of an earlier attempt, which may not all have been written,
-    /// are below), lease until `lease_until`. One whose cancellation was asked for is cancelled instead, and a running one
+    /// are below), with this lease. One whose cancellation was asked for is cancelled instead, and a running one
     /// whose attempts, without those that were released, have reached `attempts_max` is failed with `WORKER_CRASHED`; the
     /// search goes on behind it.
     async fn claim_job(
         &self,
         worker: Uuid,
         lane: Lane,
+        lease: Lease,
         now: Micros,
-        lease_until: Micros,
         attempts_max: u32,
     ) -> Result<Option<JobRow>>;
 
-    /// Extends the lease and stores progress and revision; neither the percentage nor the revision ever falls.
+    /// Extends the lease, by its own clock, and stores progress and revision; neither the percentage nor the revision ever falls.
     /// [`Error::Fenced`] unless the job is running with `attempt`; also after its lease has ended, until someone claims it.
     async fn heartbeat_job(
         &self,

@@ -96,6 +96,16 @@ pub struct JobRow {
     pub end_time: Option<Micros>,
 }
 
+/// The lease of a claim. Its clock never jumps, and need not tell the time of day (reliability R-7): times of leases are
+/// compared with nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// When it begins: leases that ended before are over.
+    pub now: Micros,
+    /// When it ends.
+    pub until: Micros,
+}
+
 /// How a worker ends a job.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there is one at the end of a job, not many")]

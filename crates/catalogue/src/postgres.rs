@@ -65,6 +65,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 const CONNECTIONS_MAX: u32 = 16;
 /// How long a call waits for a connection.
 const ACQUIRE_MS_MAX: u64 = 5_000;
+/// How long the first connection may take at a start, which is over within 5 s (rel_43).
+const CONNECT_MS_MAX: u64 = 4_000;
 /// How long a statement may take, a lock that others hold included.
 const STATEMENT_MS_MAX: &str = "10000";
 /// A transaction whose client has gone silent ends by itself.
@@ -90,11 +92,13 @@ impl PostgresCatalogue {
             ("statement_timeout", STATEMENT_MS_MAX),
             ("idle_in_transaction_session_timeout", IDLE_MS_MAX),
         ]);
-        let pool = PgPoolOptions::new()
+        let connecting = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
-            .connect_with(options)
-            .await?;
+            .connect_with(options);
+        let pool = tokio::time::timeout(Duration::from_millis(CONNECT_MS_MAX), connecting)
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)??;
         match MIGRATIONS.run(&pool).await {
             Ok(()) => Ok(Self { pool, turn: Turn::default() }),
             Err(MigrateError::VersionMissing(found)) => {

@@ -113,6 +113,7 @@ macro_rules! catalogue_suite {
             leases::the_oldest_job_is_claimed_first,
             leases::a_lane_does_not_wait_for_another,
             leases::a_lease_is_not_stolen_before_its_end,
+            leases::a_lease_has_a_clock_of_its_own,
             leases::tenants_take_turns,
             leases::nobody_fills_the_queue_for_others,
             leases::claimers_never_share_a_job,
@@ -380,10 +381,14 @@ pub(crate) fn worker() -> Uuid {
     Uuid::from_u128(77)
 }
 
+pub(crate) fn lease(now: Micros, until: Micros) -> Lease {
+    Lease { now, until }
+}
+
 /// Adds a job and claims it with a lease of 30 s.
 pub(crate) async fn claimed(catalogue: &impl Catalogue, now: Micros) -> JobRow {
     catalogue.create_job(new_job(now), 1000).await.unwrap();
-    catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap().unwrap()
+    catalogue.claim_job(worker(), Lane::Work, lease(now, now.plus_ms(30_000)), now, 3).await.unwrap().unwrap()
 }
 
 pub(crate) fn progress(percent: f64) -> JobProgress {

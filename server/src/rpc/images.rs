@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{Service, copies, imports, pages, parse_name, quotas, records};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::clock::now;
+use crate::clock::{latest, now};
 use crate::failure::{Failure, Result};
 use crate::wire;
 
@@ -232,7 +232,7 @@ async fn delete(app: &App, caller: &Caller, request: &v1::DeleteImageRequest) ->
         return records::discard(app, caller, id, revision).await;
     }
     let time = now();
-    let purge_time = time.plus_ms(i64::from(app.config.trash_days) * DAY_MS);
+    let purge_time = latest().plus_ms(i64::from(app.config.trash_days) * DAY_MS);
     let trashed = app.catalogue.trash_image(&caller.tenant, id, revision, time, purge_time).await;
     shown(app, caller, id, trashed).await
 }

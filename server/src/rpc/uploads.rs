@@ -294,11 +294,8 @@ impl Stream<'_> {
     }
 
     async fn extend(&self, durable_bytes: u64) -> Result<()> {
-        let time = now();
-        self.app
-            .catalogue
-            .extend_upload(self.upload.id, durable_bytes, time, admission::expiry(self.app, time))
-            .await?;
+        let expiry = admission::expiry(self.app);
+        self.app.catalogue.extend_upload(self.upload.id, durable_bytes, now(), expiry).await?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::clock::now;
+use crate::clock::{latest, now};
 use crate::failure::{Failure, Result};
 use crate::{reason, wire};
 
@@ -78,7 +78,7 @@ pub fn read(app: &App, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<
         failure: None,
         create_time: time,
         update_time: time,
-        expire_time: expiry(app, time),
+        expire_time: expiry(app),
     })
 }
 
@@ -93,8 +93,8 @@ pub async fn place(app: &Arc<App>, asked: &UploadRow, wanted: &str) -> Result<St
 }
 
 /// When an upload is given up to which nothing comes any more.
-pub fn expiry(app: &App, time: Micros) -> Micros {
-    time.plus_ms(i64::from(app.config.upload_expiry_hours) * 3_600_000)
+pub fn expiry(app: &App) -> Micros {
+    latest().plus_ms(i64::from(app.config.upload_expiry_hours) * 3_600_000)
 }
 
 /// The record that an upload fills keeps what was said of it.

@@ -149,7 +149,7 @@ pub async fn commit_part(
 ) -> Result<UploadRow, CommitError> {
     seal(ingest, promises).await?;
     let time = now();
-    let expiry = super::admission::expiry(app, time);
+    let expiry = super::admission::expiry(app);
     app.catalogue.extend_upload(upload.id, ingest.durable_bytes(), time, expiry).await?;
     for replaced in app.catalogue.store_part(upload.id, part, time).await? {
         app.uploads.forget(replaced);
@@ -314,9 +314,8 @@ async fn is_settled(app: &App, upload: &UploadRow, error: &Error) -> bool {
     if !matches!(error, Error::Unavailable(_)) {
         return true;
     }
-    let time = now();
-    let expiry = super::admission::expiry(app, time);
-    let later = app.catalogue.extend_upload(upload.id, upload.durable_bytes, time, expiry).await;
+    let expiry = super::admission::expiry(app);
+    let later = app.catalogue.extend_upload(upload.id, upload.durable_bytes, now(), expiry).await;
     matches!(later, Ok(()) | Err(Error::State { .. } | Error::NotFound { .. }))
 }
 

@@ -15,7 +15,7 @@ use super::admission::{self, check_session};
 use super::commit::{CommitError, Promise, commit, refuse, store_of};
 use super::ingest::Ingest;
 use crate::app::{App, blocking};
-use crate::clock::now;
+use crate::clock::{latest, now};
 use crate::failure::{Failure, Result};
 use crate::{reason, stored};
 
@@ -103,7 +103,7 @@ async fn ask(
         },
         _ => admission::place(app, &sized, &wanted).await?,
     };
-    let expire_time = expiry(asked.create_time);
+    let expire_time = expiry();
     Ok(UploadRow { store: Some(store), composes: Some(session.to_owned()), expire_time, ..asked })
 }
 
@@ -119,8 +119,7 @@ async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Comm
         })?;
         ingest.append(file, part.durable_bytes).await?;
         ingest.flush_some().await?;
-        let time = now();
-        app.catalogue.extend_upload(upload.id, 0, time, expiry(time)).await?;
+        app.catalogue.extend_upload(upload.id, 0, now(), expiry()).await?;
     }
     commit(app, upload, &mut ingest, &[Promise::of(upload)], Default::default()).await
 }
@@ -134,8 +133,8 @@ async fn stage(app: &App, upload: &UploadRow) -> Result<File> {
 }
 
 /// When a composition that makes no headway is given up, so that another one can begin.
-fn expiry(time: Micros) -> Micros {
-    time.plus_ms(STALLED_MS)
+fn expiry() -> Micros {
+    latest().plus_ms(STALLED_MS)
 }
 
 /// With N parts there must be the numbers 1 to N.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use imageops_catalogue::{Companion, ImageRow, JobOutcome, JobRow};
@@ -146,11 +147,16 @@ async fn into_image(
         let storage = blob_storage::open(blob).map_err(imageops_store::Error::from)?;
         let place = ImageOutput::place(app, output, row.attempt, storage.allocated_bytes()).await?;
         let (engine, format, sha256) = (engine.clone(), image.format.parse().ok(), image.sha256.clone());
+        let is_damaged = Arc::new(AtomicBool::new(false));
+        let found = Arc::clone(&is_damaged);
         let write = move |file: &File, control: &Control| {
-            engine.run_verified(storage, format, &sha256, file, control)
+            engine.run_verified(storage, format, &sha256, file, control).inspect_err(|failure| {
+                found.store(failure.reason == reason::BYTES_DAMAGED, Ordering::Release);
+            })
         };
         match place.make(app, (stop, tracker, tracker.control(stop)), write).await {
-            Err(damaged) if damaged.reason == reason::BYTES_DAMAGED => {
+            // The source: a store that holds another output than it was given fails with the same reason.
+            Err(damaged) if is_damaged.load(Ordering::Acquire) => {
                 replicas::mark_damaged(app, source.store, &source.blob).await?;
                 failure = damaged;
             }

@@ -73,6 +73,14 @@ async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Result<Option<J
                 | Error::Conflict { .. }
                 | Error::OutOfRange { .. }),
             ) => return Err(refused(error)),
+            // After a try whose answer was lost, what has it may be that try.
+            Err(Error::Fenced) => {
+                if attempt == 0 {
+                    metrics::counter!("imageops_lease_stolen_total").increment(1);
+                }
+                tracing::warn!(job = %row.id, attempt = row.attempt, "another worker has taken the job over");
+                return Ok(None);
+            }
             Err(error) => {
                 tracing::error!(job = %row.id, %error, "the end of the job cannot be stored");
                 return Ok(None);

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
+use imageops_catalogue::Lease;
 use imageops_model::Lane;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -39,7 +40,7 @@ pub use scrub::ScrubOutcome;
 pub use stop::{Stop, StopCause};
 
 use crate::app::App;
-use crate::clock::now;
+use crate::clock::{now, steady};
 use crate::failure::{Result, stopped};
 
 /// Name of the file with the id that leases are held under.
@@ -114,9 +115,7 @@ async fn next_job(app: &App, lane: Lane) -> Option<imageops_catalogue::JobRow> {
         if app.shutdown.is_cancelled() {
             return None;
         }
-        let time = now();
-        let lease_until = time.plus_ms(LEASE_MS);
-        match app.catalogue.claim_job(app.worker, lane, time, lease_until, app.config.job_attempts).await {
+        match app.catalogue.claim_job(app.worker, lane, lease(), now(), app.config.job_attempts).await {
             Ok(Some(job)) => return Some(job),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "no job could be claimed"),
@@ -126,6 +125,12 @@ async fn next_job(app: &App, lane: Lane) -> Option<imageops_catalogue::JobRow> {
             () = app.shutdown.cancelled() => return None,
         }
     }
+}
+
+/// A lease that begins now.
+fn lease() -> Lease {
+    let now = steady();
+    Lease { now, until: now.plus_ms(LEASE_MS) }
 }
 
 /// The last look before a name changes hands: a worker that was told to stop, or lost its job, publishes nothing.

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::ending::end;
 use super::tracker::Tracker;
 use super::{
-    HEARTBEAT, LEASE_MS, Stop, StopCause, check, compress, convert, copy, drain, estimate, import, scrub,
+    HEARTBEAT, Stop, StopCause, check, compress, convert, copy, drain, estimate, import, lease, scrub,
 };
 use crate::app::App;
 use crate::clock::now;
@@ -94,11 +94,9 @@ async fn work_and_beat(
 }
 
 async fn beat(app: &App, row: &mut JobRow, stop: &Stop) {
-    let time = now();
-    let lease_until = time.plus_ms(LEASE_MS);
     match app
         .catalogue
-        .heartbeat_job(row.id, row.attempt, &row.progress, row.revision, time, lease_until)
+        .heartbeat_job(row.id, row.attempt, &row.progress, row.revision, now(), lease().until)
         .await
     {
         Ok(beat) => {

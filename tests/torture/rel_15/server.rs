@@ -289,7 +289,7 @@ impl Faulty {
     async fn restart_in_an_outage(&mut self, run: &mut Run, there: usize) {
         let normal = self.serve_elsewhere(run).await;
         self.proxy.strike(100, &OUTAGE);
-        check_log(&self.service.kill());
+        audit::check_log(&self.service.kill());
         block_in_place(|| self.service.restart());
         expect_away("a download after a start", self.download(there).await);
         self.serve_elsewhere(run).await;
@@ -329,7 +329,7 @@ impl Faulty {
         })
         .await;
         audit::check_store(&self.service).await;
-        check_log(&self.service.kill());
+        audit::check_log(&self.service.kill());
         left
     }
 }
@@ -367,12 +367,4 @@ async fn refused_after<T>(what: &str, attempt: impl Future<Output = Result<T, Se
     let start = Instant::now();
     expect_away(what, attempt.await);
     start.elapsed()
-}
-
-/// Whatever an object store does is no fault of the server.
-fn check_log(log: &str) {
-    for sign in ["panicked", "internal failure"] {
-        let line = log.lines().find(|line| line.contains(sign));
-        assert_eq!(line, None, "expected no fault of the server");
-    }
 }

@@ -1,6 +1,6 @@
 //! The tests of the Rust workspace, counted from what their runners print.
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 use crate::images::{self, Size};
 use crate::process;
@@ -11,7 +11,7 @@ use crate::tools;
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, filters: &[String]) -> Result<Counts> {
-    let postgres = Postgres::start()?;
+    let postgres = Postgres::start_without_flushes().map_err(Error::msg)?;
     let mut command = process::command("cargo");
     command
         .args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--show-output"])

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     BlobToVerify, Catalogue, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage,
-    ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, NewJob, Page, Quota, Replica, RequestKey, Result,
+    ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica, RequestKey, Result,
     StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
@@ -54,17 +54,17 @@ impl Catalogue for Handle {
         &self,
         worker: Uuid,
         lane: Lane,
+        lease: Lease,
         now: Micros,
-        lease_until: Micros,
         attempts_max: u32,
     ) -> Result<Option<JobRow>> {
         // Idle workers ask often: without work they must not take the writer's place.
-        if !on_reader!(self, leases::is_any_claimable, lane, now)? {
+        if !on_reader!(self, leases::is_any_claimable, lane, lease)? {
             return Ok(None);
         }
         let last = self.turn.last(lane);
         let claimed: Result<_> =
-            in_transaction!(self, leases::claim, worker, lane, now, lease_until, attempts_max, last.as_str());
+            in_transaction!(self, leases::claim, worker, lane, lease, now, attempts_max, last.as_str());
         let claimed = claimed?;
         if let Some(job) = &claimed {
             self.turn.taken_by(lane, &job.tenant);

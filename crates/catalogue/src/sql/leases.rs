@@ -7,7 +7,7 @@ use super::jobs::{WHAT, apply, end, save, select_jobs};
 use super::{Connection, job_ends, replicas};
 use crate::lists::found;
 use crate::rows::{JobRecord, StoredJob, write_uuid};
-use crate::{Error, Heartbeat, JobOutcome, JobRow, Result};
+use crate::{Error, Heartbeat, JobOutcome, JobRow, Lease, Result};
 
 /// What a claim adds to the revision: more than a worker's attempt ever shows.
 const REVISIONS_PER_ATTEMPT: u64 = 1_000_000;
@@ -80,9 +80,9 @@ async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<St
     Ok(job)
 }
 
-pub(super) async fn is_any_claimable(db: &mut Connection, lane: Lane, now: Micros) -> Result<bool> {
+pub(super) async fn is_any_claimable(db: &mut Connection, lane: Lane, lease: Lease) -> Result<bool> {
     let any: Option<i64> =
-        sqlx::query_scalar(statements(lane).is_any_claimable).bind(now.0).fetch_optional(db).await?;
+        sqlx::query_scalar(statements(lane).is_any_claimable).bind(lease.now.0).fetch_optional(db).await?;
     Ok(any.is_some())
 }
 
@@ -90,8 +90,8 @@ pub(super) async fn claim(
     db: &mut Connection,
     worker: Uuid,
     lane: Lane,
+    lease: Lease,
     now: Micros,
-    lease_until: Micros,
     attempts_max: u32,
     last_tenant: &str,
 ) -> Result<Option<JobRow>> {
@@ -99,7 +99,7 @@ pub(super) async fn claim(
     let mut behind = last_tenant;
     loop {
         let record: Option<JobRecord> = sqlx::query_as(statements(lane).select_claimable)
-            .bind(now.0)
+            .bind(lease.now.0)
             .bind(behind)
             .fetch_optional(&mut *db)
             .await?;
@@ -128,7 +128,7 @@ pub(super) async fn claim(
             job.row.attempt = job.row.attempt.checked_add(1).ok_or(Error::OutOfRange { what: "attempt" })?;
             job.row.revision = job.row.revision.saturating_add(REVISIONS_PER_ATTEMPT);
             job.row.worker = Some(worker);
-            job.row.lease_time = Some(lease_until);
+            job.row.lease_time = Some(lease.until);
             job.row.start_time.get_or_insert(now);
             save(db, &before, &job, now).await?;
             return Ok(Some(job.row));

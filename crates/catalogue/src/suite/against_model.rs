@@ -150,8 +150,10 @@ async fn step(catalogue: &impl Catalogue, model: &mut Model, operation: Operatio
         }
         Operation::Wait(seconds) => model.now = now.plus_ms(seconds * 1000),
         Operation::Claim => {
-            let claimed =
-                catalogue.claim_job(worker(), Lane::Work, now, lease_until, ATTEMPTS_MAX).await.unwrap();
+            let claimed = catalogue
+                .claim_job(worker(), Lane::Work, lease(now, lease_until), now, ATTEMPTS_MAX)
+                .await
+                .unwrap();
             assert_eq!(claimed.map(|row| row.id), model.claim());
         }
         Operation::FreeLeases => {

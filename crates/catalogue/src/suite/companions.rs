@@ -33,7 +33,7 @@ fn made(image: ImageRow) -> JobOutcome {
 async fn slimming(catalogue: &impl Catalogue, source: ImageId) -> JobRow {
     let job = NewJob { spec: slim_spec(source, missing_image()), ..new_job(at(2)) };
     catalogue.create_job(job, 100).await.unwrap();
-    catalogue.claim_job(worker(), Lane::Work, at(3), at(33), 3).await.unwrap().unwrap()
+    catalogue.claim_job(worker(), Lane::Work, lease(at(3), at(33)), at(3), 3).await.unwrap().unwrap()
 }
 
 /// Adds a companion as a job does.

@@ -33,7 +33,7 @@ async fn reserved_bytes(catalogue: &impl Catalogue) -> u64 {
 }
 
 async fn claim(catalogue: &impl Catalogue) -> JobRow {
-    catalogue.claim_job(Uuid::new_v4(), Lane::Import, at(3), at(30), 3).await.unwrap().unwrap()
+    catalogue.claim_job(Uuid::new_v4(), Lane::Import, lease(at(3), at(30)), at(3), 3).await.unwrap().unwrap()
 }
 
 pub(crate) async fn an_import_brings_its_upload<D: Database>() {
@@ -104,7 +104,13 @@ pub(crate) async fn an_import_that_ends_without_an_image_ends_its_upload<D: Data
     let (asked, upload) = import(Some(record.id));
     catalogue.create_job(asked, 10).await.unwrap();
     claim(&catalogue).await;
-    assert!(catalogue.claim_job(Uuid::new_v4(), Lane::Import, at(99), at(199), 1).await.unwrap().is_none());
+    assert!(
+        catalogue
+            .claim_job(Uuid::new_v4(), Lane::Import, lease(at(99), at(199)), at(99), 1)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(upload_state(&catalogue, upload).await, UploadState::Failed);
     assert!(queued().await);
     // Given back, it goes on.

@@ -31,7 +31,9 @@ pub(crate) async fn a_job_that_failed_at_once_takes_no_place<D: Database>() {
     let asked = NewJob { failure: Some(failure()), ..new_job(at(0)) };
     let row = new_row(catalogue.create_job(asked, 0).await.unwrap());
     assert_eq!((row.state, row.failure, row.end_time), (JobState::Failed, Some(failure()), Some(at(0))));
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(1), at(2), 3).await.unwrap().is_none());
+    assert!(
+        catalogue.claim_job(worker(), Lane::Work, lease(at(1), at(2)), at(1), 3).await.unwrap().is_none()
+    );
     assert_eq!(catalogue.count_jobs().await.unwrap(), (0, 0));
 }
 
@@ -86,7 +88,11 @@ pub(crate) async fn the_queue_limit_holds_under_concurrency<D: Database>() {
     assert_eq!(made, 10);
     assert_eq!(handles[0].count_jobs().await.unwrap(), (10, 0));
     // Running jobs count too; ended ones do not.
-    let job = handles[0].claim_job(worker(), Lane::Work, at(100), at(130), 3).await.unwrap().unwrap();
+    let job = handles[0]
+        .claim_job(worker(), Lane::Work, lease(at(100), at(130)), at(100), 3)
+        .await
+        .unwrap()
+        .unwrap();
     assert_error!(handles[1].create_job(new_job(at(101)), 10).await, Error::QueueFull);
     handles[0].finish_job(job.id, job.attempt, JobOutcome::Cancelled, 0, at(102)).await.unwrap();
     handles[1].create_job(new_job(at(103)), 10).await.unwrap();

@@ -18,7 +18,9 @@ pub(crate) async fn a_result_stays_until_the_next_check_ends<D: Database>() {
     let image = added(&catalogue, image_row(tenant())).await;
     let check = async || catalogue.get_image(&tenant(), image.id).await.unwrap().check;
     assert_eq!(check().await, None);
-    let claim = async || catalogue.claim_job(worker(), Lane::Work, at(3), at(33), 3).await.unwrap().unwrap();
+    let claim = async || {
+        catalogue.claim_job(worker(), Lane::Work, lease(at(3), at(33)), at(3), 3).await.unwrap().unwrap()
+    };
     let first = new_row(catalogue.create_job(check_of(image.id), 10).await.unwrap()).id;
     let begun = LastCheck { job: first, result: None, failure: None, time: None };
     assert_eq!(check().await, Some(begun));
@@ -58,12 +60,14 @@ pub(crate) async fn every_end_of_a_check_is_told<D: Database>() {
     catalogue.cancel_job(&tenant(), queued, at(3)).await.unwrap();
     assert_eq!(reason().await, ("CANCELLED".to_owned(), Some(at(3))));
     let crashed = new_row(catalogue.create_job(check_of(image.id), 10).await.unwrap()).id;
-    catalogue.claim_job(worker(), Lane::Work, at(4), at(5), 1).await.unwrap().unwrap();
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(6), at(36), 1).await.unwrap().is_none());
+    catalogue.claim_job(worker(), Lane::Work, lease(at(4), at(5)), at(4), 1).await.unwrap().unwrap();
+    assert!(
+        catalogue.claim_job(worker(), Lane::Work, lease(at(6), at(36)), at(6), 1).await.unwrap().is_none()
+    );
     assert_eq!(catalogue.get_job(&tenant(), crashed).await.unwrap().state, JobState::Failed);
     assert_eq!(reason().await, ("WORKER_CRASHED".to_owned(), Some(at(6))));
     let stopped = new_row(catalogue.create_job(check_of(image.id), 10).await.unwrap()).id;
-    catalogue.claim_job(worker(), Lane::Work, at(7), at(37), 1).await.unwrap().unwrap();
+    catalogue.claim_job(worker(), Lane::Work, lease(at(7), at(37)), at(7), 1).await.unwrap().unwrap();
     catalogue.finish_job(stopped, 1, JobOutcome::Cancelled, 0, at(8)).await.unwrap();
     assert_eq!(reason().await, ("CANCELLED".to_owned(), Some(at(8))));
     assert_sound::<D>(&catalogue).await;
@@ -99,7 +103,7 @@ pub(crate) async fn a_living_job_is_the_same_job<D: Database>() {
     assert_eq!(existing_row(catalogue.create_job(keyed(), 0).await.unwrap()).id, first.id);
     let foreign = NewJob { tenant: other_tenant(), create_time: at(1), ..keyed() };
     new_row(catalogue.create_job(foreign, 10).await.unwrap());
-    catalogue.claim_job(worker(), Lane::Work, at(1), at(31), 3).await.unwrap().unwrap();
+    catalogue.claim_job(worker(), Lane::Work, lease(at(1), at(31)), at(1), 3).await.unwrap().unwrap();
     assert_eq!(existing_row(catalogue.create_job(keyed(), 10).await.unwrap()).id, first.id);
     catalogue.finish_job(first.id, 1, done("1"), 0, at(2)).await.unwrap();
     let second = new_row(catalogue.create_job(keyed(), 10).await.unwrap());

@@ -15,19 +15,24 @@ fn succeeded(image: Option<ImageRow>) -> JobOutcome {
 pub(crate) async fn the_oldest_job_is_claimed_first<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(0), at(30), 3).await.unwrap().is_none());
+    assert!(
+        catalogue.claim_job(worker(), Lane::Work, lease(at(0), at(30)), at(0), 3).await.unwrap().is_none()
+    );
     for seconds in [5, 1, 3] {
         catalogue.create_job(new_job(at(seconds)), 10).await.unwrap();
     }
     for seconds in [1, 3, 5] {
-        let job = catalogue.claim_job(worker(), Lane::Work, at(9), at(39), 3).await.unwrap().unwrap();
+        let job =
+            catalogue.claim_job(worker(), Lane::Work, lease(at(9), at(39)), at(9), 3).await.unwrap().unwrap();
         assert_eq!(job.create_time, at(seconds));
         assert_eq!((job.state, job.attempt, job.worker), (JobState::Running, 1, Some(worker())));
         assert_eq!((job.lease_time, job.start_time, job.update_time), (Some(at(39)), Some(at(9)), at(9)));
         assert!(job.revision > 1_000_000);
         assert_eq!(catalogue.get_job(&tenant(), job.id).await.unwrap(), job);
     }
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(9), at(39), 3).await.unwrap().is_none());
+    assert!(
+        catalogue.claim_job(worker(), Lane::Work, lease(at(9), at(39)), at(9), 3).await.unwrap().is_none()
+    );
     assert_eq!(catalogue.count_jobs().await.unwrap(), (0, 3));
 }
 
@@ -45,13 +50,27 @@ pub(crate) async fn a_lane_does_not_wait_for_another<D: Database>() {
         catalogue.create_job(job, 10).await.unwrap();
     }
     for (lane, spec) in specs.iter().rev() {
-        let job = catalogue.claim_job(worker(), *lane, at(9), at(39), 3).await.unwrap().unwrap();
+        let job =
+            catalogue.claim_job(worker(), *lane, lease(at(9), at(39)), at(9), 3).await.unwrap().unwrap();
         assert_eq!(job.spec, *spec);
-        assert!(catalogue.claim_job(worker(), *lane, at(9), at(39), 3).await.unwrap().is_none());
+        assert!(
+            catalogue.claim_job(worker(), *lane, lease(at(9), at(39)), at(9), 3).await.unwrap().is_none()
+        );
     }
 }
 
 /// SEC-42: a thousand jobs of one tenant are no reason for another to wait.
+pub(crate) async fn a_lease_has_a_clock_of_its_own<D: Database>() {
+    let catalogue = D::new().open().await;
+    let job = claimed(&catalogue, at(5)).await;
+    // The time of day jumps, the clock of leases does not.
+    let claim = async |lease, now| catalogue.claim_job(worker(), Lane::Work, lease, now, 3).await.unwrap();
+    assert_eq!(claim(lease(at(20), at(50)), at(31_536_000)).await, None);
+    let taken = claim(lease(at(36), at(66)), at(1)).await.unwrap();
+    assert_eq!((taken.id, taken.attempt, taken.lease_time), (job.id, 2, Some(at(66))));
+    assert_eq!(taken.update_time, at(1));
+}
+
 pub(crate) async fn tenants_take_turns<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
@@ -60,7 +79,10 @@ pub(crate) async fn tenants_take_turns<D: Database>() {
         catalogue.create_job(NewJob { tenant, ..new_job(at(seconds)) }, 2_000)
     };
     let claim = async |now| {
-        let job = catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap()?;
+        let job = catalogue
+            .claim_job(worker(), Lane::Work, lease(now, now.plus_ms(30_000)), now, 3)
+            .await
+            .unwrap()?;
         Some((job.tenant.to_string(), job.create_time))
     };
     let of = |name: &str, seconds| Some((name.to_owned(), at(seconds)));
@@ -81,7 +103,11 @@ pub(crate) async fn tenants_take_turns<D: Database>() {
     assert_eq!(claim(at(2_000)).await, of("b", 3));
     // Another handle begins its own round.
     let other = database.open().await;
-    let job = other.claim_job(worker(), Lane::Work, at(2_000), at(2_030), 3).await.unwrap().unwrap();
+    let job = other
+        .claim_job(worker(), Lane::Work, lease(at(2_000), at(2_030)), at(2_000), 3)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(job.create_time, at(4));
     // Lapsed leases are taken up in turn, too.
     assert_eq!(claim(at(2_031)).await, of("c", 1_001));
@@ -112,12 +138,19 @@ pub(crate) async fn a_lease_is_not_stolen_before_its_end<D: Database>() {
     let first = claimed(&catalogue, at(0)).await;
     for now in [at(0), at(29), at(30)] {
         assert!(
-            catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap().is_none()
+            catalogue
+                .claim_job(worker(), Lane::Work, lease(now, now.plus_ms(30_000)), now, 3)
+                .await
+                .unwrap()
+                .is_none()
         );
     }
     let later = Micros(at(30).0 + 1);
-    let second =
-        catalogue.claim_job(Uuid::from_u128(78), Lane::Work, later, at(61), 3).await.unwrap().unwrap();
+    let second = catalogue
+        .claim_job(Uuid::from_u128(78), Lane::Work, lease(later, at(61)), later, 3)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((second.id, second.attempt, second.start_time), (first.id, 2, first.start_time));
     assert!(second.revision >= first.revision + 1_000_000);
 }
@@ -135,7 +168,8 @@ pub(crate) async fn claimers_never_share_a_job<D: Database>() {
             tokio::spawn(async move {
                 let mut claims = Vec::new();
                 let own = Uuid::from_u128(n as u128);
-                while let Some(job) = catalogue.claim_job(own, Lane::Work, at(500), at(530), 3).await.unwrap()
+                while let Some(job) =
+                    catalogue.claim_job(own, Lane::Work, lease(at(500), at(530)), at(500), 3).await.unwrap()
                 {
                     assert_eq!(job.worker, Some(own));
                     claims.push((job.id, job.attempt));
@@ -157,7 +191,8 @@ pub(crate) async fn a_late_worker_changes_nothing<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
     let late = claimed(&catalogue, at(0)).await;
-    let owner = catalogue.claim_job(worker(), Lane::Work, at(40), at(70), 3).await.unwrap().unwrap();
+    let owner =
+        catalogue.claim_job(worker(), Lane::Work, lease(at(40), at(70)), at(40), 3).await.unwrap().unwrap();
     let image = image_row(tenant());
     let beat = catalogue.heartbeat_job(late.id, late.attempt, &progress(50.0), 9, at(41), at(99)).await;
     assert_error!(beat, Error::Fenced);
@@ -179,7 +214,9 @@ pub(crate) async fn a_heartbeat_extends_and_tells<D: Database>() {
     assert!(!beat.cancel_requested);
     let row = catalogue.get_job(&tenant(), job.id).await.unwrap();
     assert_eq!((row.progress, row.revision, row.lease_time), (progress(20.0), revision, Some(at(35))));
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(34), at(64), 3).await.unwrap().is_none());
+    assert!(
+        catalogue.claim_job(worker(), Lane::Work, lease(at(34), at(64)), at(34), 3).await.unwrap().is_none()
+    );
     catalogue.cancel_job(&tenant(), job.id, at(6)).await.unwrap();
     let beat = catalogue.heartbeat_job(job.id, 1, &progress(21.0), revision, at(7), at(37)).await.unwrap();
     assert!(beat.cancel_requested);
@@ -187,7 +224,13 @@ pub(crate) async fn a_heartbeat_extends_and_tells<D: Database>() {
     assert!(catalogue.get_job(&tenant(), job.id).await.unwrap().revision > revision);
     // A lease that ran out unnoticed is still the worker's until someone claims the job.
     catalogue.heartbeat_job(job.id, 1, &progress(22.0), revision + 9, at(90), at(120)).await.unwrap();
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(100), at(130), 3).await.unwrap().is_none());
+    assert!(
+        catalogue
+            .claim_job(worker(), Lane::Work, lease(at(100), at(130)), at(100), 3)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 pub(crate) async fn progress_never_falls<D: Database>() {
@@ -195,7 +238,8 @@ pub(crate) async fn progress_never_falls<D: Database>() {
     let catalogue = database.open().await;
     let job = claimed(&catalogue, at(0)).await;
     catalogue.heartbeat_job(job.id, 1, &progress(60.0), 1, at(1), at(31)).await.unwrap();
-    let retry = catalogue.claim_job(worker(), Lane::Work, at(40), at(70), 3).await.unwrap().unwrap();
+    let retry =
+        catalogue.claim_job(worker(), Lane::Work, lease(at(40), at(70)), at(40), 3).await.unwrap().unwrap();
     assert_eq!(retry.progress.percent, 60.0);
     catalogue.heartbeat_job(job.id, 2, &progress(10.0), 1, at(41), at(71)).await.unwrap();
     assert_eq!(catalogue.get_job(&tenant(), job.id).await.unwrap().progress.percent, 60.0);
@@ -231,7 +275,13 @@ pub(crate) async fn a_job_ends_once<D: Database>() {
         }
         let beat = catalogue.heartbeat_job(job.id, job.attempt, &progress(1.0), last, at(10), at(40)).await;
         assert_error!(beat, Error::Fenced);
-        assert!(catalogue.claim_job(worker(), Lane::Work, at(1000), at(1030), 3).await.unwrap().is_none());
+        assert!(
+            catalogue
+                .claim_job(worker(), Lane::Work, lease(at(1000), at(1030)), at(1000), 3)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }
 
@@ -268,12 +318,19 @@ pub(crate) async fn attempts_run_out<D: Database>() {
     let next = new_row(catalogue.create_job(new_job(at(1)), 10).await.unwrap());
     for attempt in 2..=3 {
         let now = at(100 * i64::from(attempt));
-        let again =
-            catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap().unwrap();
+        let again = catalogue
+            .claim_job(worker(), Lane::Work, lease(now, now.plus_ms(30_000)), now, 3)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((again.id, again.attempt), (job.id, attempt));
     }
     // The search goes on behind the job that is given up.
-    let found = catalogue.claim_job(worker(), Lane::Work, at(400), at(430), 3).await.unwrap().unwrap();
+    let found = catalogue
+        .claim_job(worker(), Lane::Work, lease(at(400), at(430)), at(400), 3)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(found.id, next.id);
     let failed = catalogue.get_job(&tenant(), job.id).await.unwrap();
     assert_eq!((failed.state, failed.attempt, failed.end_time), (JobState::Failed, 3, Some(at(400))));
@@ -290,12 +347,19 @@ pub(crate) async fn a_released_attempt_does_not_count<D: Database>() {
         let queued = catalogue.get_job(&tenant(), id).await.unwrap();
         assert_eq!((queued.state, queued.worker, queued.lease_time), (JobState::Queued, None, None));
         assert_error!(catalogue.release_job(id, attempt, 0, at(1)).await, Error::Fenced);
-        let again = catalogue.claim_job(worker(), Lane::Work, at(2), at(32), 1).await.unwrap().unwrap();
+        let again =
+            catalogue.claim_job(worker(), Lane::Work, lease(at(2), at(32)), at(2), 1).await.unwrap().unwrap();
         // The fencing number never repeats.
         assert_eq!((again.id, again.attempt), (id, attempt + 1));
     }
     // The last one crashed, and one crash was allowed.
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(100), at(130), 1).await.unwrap().is_none());
+    assert!(
+        catalogue
+            .claim_job(worker(), Lane::Work, lease(at(100), at(130)), at(100), 1)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(catalogue.get_job(&tenant(), id).await.unwrap().state, JobState::Failed);
 }
 
@@ -307,7 +371,13 @@ pub(crate) async fn a_wish_to_cancel_outlives_the_worker<D: Database>() {
     let released = claimed(&catalogue, at(2)).await;
     catalogue.cancel_job(&tenant(), released.id, at(3)).await.unwrap();
     catalogue.release_job(released.id, 1, 0, at(4)).await.unwrap();
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(100), at(130), 3).await.unwrap().is_none());
+    assert!(
+        catalogue
+            .claim_job(worker(), Lane::Work, lease(at(100), at(130)), at(100), 3)
+            .await
+            .unwrap()
+            .is_none()
+    );
     for id in [crashed.id, released.id] {
         let row = catalogue.get_job(&tenant(), id).await.unwrap();
         assert_eq!((row.state, row.end_time), (JobState::Cancelled, Some(at(100))));
@@ -325,11 +395,13 @@ pub(crate) async fn freed_leases_are_claimable_at_once<D: Database>() {
     assert_eq!(catalogue.free_leases(worker(), at(3)).await.unwrap(), 2);
     assert_eq!(catalogue.free_leases(worker(), at(3)).await.unwrap(), 0);
     for expected in [first, second] {
-        let job = catalogue.claim_job(worker(), Lane::Work, at(3), at(33), 3).await.unwrap().unwrap();
+        let job =
+            catalogue.claim_job(worker(), Lane::Work, lease(at(3), at(33)), at(3), 3).await.unwrap().unwrap();
         assert_eq!((job.id, job.attempt), (expected.id, 2));
     }
     // It was a crash, and counts as one.
     catalogue.free_leases(worker(), at(4)).await.unwrap();
-    let left = catalogue.claim_job(worker(), Lane::Work, at(4), at(34), 2).await.unwrap().unwrap();
+    let left =
+        catalogue.claim_job(worker(), Lane::Work, lease(at(4), at(34)), at(4), 2).await.unwrap().unwrap();
     assert_eq!(left.attempt, 1);
 }

@@ -190,7 +190,7 @@ async fn step(catalogue: &impl Catalogue, made: &mut Made, operation: Operation)
             }
         }
         Operation::Claim => {
-            catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(5_000), 2).await?;
+            catalogue.claim_job(worker(), Lane::Work, lease(now, now.plus_ms(5_000)), now, 2).await?;
         }
         Operation::CancelJob(place) => {
             if let Some((job, _)) = Made::pick(&made.jobs, place) {

@@ -20,7 +20,7 @@ pub(crate) async fn an_image_takes_its_companions_and_jobs_along<D: Database>() 
         NewJob { spec: JobSpec::Check(spec), reserve_bytes: 7, ..new_job(at(2)) }
     };
     let running = new_row(catalogue.create_job(check(image.id), 10).await.unwrap()).id;
-    catalogue.claim_job(worker(), Lane::Work, at(3), at(33), 3).await.unwrap().unwrap();
+    catalogue.claim_job(worker(), Lane::Work, lease(at(3), at(33)), at(3), 3).await.unwrap().unwrap();
     let queued = new_row(catalogue.create_job(check(image.id), 10).await.unwrap()).id;
     let of_companion = new_row(catalogue.create_job(check(slim.id), 10).await.unwrap()).id;
     let of_other = new_row(catalogue.create_job(check(other.id), 10).await.unwrap()).id;

@@ -67,7 +67,7 @@ pub(crate) async fn a_job_brings_a_copy<D: Database>() {
     let spec = JobSpec::Copy(CopySpec { image: image.id, target: store(9) });
     let job = async || {
         catalogue.create_job(NewJob { spec: spec.clone(), ..new_job(at(2)) }, 10).await.unwrap();
-        catalogue.claim_job(worker(), Lane::Work, at(3), at(33), 3).await.unwrap().unwrap().id
+        catalogue.claim_job(worker(), Lane::Work, lease(at(3), at(33)), at(3), 3).await.unwrap().unwrap().id
     };
     let done = |replica: &Replica| JobOutcome::Succeeded {
         result: "{}".to_owned(),

@@ -149,7 +149,11 @@ pub(crate) async fn a_job_holds_what_its_output_may_need<D: Database>() {
     let refused = catalogue.create_job(job(at(1)), 10).await;
     assert_error!(refused, Error::QuotaExceeded { what: "images", limit: 2, used: 2 });
     let claim = async |now: Micros| {
-        catalogue.claim_job(worker(), Lane::Work, now, now.plus_ms(30_000), 3).await.unwrap().unwrap()
+        catalogue
+            .claim_job(worker(), Lane::Work, lease(now, now.plus_ms(30_000)), now, 3)
+            .await
+            .unwrap()
+            .unwrap()
     };
     // Without success nothing is held any more; neither after a crash too many.
     let running = claim(at(2)).await;
@@ -157,7 +161,9 @@ pub(crate) async fn a_job_holds_what_its_output_may_need<D: Database>() {
     assert_eq!(usage(&catalogue).await, counted(1, 1000, 0, 0));
     let crashed = new_row(catalogue.create_job(job(at(4)), 10).await.unwrap());
     claim(at(5)).await;
-    assert!(catalogue.claim_job(worker(), Lane::Work, at(50), at(80), 1).await.unwrap().is_none());
+    assert!(
+        catalogue.claim_job(worker(), Lane::Work, lease(at(50), at(80)), at(50), 1).await.unwrap().is_none()
+    );
     assert_eq!(catalogue.get_job(&tenant(), crashed.id).await.unwrap().state, JobState::Failed);
     assert_eq!(usage(&catalogue).await, counted(1, 1000, 0, 0));
     // A job that failed before it began never held any.

@@ -59,11 +59,16 @@ pub(super) fn into_io(error: Error) -> io::Error {
     }
 }
 
-/// Whether the server understood the request and will not do it, so that trying again is of no use.
+/// Whether the server understood the request and will not do it, so that trying again is of no use. One that got other bytes
+/// than were sent, or fewer, may get the right ones the next time.
 fn is_refusal(code: &str) -> bool {
     !matches!(
         code,
-        "InternalError"
+        "BadDigest"
+            | "XAmzContentSHA256Mismatch"
+            | "XAmzContentChecksumMismatch"
+            | "IncompleteBody"
+            | "InternalError"
             | "SlowDown"
             | "ServiceUnavailable"
             | "RequestTimeout"
@@ -98,5 +103,25 @@ fn transport(error: &ObjectError) -> Option<&'static str> {
         }
         let Some(source) = current.source() else { return found };
         current = source;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: &str) -> Error {
+        let source = format!("<Error><Code>{code}</Code></Error>").into();
+        failure(ObjectError::Generic { store: "S3", source })
+    }
+
+    #[test]
+    fn bytes_that_became_others_on_the_way_can_be_sent_again() {
+        for code in
+            ["BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"]
+        {
+            assert!(matches!(answered(code), Error::Unavailable(_)), "{code}");
+        }
+        assert!(matches!(answered("InvalidRequest"), Error::Io(_)));
     }
 }
