@@ -19,6 +19,7 @@ mod outcome;
 mod rel_01;
 mod rel_02;
 mod rel_04;
+mod rel_05;
 mod rel_06;
 mod rel_10;
 mod rel_12;

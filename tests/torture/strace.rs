@@ -1,13 +1,60 @@
-//! System calls of a running server that fail on demand.
+//! System calls of a running server that fail on demand, or are recorded.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::images::skip;
+use crate::support::process::Setup;
+use crate::support::status::eventually;
+
+/// Everything that changes a file or a directory, or what a descriptor stands for. What is not here changes neither: the
+/// test compares in the end.
+const RECORDED: &str = "open,openat,close,dup,dup2,dup3,fcntl,lseek,write,writev,pwrite64,pwritev,pwritev2,ftruncate,\
+                        fallocate,copy_file_range,fsync,fdatasync,mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,\
+                        unlinkat,rmdir";
+/// Longest write that is recorded whole, in bytes.
+const STRING_BYTES_MAX: u64 = 16 << 20;
+
+/// Whether a process can be traced here; if not, the skip has been noted.
+pub fn can_trace() -> bool {
+    let tried = Command::new("strace").args(["--output", "/dev/null", "true"]).output();
+    let can = tried.is_ok_and(|output| output.status.success());
+    if !can {
+        skip("strace is not installed, or may not trace a process here");
+    }
+    can
+}
+
+/// Has the next start of this server be recorded, from its first call on. The process that is started is the server itself;
+/// the one that traces it ends with it.
+pub fn record(setup: &mut Setup, server: &Path, log: &Path) {
+    let script = format!(
+        "#!/bin/sh\nexec strace --daemonize=grandchild --follow-forks --seccomp-bpf --decode-fds=all --strings-in-hex=all \
+         --absolute-timestamps=unix,us --string-limit={STRING_BYTES_MAX} --signal=none --trace={RECORDED} --output='{}' '{}' \"$@\"\n",
+        log.display(),
+        server.display()
+    );
+    setup.binary = log.with_extension("sh");
+    fs::write(&setup.binary, script).expect("room for a script");
+    fs::set_permissions(&setup.binary, fs::Permissions::from_mode(0o700)).expect("a script of our own");
+}
+
+/// Waits until the record of a process that has ended is whole.
+pub async fn recorded(log: &Path, process: u32) {
+    let end = format!("{process} ");
+    eventually("the end of the record", || async {
+        let text = fs::read(log).ok()?;
+        let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(256)..]).into_owned();
+        let last = tail.trim_end().lines().next_back()?;
+        (tail.ends_with('\n') && last.starts_with(&end) && last.contains("+++")).then_some(())
+    })
+    .await;
+}
 
 /// While it lives, the first flush of one file or directory in each thread of the server fails with EIO.
 pub struct FailingFlushes {
