@@ -179,6 +179,11 @@ impl Service {
         server.output()
     }
 
+    /// Whether it was started and not killed since.
+    pub fn is_running(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// Asks the server to stop (SIGTERM), without waiting for it.
     pub fn terminate(&self) {
         let id = i32::try_from(self.server().id()).ok().and_then(Pid::from_raw).expect("a process id");

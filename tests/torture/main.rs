@@ -22,6 +22,7 @@ mod rel_04;
 mod rel_05;
 mod rel_06;
 mod rel_10;
+mod rel_11;
 mod rel_12;
 mod rel_15;
 mod rel_20;

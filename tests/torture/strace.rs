@@ -1,5 +1,6 @@
 //! System calls of a running server that fail on demand, or are recorded.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,12 +31,31 @@ pub fn can_trace() -> bool {
     can
 }
 
+/// How many calls went wrong by a log.
+pub fn injected(log: &Path) -> usize {
+    fs::read_to_string(log).unwrap_or_default().matches("(INJECTED)").count()
+}
+
+/// Has calls of this server go wrong from its next start on.
+pub fn inject(setup: &mut Setup, server: &Path, fault: &Fault, log: &Path) {
+    let quoted = |argument: &OsString| format!("'{}'", argument.to_string_lossy());
+    let arguments: Vec<_> = fault.arguments().iter().map(quoted).collect();
+    run_under(setup, server, &arguments.join(" "), log);
+}
+
 /// Has the next start of this server be recorded, from its first call on. The process that is started is the server itself;
 /// the one that traces it ends with it.
 pub fn record(setup: &mut Setup, server: &Path, log: &Path) {
+    let arguments = format!(
+        "--follow-forks --seccomp-bpf --decode-fds=all --strings-in-hex=all --absolute-timestamps=unix,us \
+         --string-limit={STRING_BYTES_MAX} --signal=none --trace={RECORDED}"
+    );
+    run_under(setup, server, &arguments, log);
+}
+
+fn run_under(setup: &mut Setup, server: &Path, arguments: &str, log: &Path) {
     let script = format!(
-        "#!/bin/sh\nexec strace --daemonize=grandchild --follow-forks --seccomp-bpf --decode-fds=all --strings-in-hex=all \
-         --absolute-timestamps=unix,us --string-limit={STRING_BYTES_MAX} --signal=none --trace={RECORDED} --output='{}' '{}' \"$@\"\n",
+        "#!/bin/sh\nexec strace --daemonize=grandchild {arguments} --output='{}' '{}' \"$@\"\n",
         log.display(),
         server.display()
     );
@@ -56,24 +76,55 @@ pub async fn recorded(log: &Path, process: u32) {
     .await;
 }
 
-/// While it lives, the first flush of one file or directory in each thread of the server fails with EIO.
-pub struct FailingFlushes {
+/// What goes wrong with which calls.
+pub struct Fault<'a> {
+    /// Names of system calls, with commas between them.
+    pub calls: &'a str,
+    /// What comes of them in strace's words: `error=EIO`, `retval=0`.
+    pub outcome: &'a str,
+    /// Which calls of each thread, in strace's words: `3`, or `1+` for all.
+    pub when: &'a str,
+    /// The files and directories that it strikes; none: all.
+    pub paths: &'a [PathBuf],
+}
+
+impl Fault<'_> {
+    /// The arguments of strace.
+    fn arguments(&self) -> Vec<OsString> {
+        let Self { calls, outcome, when, paths } = self;
+        let mut arguments = vec![
+            "--follow-forks".into(),
+            format!("--trace={calls}").into(),
+            format!("--inject={calls}:{outcome}:when={when}").into(),
+        ];
+        for path in *paths {
+            arguments.extend(["--trace-path".into(), path.into()]);
+        }
+        arguments
+    }
+}
+
+/// While it lives, calls of a server go wrong.
+pub struct Injection {
     strace: Child,
     log: PathBuf,
 }
 
-impl FailingFlushes {
+impl Injection {
+    /// The first flush of one file or directory in each thread of the server fails with EIO.
+    pub fn into_flushes(process: u32, path: &Path, log: &Path) -> Option<Self> {
+        let paths = [path.to_owned()];
+        Self::of(
+            process,
+            &Fault { calls: "fsync,fdatasync", outcome: "error=EIO", when: "1", paths: &paths },
+            log,
+        )
+    }
+
     /// Takes hold of a process; where that is not allowed the skip has been noted.
-    pub fn of(process: u32, path: &Path, log: &Path) -> Option<Self> {
+    pub fn of(process: u32, fault: &Fault, log: &Path) -> Option<Self> {
         let mut command = Command::new("strace");
-        command
-            .args(["--follow-forks", "--trace=fsync,fdatasync", "--inject=fsync,fdatasync:error=EIO:when=1"])
-            .arg("--attach")
-            .arg(process.to_string())
-            .arg("--trace-path")
-            .arg(path)
-            .arg("--output")
-            .arg(log);
+        command.args(fault.arguments()).arg("--attach").arg(process.to_string()).arg("--output").arg(log);
         let strace = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let Ok(mut strace) = strace else {
             skip("strace is not installed");
@@ -101,7 +152,7 @@ impl FailingFlushes {
 
     /// How many calls have failed so far.
     pub fn count(&self) -> usize {
-        fs::read_to_string(&self.log).unwrap_or_default().matches("(INJECTED)").count()
+        injected(&self.log)
     }
 
     /// Lets go of the process: from here on its calls do what they say. How many had failed.
@@ -119,7 +170,7 @@ impl FailingFlushes {
     }
 }
 
-impl Drop for FailingFlushes {
+impl Drop for Injection {
     fn drop(&mut self) {
         self.let_go();
     }
