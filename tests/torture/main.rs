@@ -24,6 +24,7 @@ mod rel_06;
 mod rel_10;
 mod rel_11;
 mod rel_12;
+mod rel_13;
 mod rel_15;
 mod rel_20;
 mod rel_21;
