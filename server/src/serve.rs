@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use imageops::v1::stores_server::StoresServer;
 use imageops_catalogue::{Catalogue, PostgresCatalogue, SqliteCatalogue};
 use imageops_client::Connection;
 use imageops_gateway::{Drained, FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
-use imageops_store::{DirectoryStore, ImageRoot, Store};
+use imageops_store::{DirectoryStore, ImageRoot, Store, make_directories};
 use imageops_tls::Door;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -242,7 +241,7 @@ async fn probe(app: Arc<App>) {
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), Fatal> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| storage(path, error))
+    make_directories(path, mode).map_err(|error| storage(path, error))
 }
 
 fn storage(path: &Path, error: impl std::fmt::Display) -> Fatal {

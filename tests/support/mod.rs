@@ -182,6 +182,11 @@ impl Service {
         server.output()
     }
 
+    /// Whether it was started and not killed since.
+    pub fn is_running(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// Asks the server to stop (SIGTERM), without waiting for it.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);

@@ -107,6 +107,7 @@ impl Server {
             let Ok(line) = lines.recv_timeout(remaining) else {
                 // Its last words come through the other pipe; they are there once the child is gone.
                 let status = server.wait(Duration::from_secs(1));
+                server.kill();
                 return Err(format!(
                     "the server did not come up ({status:?}); it printed:\n{}",
                     server.output()

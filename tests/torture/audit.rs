@@ -61,7 +61,9 @@ pub async fn check(client: &Client, ledger: &Ledger) {
     // In this order: what is acknowledged after the entries were read need not be on the list.
     let entries = ledger.all();
     let uploads = open_uploads(client).await;
-    let images = images(client).await;
+    let mut images = images(client).await;
+    // What jobs make is looked at by those who ask for jobs.
+    images.retain(|image| image.derived_from.is_empty());
     // Read again: an image on the list may have been begun since.
     let known = ledger.all();
     check_visible(&images, &known);

@@ -14,7 +14,7 @@ use crate::rel_01::target;
 use crate::rel_04::server;
 use crate::roads::{self, Road, Setback};
 use crate::run::Run;
-use crate::strace::FailingFlushes;
+use crate::strace::Injection;
 use crate::support::Service;
 use crate::support::upload::{Stream, metadata};
 
@@ -71,7 +71,7 @@ async fn fail_once(
     let id = ledger.entry(index, |entry| entry.id.to_string());
     let path = service.data_dir().join(flushed.replace("{upload}", &id));
     let case = format!("{} with a failed flush of {flushed}", road.name);
-    let failing = FailingFlushes::of(service.id(), &path, &log(service))?;
+    let failing = Injection::into_flushes(service.id(), &path, &log(service))?;
     let result = road.attempt(target(service), ledger, index).await;
     let count = failing.end();
     assert!(count > 0, "{case}: expected a flush of it: {result:?}");
@@ -116,7 +116,7 @@ async fn rel_12_a_row_whose_flush_failed_has_its_bytes() {
     stream.chunks(0, &entry.content.bytes(0, entry.content.size_bytes)).await;
     stream.close().await.unwrap();
     let wal = service.data_dir().join("catalogue.sqlite-wal");
-    let Some(failing) = FailingFlushes::of(service.id(), &wal, &log(&service)) else { return };
+    let Some(failing) = Injection::into_flushes(service.id(), &wal, &log(&service)) else { return };
     let stream = Stream::resume(&client, &format!("uploads/{}", entry.id), entry.content.size_bytes).await;
     let answer = stream.commit(UploadCommit::default()).await;
     assert!(answer.is_err(), "expected no acknowledgement: {answer:?}");

@@ -42,6 +42,7 @@ mod tests;
 pub(crate) use files::failure;
 use files::{check_file, list_files, open_directory};
 use place::Place;
+pub use place::make_directories;
 pub(crate) use room::free_bytes;
 
 const STAGING: &str = "staging";
@@ -90,7 +91,7 @@ impl DirectoryStore {
     }
 
     fn open_or_create_with(path: &Path, calls: Box<dyn Calls>) -> Result<Self> {
-        place::make_directories(path)?;
+        make_directories(path, 0o700)?;
         let place = Place::open(path)?;
         let lock = stamp::lock(place.directory())?;
         let id = match stamp::read(place.directory())? {

@@ -24,7 +24,7 @@ pub mod s3;
 mod suite;
 
 pub use blob::Blob;
-pub use directory::DirectoryStore;
+pub use directory::{DirectoryStore, make_directories};
 pub use error::{Error, Result};
 pub use image_root::{ImageRoot, OutputPlace};
 pub use s3::{S3Settings, S3Store};

@@ -1,6 +1,7 @@
 //! The place of a store: the path that the operator named, and the directory that was found there.
 
 use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf, absolute};
@@ -73,9 +74,9 @@ fn exchanged() -> Error {
 }
 
 /// Makes a directory and those above it that are missing, each durable in the one above.
-pub(super) fn make_directories(path: &Path) -> Result<()> {
+pub fn make_directories(path: &Path, mode: u32) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
     for made in missing {
         if let Some(above) = made.parent() {
             let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
