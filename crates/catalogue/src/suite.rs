@@ -9,7 +9,7 @@ use imageops_model::{
 };
 use uuid::Uuid;
 
-use crate::{Catalogue, Created, Error, ImageRow, JobRow, NewJob, Replica, RequestKey, UploadRow};
+use crate::{Catalogue, Created, Error, ImageRow, JobRow, Lease, NewJob, Replica, RequestKey, UploadRow};
 
 pub(crate) mod against_model;
 pub(crate) mod companions;
