@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod http;
 pub mod images;
 pub mod jobs;
+pub mod many;
 pub mod mount;
 pub mod postgres;
 pub mod process;

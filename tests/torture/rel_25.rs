@@ -2,7 +2,6 @@
 //! missed or told twice, and a start takes no longer than five seconds.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use imageops::v1::{
@@ -16,6 +15,7 @@ use crate::run::Run;
 use crate::support::Service;
 use crate::support::images::have;
 use crate::support::jobs::{compress_file, ended, failed, image};
+use crate::support::many::multiply;
 use crate::support::upload::{metadata, try_upload};
 use crate::support::usage::p99;
 use crate::work::outputs;
@@ -132,20 +132,6 @@ async fn make_rows(run: &mut Run, service: &Service) {
         // Its bytes are others than those that are copied.
         client.delete_image_for_good(&made, "").await.unwrap();
     }
-}
-
-/// Makes the rows more; how many images and jobs there are then.
-fn multiply(service: &Service, images: u64, jobs: u64) -> (u64, u64) {
-    let made = Command::new("python3")
-        .args(["-c", include_str!("rel_25/multiply.py")])
-        .arg(service.data_dir())
-        .args([images, jobs].map(|count| count.to_string()))
-        .output()
-        .expect("python3 runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let counts = String::from_utf8(made.stdout).unwrap();
-    let (images, jobs) = counts.trim().split_once(' ').expect("two counts");
-    (images.parse().unwrap(), jobs.parse().unwrap())
 }
 
 /// Goes through a list from its start to its end, in large steps with a page of the usual size before each. How many images

@@ -46,6 +46,9 @@ pub(crate) const FOR_FUZZ: &[Need] = &[("c++", "g++")];
 /// What the benchmark needs on top.
 pub(crate) const FOR_BENCH: &[Need] = &[("debootstrap", "debootstrap"), ("time", "time")];
 
+/// What the benchmark of the service needs on top: a peer, and what counts samples for the flame graphs.
+pub(crate) const FOR_SERVICE_BENCH: &[Need] = &[("nginx", "nginx-light"), ("perf", "linux-perf")];
+
 /// Installs what is missing of `needs`; an error that names the packages when that is not allowed.
 pub(crate) fn install_missing(needs: &[Need]) -> Result<()> {
     let mut packages: Vec<&str> = needs

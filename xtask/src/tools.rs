@@ -14,6 +14,7 @@ const BUF: &str = "1.75.0";
 const CARGO_DENY: &str = "0.20.2";
 const GO: &str = "1.26.6";
 const S3S_FS: &str = "0.14.1";
+const GLANCE: &str = "33.0.0";
 /// Go before this cannot read the module of the client.
 const GO_MINOR_MIN: u32 = 26;
 
@@ -50,6 +51,19 @@ pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
 /// s3s-fs, an S3 server for tests that checks signatures and digests.
 pub(crate) fn s3s_fs(workspace: &Workspace) -> Result<PathBuf> {
     cargo_package(workspace, "s3s-fs", S3S_FS, &["--features", "binary"])
+}
+
+/// Glance and the server that it runs behind: a virtual environment.
+pub(crate) fn glance(workspace: &Workspace) -> Result<PathBuf> {
+    let directory = tools(workspace)?.join(format!("glance-{GLANCE}"));
+    install_once(&directory, || {
+        process::command("python3").args(["-m", "venv"]).arg(&directory).check()?;
+        process::command(directory.join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check", "uwsgi"])
+            .arg(format!("glance=={GLANCE}"))
+            .check()
+    })?;
+    Ok(directory)
 }
 
 /// The program of a crate, compiled once per version.

@@ -9,6 +9,7 @@ mod measure;
 mod picture;
 mod record;
 mod report;
+mod service;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ pub(crate) struct Options {
     /// Runs only contenders whose names contain this, or one of these when given again; nothing is written then.
     #[arg(long)]
     only: Vec<String>,
+    /// Measures the running service instead: uploads, downloads, lists, watches.
+    #[arg(long)]
+    service: bool,
     /// Measures nothing and draws the document and the picture anew from the kept figures.
     #[arg(long)]
     draw: bool,
@@ -53,7 +57,9 @@ struct Entry {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let kept = workspace.root.join("docs/benchmarks.json");
     let mut all = record::read(&kept)?;
-    if !options.draw {
+    if options.service {
+        service::measure(workspace, options)?;
+    } else if !options.draw {
         debian::install_missing(debian::FOR_TESTS)?;
         debian::install_missing(debian::FOR_BENCH)?;
         build(workspace)?;
@@ -74,7 +80,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         }
     }
     if options.only.is_empty() {
-        write(&workspace.root.join("docs/benchmarks.md"), &report::markdown(&all))?;
+        let service = service::draw(workspace)?;
+        write(&workspace.root.join("docs/benchmarks.md"), &report::markdown(&service, &all))?;
         write(&workspace.root.join("docs/benchmarks.svg"), &picture::draw(&all))?;
     }
     Ok(true)

@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 
 use super::record::{Measurement, Row, Table};
 
-/// The whole document.
-pub(crate) fn markdown(all: &[Measurement]) -> String {
+/// The whole document; `service` is the part of the running service.
+pub(crate) fn markdown(service: &str, all: &[Measurement]) -> String {
     let mut text = String::from("# Benchmarks\n\n");
-    text += "Written by `cargo xtask bench`, which makes the images, runs everything below and replaces this file.\n\n\
+    text += "Written by `cargo xtask bench` and `cargo xtask bench --service`, which make the images, run everything below and\n\
+        replace this file.\n\n";
+    text += service;
+    text += "## The engine\n\n\
         - Contenders are interleaved, each round runs all of them once; the figures are medians, the files lie in the\n  \
         page cache, and each output is checked by `qemu-img check`.\n\
         - \"Times as fast\": how much faster the first row of a table is than the row. Only ratios travel to other\n  \
@@ -31,7 +34,7 @@ pub(crate) fn markdown(all: &[Measurement]) -> String {
 
 /// What was measured on one guest.
 pub(crate) fn section(one: &Measurement) -> String {
-    let mut text = format!("## {}\n\n", one.title);
+    let mut text = format!("### {}\n\n", one.title);
     let _ = writeln!(text, "- Image: {}.", one.image);
     let _ = writeln!(text, "- Machine: {}; {} rounds.", one.machine, one.rounds);
     let _ = writeln!(text, "- Versions: {}.", one.versions.join("; "));
@@ -43,7 +46,7 @@ pub(crate) fn section(one: &Measurement) -> String {
 
 fn write_table(text: &mut String, table: &Table) {
     let size = |row: &Row| row.runs.last().and_then(|run| run.output_bytes);
-    let _ = writeln!(text, "\n### {}\n", table.group.title());
+    let _ = writeln!(text, "\n#### {}\n", table.group.title());
     let sizes = table.group.writes();
     text.push_str("| command | seconds | CPU seconds | times as fast | peak memory, MiB |");
     text.push_str(if sizes { " output, MiB |\n" } else { "\n" });
