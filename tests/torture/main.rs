@@ -26,6 +26,7 @@ mod rel_11;
 mod rel_12;
 mod rel_13;
 mod rel_15;
+mod rel_17;
 mod rel_20;
 mod rel_21;
 mod rel_23;
