@@ -1,10 +1,10 @@
-//! A file system so small that it fills up.
+//! File systems of a test: one so small that it fills up, and such as lack what others have.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::images::skip;
+use super::images::{have, skip};
 
 /// A memory file system, unmounted when dropped.
 pub struct SmallDisk {
@@ -90,4 +90,79 @@ impl Drop for SmallDisk {
         let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
         let _ = std::fs::remove_dir(&self.path);
     }
+}
+
+/// A kind of file system that lies in a file.
+pub struct FileSystem {
+    /// Its name.
+    pub name: &'static str,
+    /// Least size that it can have, and some room.
+    pub size_mib: u64,
+    /// Makes one; the device comes behind it.
+    pub make: &'static [&'static str],
+    /// Mounts one; the device and the place come behind it.
+    pub mount: &'static [&'static str],
+}
+
+/// A file system in a file, unmounted when dropped.
+pub struct LoopDisk {
+    file: PathBuf,
+    device: String,
+    path: PathBuf,
+}
+
+impl LoopDisk {
+    /// Makes and mounts one; where that cannot be done the skip has been noted.
+    pub fn mount(kind: &FileSystem) -> Option<Self> {
+        if !have(kind.make[0]) || !have(kind.mount[0]) || !have("losetup") {
+            return None;
+        }
+        let path = std::env::temp_dir().join(format!("imageops-{}-{}", kind.name, uuid::Uuid::new_v4()));
+        let file = path.with_extension("disk");
+        std::fs::create_dir(&path).expect("a mount point");
+        let made = std::fs::File::create(&file).and_then(|file| file.set_len(kind.size_mib << 20));
+        made.expect("room for a file system");
+        let attached = Command::new("losetup").args(["--find", "--show"]).arg(&file).output();
+        let device = attached.ok().filter(|output| output.status.success());
+        let device = device.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let disk = Self { file, device: device.unwrap_or_default(), path };
+        // Dropped from here on when anything fails.
+        let done = !disk.device.is_empty()
+            && run(kind.make, &[disk.device.as_ref()])
+            && run(kind.mount, &[disk.device.as_ref(), disk.path.as_ref()]);
+        if !done {
+            skip(&format!("{} cannot be mounted here: as root, and where the kernel has it", kind.name));
+            return None;
+        }
+        Some(disk)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes it from its place, repairs it with `check`, and mounts it again with `mount`.
+    pub fn mount_again(&self, check: &[&str], mount: &[&str]) {
+        assert!(run(&["umount"], &[self.path.as_ref()]), "expected that nobody uses {}", self.path.display());
+        if !check.is_empty() {
+            // What it says of its success depends on what there was to repair.
+            run(check, &[self.device.as_ref()]);
+        }
+        assert!(run(mount, &[self.device.as_ref(), self.path.as_ref()]), "expected a file system");
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        run(&["umount", "--lazy"], &[self.path.as_ref()]);
+        run(&["losetup", "--detach"], &[self.device.as_ref()]);
+        let _ = std::fs::remove_dir(&self.path);
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+fn run(command: &[&str], more: &[&std::ffi::OsStr]) -> bool {
+    let output = Command::new(command[0]).args(&command[1..]).args(more).output();
+    output.is_ok_and(|output| output.status.success())
 }

@@ -29,6 +29,7 @@ mod rel_13;
 mod rel_14;
 mod rel_15;
 mod rel_16;
+mod rel_17;
 mod rel_20;
 mod rel_21;
 mod rel_23;

@@ -45,7 +45,7 @@ impl Calls for SystemCalls {
         match sys::linkat(from, name, to, new_name, AtFlags::empty()) {
             // File systems without hard links answer with one of these.
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
-                sys::renameat_with(from, name, to, new_name, RenameFlags::NOREPLACE)
+                rename_to_free(from, name, to, new_name)
             }
             answer => answer,
         }
@@ -56,5 +56,39 @@ impl Calls for SystemCalls {
             Err(Errno::NOENT) => Ok(()),
             answer => answer,
         }
+    }
+}
+
+/// Moves a name to one that must be free.
+fn rename_to_free(from: &OwnedFd, name: &str, to: &OwnedFd, new_name: &str) -> Result<()> {
+    match sys::renameat_with(from, name, to, new_name, RenameFlags::NOREPLACE) {
+        // Nor does every file system know the flag (exFAT by FUSE). Whoever holds the store's lock is alone, and no key is
+        // used twice: nobody makes the name in between.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            match sys::statat(to, new_name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => sys::renameat(from, name, to, new_name),
+                Ok(_) => Err(Errno::EXIST),
+                Err(error) => Err(error),
+            }
+        }
+        answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_not_replaced() {
+        let directory = tempfile::TempDir::new().unwrap();
+        for name in ["one", "two"] {
+            std::fs::write(directory.path().join(name), name).unwrap();
+        }
+        let opened = OwnedFd::from(File::open(directory.path()).unwrap());
+        assert_eq!(rename_to_free(&opened, "one", &opened, "two"), Err(Errno::EXIST));
+        rename_to_free(&opened, "one", &opened, "three").unwrap();
+        assert_eq!(std::fs::read(directory.path().join("three")).unwrap(), b"one");
+        assert_eq!(std::fs::read(directory.path().join("two")).unwrap(), b"two");
     }
 }
