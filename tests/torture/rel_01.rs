@@ -38,16 +38,17 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// So many clients that upload, over the roads in turn, until they are told to stop.
+    /// So many clients that upload, over these roads in turn, until they are told to stop.
     pub fn start(
         run: &mut Run,
         service: &Service,
+        roads: Vec<&'static Road>,
         count: u64,
         size_bytes_max: u64,
     ) -> (Arc<Self>, Vec<JoinHandle<()>>) {
         let clients = Arc::new(Self {
             target: target(service),
-            roads: roads::present(service.http()),
+            roads,
             ledger: Ledger::default(),
             stop: AtomicBool::new(false),
             auditing: AtomicBool::new(false),
@@ -71,7 +72,8 @@ async fn rel_01_acknowledged_uploads_outlive_sigkill() {
     // Kept at the server at most, so that a long run needs no large disk.
     let kept_bytes_max = 4 * size_bytes_max;
     let mut service = run.service(|_| {});
-    let (clients, uploading) = Clients::start(&mut run, &service, CLIENTS, size_bytes_max);
+    let (clients, uploading) =
+        Clients::start(&mut run, &service, roads::present(service.http()), CLIENTS, size_bytes_max);
     for _ in 0..kills {
         let removing = Arc::clone(&clients);
         let removing = beside(move || remove_surplus(removing, kept_bytes_max));

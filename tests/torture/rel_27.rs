@@ -12,6 +12,7 @@ use crate::audit;
 use crate::content::Content;
 use crate::outcome::{self, Asked, Subject};
 use crate::rel_01::{Clients, remove_surplus};
+use crate::roads;
 use crate::run::{Run, join};
 use crate::support::jobs::ended;
 use crate::support::status::eventually;
@@ -62,7 +63,8 @@ async fn rel_27_an_hour_of_mixed_work_leaves_nothing() {
     let (mut rests, mut images, mut jobs) = (Vec::new(), 0, 0);
     for _ in 0..PERIODS {
         let end = Instant::now() + period;
-        let (clients, uploading) = Clients::start(&mut run, &service, UPLOADERS, UPLOAD_BYTES_MAX);
+        let (clients, uploading) =
+            Clients::start(&mut run, &service, roads::present(service.http()), UPLOADERS, UPLOAD_BYTES_MAX);
         let work = work_until(&mut run, &service, &shared, end, jobs);
         let (worked, ()) = tokio::join!(work, look_until(&service, &clients, end));
         jobs += worked;

@@ -9,6 +9,7 @@ use tokio::task::block_in_place;
 
 use crate::audit;
 use crate::rel_01::Clients;
+use crate::roads;
 use crate::run::{Run, join};
 use crate::support::jobs::{slow_compress_file, write_busy_disk};
 use crate::support::wait_for;
@@ -33,7 +34,10 @@ async fn rel_42_a_second_signal_is_no_worse_than_a_kill() {
     let mut service = run.service(|setup| setup.arguments = arguments.to_vec());
     write_busy_disk(&service.image_path().join("busy.raw"), 8 * MIB);
     let size_bytes_max = run.part_of(256 * MIB, 16 * MIB);
-    let (clients, uploading) = Clients::start(&mut run, &service, CLIENTS, size_bytes_max);
+    // In a drain a client comes again when it is told why it was refused.
+    let mut roads = roads::present(service.http());
+    roads.retain(|road| road.gives_reasons());
+    let (clients, uploading) = Clients::start(&mut run, &service, roads, CLIENTS, size_bytes_max);
     let (mut jobs, mut struck, mut longest) = (Vec::new(), 0, Duration::ZERO);
     let mut stop = 0;
     while stop < stops || (struck == 0 && stop < PATIENCE * stops) {

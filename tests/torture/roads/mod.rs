@@ -174,6 +174,11 @@ pub fn counted(present: &[&'static Road]) -> String {
 }
 
 impl Road {
+    /// Whether a refusal says why. The legacy surface has one literal for whatever it cannot store, going down too.
+    pub fn gives_reasons(&self) -> bool {
+        self.probe.is_none()
+    }
+
     /// One attempt at an upload of the ledger.
     pub async fn attempt(&self, target: Target, ledger: &Ledger, index: usize) -> Result<String, Setback> {
         let entry = ledger.entry(index, |entry| {
@@ -244,7 +249,7 @@ impl From<Error> for Setback {
             return Self::Refused { reason: String::new(), text: error.to_string() };
         };
         // No reason: the connection broke, or the server went away in the middle of an answer.
-        if call.transport || call.reason.is_empty() || call.reason == "UNAVAILABLE" {
+        if call.transport || ["", "UNAVAILABLE", "SHUTTING_DOWN"].contains(&call.reason.as_str()) {
             return Self::Cut(error.to_string());
         }
         Self::Refused { reason: call.reason.clone(), text: error.to_string() }
