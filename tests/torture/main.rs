@@ -2,7 +2,9 @@
 //!
 //! One file for each `rel_` test; what they share stands beside them: [`run`] (scale, seed, figures), [`content`] (the
 //! bytes of an image to be), [`roads`] (every way in), [`work`] and [`outcome`] (every job, and what must be there
-//! when it has ended), [`ledger`] and [`audit`] (what was acknowledged, and whether it is there). All of it is black box: processes, sockets and the files they leave.
+//! when it has ended), [`ledger`] and [`audit`] (what was acknowledged, and whether it is there), [`history`] and
+//! [`image_model`] (whether one order explains what clients were told). All of it is black box: processes, sockets and the
+//! files they leave; but for [`simulator`], which runs the state machines and the catalogue with simulated time and disks.
 //!
 //! A binary of its own and not part of `cargo test`: its tests are hungry, run one after another, and take a scale.
 //! `cargo xtask torture` runs it in full, `cargo xtask test` at one per cent.
@@ -14,6 +16,8 @@ mod support;
 
 mod audit;
 mod content;
+mod history;
+mod image_model;
 mod ledger;
 mod outcome;
 mod rel_01;
@@ -40,6 +44,8 @@ mod rel_27;
 mod rel_28;
 mod rel_30;
 mod rel_31;
+mod rel_32;
+mod rel_33;
 mod rel_40;
 mod rel_42;
 mod rel_44;
@@ -48,5 +54,6 @@ mod rel_50;
 mod rel_51;
 mod roads;
 mod run;
+mod simulator;
 mod strace;
 mod work;

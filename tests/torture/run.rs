@@ -42,6 +42,11 @@ impl Run {
         (full * self.scale_percent).div_ceil(100).max(least)
     }
 
+    /// Where chance begins.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// A number from `least` to `most`, small ones more often; see [`spread`].
     pub fn spread(&mut self, least: u64, most: u64) -> u64 {
         spread(&mut self.random, least, most)

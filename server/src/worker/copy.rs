@@ -5,6 +5,7 @@ use std::sync::Arc;
 use imageops_catalogue::{JobOutcome, JobRow};
 use imageops_model::{CopySpec, JobPhase};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::Stop;
 use super::run::result_of;
@@ -36,8 +37,8 @@ pub(super) async fn copy(
     let target = Target {
         store: spec.target,
         staged: format!("job-{}-{}", row.id.0, row.attempt),
-        // The job's own: an attempt that crashed after publishing is published over, not beside.
-        blob: row.id.0.to_string(),
+        // The attempt's own: one that comes back late finds nothing of another to remove or replace.
+        blob: Uuid::new_v4().to_string(),
     };
     let meter = Meter::new(tracker, JobPhase::Copying, image.size_bytes);
     let replica = transfer(app, &image, target, stop, move |bytes| meter.add(bytes)).await?;

@@ -1,4 +1,4 @@
-//! What a job makes. An image: staged under the attempt's own name, digested, and published under the image's id. A file
+//! What a job makes. An image: staged and published under names of the attempt alone, and digested in between. A file
 //! below the image root: written without a name, which it gets when it is complete.
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use imageops_image::output::{Existing, OutputFile};
 use imageops_image::storage::FileStorage;
 use imageops_model::{ImageId, StoreId};
 use imageops_store::Store;
+use uuid::Uuid;
 
 use super::run::engine;
 use super::tracker::Tracker;
@@ -32,7 +33,7 @@ pub(super) struct ImageOutput {
     opened: Arc<dyn Store>,
     /// Each attempt stages under its own name: one that lost its lease may still be writing.
     staged: String,
-    /// The image's id is part of the job: an attempt that crashed after publishing is published over, not beside.
+    /// So it does for its blob: what an attempt that comes back late does to its own bytes it does to nobody else's.
     blob: String,
 }
 
@@ -42,7 +43,7 @@ impl ImageOutput {
         let store = app.stores.place("", Some(size_bytes), &[]).await?;
         let opened = app.stores.writable(store)?;
         let staged = format!("job-{}-{attempt}", image.0);
-        Ok(Self { store, opened, staged, blob: image.0.to_string() })
+        Ok(Self { store, opened, staged, blob: Uuid::new_v4().to_string() })
     }
 
     /// Has `write` write the staged file, then digests and publishes it. Without success nothing of it stays.
@@ -67,10 +68,9 @@ impl ImageOutput {
         write: impl FnOnce(&File, &Control) -> Result<R> + Send + 'static,
     ) -> Result<(R, Made)> {
         let Self { store, opened, staged, blob } = self;
-        let (tracker, staging, key) = (tracker.clone(), staged.clone(), blob.clone());
+        let (tracker, staging) = (tracker.clone(), staged.clone());
         let (report, size_bytes, digests) = engine(move || {
             opened.discard_staged(&staging)?;
-            opened.remove(&key)?;
             let file = opened.stage(&staging)?;
             let report = write(&file, &control)?;
             tracker.publishing();

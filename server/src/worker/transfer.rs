@@ -21,7 +21,7 @@ pub(super) struct Target {
     pub(super) store: StoreId,
     /// Name of the staged file, of one attempt alone.
     pub(super) staged: String,
-    /// Name of the bytes in the store.
+    /// Name of the bytes in the store, used once.
     pub(super) blob: String,
 }
 
@@ -58,8 +58,7 @@ async fn write_and_publish(
                 continue;
             }
         };
-        let copied =
-            copy(Arc::clone(&opened), (staged.clone(), blob.clone()), source_blob, stop, passed.clone());
+        let copied = copy(Arc::clone(&opened), staged.clone(), source_blob, stop, passed.clone());
         match copied.await? {
             reading if reading.is(&image.sha256, image.size_bytes) => {
                 publish_allowed(stop)?;
@@ -82,16 +81,15 @@ async fn write_and_publish(
 /// Writes a staged file with the bytes of a blob, holes as holes.
 async fn copy(
     store: Arc<dyn Store>,
-    (staged, blob): (String, String),
+    staged: String,
     source: Box<dyn Blob>,
     stop: &Stop,
     passed: impl Fn(u64) + Send + 'static,
 ) -> Result<Reading> {
     let cancel = stop.token();
     engine(move || {
-        // An attempt that crashed may have come as far as a name.
+        // What an earlier source left.
         store.discard_staged(&staged)?;
-        store.remove(&blob)?;
         let file = store.stage(&staged)?;
         let write = |offset: u64, data: &[u8]| write_at(&file, offset, data);
         let reading = read_whole(&*source, &cancel, write, passed)?;
