@@ -134,6 +134,14 @@ async fn round(
     // What came again is as good as what never went.
     audit::check(&client, &load.ledger).await;
     audit::check_store(service).await;
+    // Each round has as many as the first had.
+    for index in load.acknowledged().into_iter().skip(BEFORE) {
+        let image = load.ledger.entry(index, |entry| {
+            entry.removed = true;
+            entry.acknowledged.clone().expect("an image")
+        });
+        client.delete_image_for_good(&image, "").await.expect("an image that can be removed");
+    }
 }
 
 impl Load {

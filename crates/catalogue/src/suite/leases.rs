@@ -59,9 +59,9 @@ pub(crate) async fn a_lane_does_not_wait_for_another<D: Database>() {
     }
 }
 
-/// SEC-42: a thousand jobs of one tenant are no reason for another to wait.
 pub(crate) async fn a_lease_has_a_clock_of_its_own<D: Database>() {
-    let catalogue = D::new().open().await;
+    let database = D::new();
+    let catalogue = database.open().await;
     let job = claimed(&catalogue, at(5)).await;
     // The time of day jumps, the clock of leases does not.
     let claim = async |lease, now| catalogue.claim_job(worker(), Lane::Work, lease, now, 3).await.unwrap();
@@ -71,6 +71,7 @@ pub(crate) async fn a_lease_has_a_clock_of_its_own<D: Database>() {
     assert_eq!(taken.update_time, at(1));
 }
 
+/// SEC-42: a thousand jobs of one tenant are no reason for another to wait.
 pub(crate) async fn tenants_take_turns<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
