@@ -148,8 +148,8 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
     let store_path = data_dir.join("store");
     let store: Arc<dyn Store> =
         Arc::new(DirectoryStore::open_or_create(&store_path).map_err(|error| match error {
-            imageops_store::Error::Unusable(text) => {
-                Fatal::new(Exit::InUse, format!("the store {} cannot be used: {text}", store_path.display()))
+            error @ imageops_store::Error::InUse => {
+                Fatal::new(Exit::InUse, format!("the store {} cannot be used: {error}", store_path.display()))
             }
             other => storage(&store_path, other),
         })?);

@@ -18,7 +18,10 @@ pub enum Error {
     /// No room left.
     #[error("no space left")]
     NoSpace(#[source] io::Error),
-    /// Another process holds the directory, or it is not a store, or another store's, or takes no writes.
+    /// Another process holds the directory.
+    #[error("another process is using this data directory")]
+    InUse,
+    /// The directory is not a store, or another store's, or takes no writes.
     #[error("{0}")]
     Unusable(String),
     /// The store is not at its place: its file system is not mounted, its directory was moved, its bucket is missing.

@@ -40,7 +40,7 @@ pub(super) fn lock(directory: &OwnedFd) -> Result<File> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::WouldBlock) => return unusable("another process is using this data directory"),
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
     }
