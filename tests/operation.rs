@@ -16,8 +16,10 @@ use rustix::process::Signal;
 use tonic::{Code, Request};
 
 use support::http::get;
+use support::images::have;
 use support::jobs::{check_file, slow_compress_file, write_busy_disk};
-use support::process::Setup;
+use support::mount::SmallDisk;
+use support::process::{Server, Setup};
 use support::status::{assert_status, eventually};
 use support::upload::{Stream, commit_of, metadata, name_of};
 use support::{DEADLINE, Service, binary, wait_for};
@@ -37,10 +39,23 @@ fn setup_in(directory: &Path) -> Setup {
 
 /// Runs a server that must refuse to start: how it ended, within five seconds.
 fn refuse(setup: &Setup) -> Output {
-    let begun = Instant::now();
-    let output = setup.command().output().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    output
+    ended_at_once(setup).expect("a server that refuses to start within five seconds")
+}
+
+/// How a server ended within five seconds, if it did; else it has come up, and is killed.
+fn ended_at_once(setup: &Setup) -> Option<Output> {
+    let mut child = setup.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut has_ended = false;
+    while !has_ended && Instant::now() < deadline {
+        has_ended = child.try_wait().unwrap().is_some();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if !has_ended {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    has_ended.then_some(output)
 }
 
 fn assert_refused(output: &Output, exit: i32, what: &str) {
@@ -104,6 +119,76 @@ fn rel_43_what_cannot_work_is_said_at_the_start() {
     std::fs::create_dir(&setup.data_dir).unwrap();
     std::fs::write(setup.data_dir.join("catalogue.sqlite"), [7; 5000]).unwrap();
     assert_refused(&refuse(&setup), EXIT_CATALOGUE, "a catalogue that is none");
+}
+
+/// rel_43: a catalogue in a database that is not there, or that takes a connection and says nothing.
+#[test]
+fn rel_43_a_database_that_is_away_is_said_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let closed = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    for (address, what) in [(closed, "nobody listens"), (silent.local_addr().unwrap(), "nobody answers")] {
+        let mut setup = setup_in(directory.path());
+        setup.arguments =
+            vec!["--catalogue-url".to_owned(), format!("postgres://someone:hidden@{address}/x")];
+        let output = refuse(&setup);
+        assert_refused(&output, EXIT_CATALOGUE, what);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("--catalogue-url") && !said.contains("hidden"), "{what}: {said}");
+    }
+}
+
+/// rel_43: the catalogue was used by a later version.
+#[test]
+fn rel_43_a_newer_schema_is_said_at_the_start() {
+    const NEWER: &str = "import sqlite3, sys\n\
+        with sqlite3.connect(sys.argv[1]) as db:\n\
+        \x20   db.execute(\"INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+        VALUES (9999, 'later', TRUE, x'', 0)\")\n";
+    if !have("python3") {
+        return;
+    }
+    let mut service = Service::start();
+    service.kill();
+    let catalogue = service.data_dir().join("catalogue.sqlite");
+    let changed = Command::new("python3").args(["-c", NEWER]).arg(catalogue).output().unwrap();
+    assert!(changed.status.success(), "{}", String::from_utf8_lossy(&changed.stderr));
+    let output = refuse(service.setup());
+    assert_refused(&output, EXIT_CATALOGUE, "a newer schema");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("start the newer version"));
+}
+
+/// rel_43: a place that takes no writes, or no more bytes, when the server is there for the first time and when it was before.
+#[test]
+fn rel_43_a_store_that_cannot_be_written_is_said_at_the_start() {
+    for is_new in [true, false] {
+        for is_full in [true, false] {
+            let what = format!("new: {is_new}, full: {is_full}");
+            let Some(disk) = SmallDisk::mount(64) else { return };
+            let directory = tempfile::tempdir().unwrap();
+            let mut setup = setup_in(directory.path());
+            setup.data_dir = disk.path().join("data");
+            if !is_new {
+                drop(Server::start(&setup).unwrap());
+            }
+            if is_full {
+                disk.fill("filler");
+            } else {
+                disk.make_read_only();
+            }
+            let output = ended_at_once(&setup);
+            if is_full && !is_new {
+                // What is there can be read, and removed.
+                assert!(output.is_none(), "{what}: expected a server that serves: {output:?}");
+                continue;
+            }
+            let output = output.unwrap_or_else(|| panic!("{what}: expected a refusal within five seconds"));
+            assert_refused(&output, EXIT_STORAGE, &what);
+            let cause = if is_full { "no space left" } else { "read-only" };
+            let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+            assert!(said.contains(cause), "{what}: {said}");
+        }
+    }
 }
 
 #[tokio::test]

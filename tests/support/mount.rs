@@ -45,6 +45,12 @@ impl SmallDisk {
         assert!(status.success(), "the file system cannot be made larger");
     }
 
+    /// Has it take no more writes.
+    pub fn make_read_only(&self) {
+        let status = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.path).status();
+        assert!(status.expect("mount runs").success(), "the file system cannot be made read-only");
+    }
+
     /// Bytes that are free.
     pub fn free_bytes(&self) -> u64 {
         let room = rustix::fs::statvfs(&self.path).expect("a mounted file system");
