@@ -25,6 +25,7 @@ const EXPIRE_BATCH: u64 = 1_000;
 #[async_trait]
 impl Catalogue for Handle {
     async fn create_job(&self, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
+        on_reader!(self, jobs::refuse_surplus, &job, queue_limit)?;
         in_transaction!(self, jobs::create, job, queue_limit)
     }
 

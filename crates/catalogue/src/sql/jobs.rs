@@ -75,6 +75,35 @@ const DELETE: &str = "DELETE FROM jobs WHERE tenant = $1 AND id = $2 AND end_tim
 const EXPIRE: &str = "DELETE FROM jobs WHERE id IN \
      (SELECT id FROM jobs WHERE end_time IS NOT NULL AND end_time < $1 ORDER BY end_time LIMIT $2)";
 
+/// Refuses a job for which there is no place before it waits for its turn to write: else a flood of jobs that are refused
+/// would keep all others waiting. What has an answer all the same is left to [`create`], which decides.
+pub(super) async fn refuse_surplus(db: &mut Connection, job: &NewJob, queue_limit: u64) -> Result<()> {
+    if job.failure.is_some() || !is_full(db, &job.tenant, queue_limit).await? {
+        return Ok(());
+    }
+    if let Some(request) = job.request
+        && find_request(db, &job.tenant, request).await?.is_some()
+    {
+        return Ok(());
+    }
+    if let Some(alias) = &job.alias
+        && find_by_alias(db, &job.tenant, alias).await?.is_some()
+    {
+        return Ok(());
+    }
+    if let Some(key) = &job.coalesce_key
+        && find_one(db, SELECT_COALESCED, &job.tenant, key).await?.is_some()
+    {
+        return Ok(());
+    }
+    Err(Error::QueueFull)
+}
+
+async fn is_full(db: &mut Connection, tenant: &Tenant, queue_limit: u64) -> Result<bool> {
+    Ok(count_active_of(db, tenant).await? >= queue_limit
+        || count_active(db).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
+}
+
 pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
     if let Some(request) = job.request
         && let Some(id) = find_request(db, &job.tenant, request).await?
@@ -93,10 +122,7 @@ pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -
     }
     let state = if job.failure.is_some() { JobState::Failed } else { JobState::Queued };
     // A job that failed before it began takes no place in the queue.
-    if !state.is_final()
-        && (count_active_of(db, &job.tenant).await? >= queue_limit
-            || count_active(db).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
-    {
+    if !state.is_final() && is_full(db, &job.tenant, queue_limit).await? {
         return Err(Error::QueueFull);
     }
     let held = if state.is_final() { Amount::default() } else { promise(&job) };
