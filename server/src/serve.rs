@@ -52,6 +52,9 @@ const RECONNECT_INTERVAL: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// How much one connection may send ahead.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Longest HTTP/2 frame that is taken: with the 16 KiB that HTTP/2 starts with, each of them costs its sender and us a system
+/// call. Of each connection no more than one is in memory before it is counted against the windows.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 
 /// Opens the catalogue in the data directory, for the server and for `key` commands.
 pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal> {
@@ -358,6 +361,7 @@ async fn serve_grpc(
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(256)
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(64))

@@ -30,6 +30,10 @@ const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// The same for all calls of a connection together.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// Longest HTTP/2 frame that we take, in bytes: with the 16 KiB that HTTP/2 starts with, each of them costs the server a
+/// system call.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// What a failing connection says.
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -166,6 +170,7 @@ impl Connection {
             .keep_alive_timeout(options.keep_alive_timeout)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .tcp_nodelay(true)
             .connect_lazy();
         let Some(Token(token)) = options.token else {
