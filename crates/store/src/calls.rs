@@ -76,6 +76,7 @@ fn rename_to_free(from: &OwnedFd, name: &str, to: &OwnedFd, new_name: &str) -> R
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use imageops_catalogue::{Catalogue as _, Error, ImageRow, JobOutcome, JobRow};
+use imageops_catalogue::{Catalogue as _, Error, ImageRow, JobOutcome, JobRow, Lease};
 use imageops_model::{ImageId, JobFailure, JobProgress, JobSpec, Lane, Source, Tenant};
 use uuid::Uuid;
 
@@ -80,7 +80,8 @@ async fn claim(life: &Life) -> Result<Option<JobRow>, Trouble> {
     world
         .ask("a job is looked for", |rows| async move {
             let now = world.now.get();
-            let claimed = rows.claim_job(worker, Lane::Work, now, now.plus_ms(LEASE_MS), ATTEMPTS_MAX).await;
+            let lease = Lease { now, until: now.plus_ms(LEASE_MS) };
+            let claimed = rows.claim_job(worker, Lane::Work, lease, now, ATTEMPTS_MAX).await;
             if let Ok(Some(row)) = &claimed {
                 world.tell(&format!("server {} has {}, attempt {}", life.number, row.id, row.attempt));
                 world.reference.borrow_mut().claimed(row);
