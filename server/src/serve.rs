@@ -38,9 +38,10 @@ use crate::failure::Failure;
 use crate::hub::Hub;
 use crate::limits::TenantLimits;
 use crate::rpc::Service;
+use crate::shutdown::Signals;
 use crate::stores::Stores;
 use crate::upload::Uploads;
-use crate::{listen, shutdown, sources, sweep, telemetry, worker};
+use crate::{listen, sources, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
@@ -84,6 +85,8 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     for address in &app.config.http_listen_also {
         rest.push(bind("REST", *address).await?);
     }
+    // Whoever reads the addresses may stop the server from then on.
+    let signals = Signals::listen().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
     announce(&app.config, &door, &grpc, &rest)?;
 
     let (health, routes) = routes(&app, audit.clone()).await?;
@@ -100,7 +103,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     });
     let rest: Vec<_> = rest.collect();
 
-    shutdown::requested().await;
+    signals.first().await;
     tracing::info!(
         seconds = app.config.drain_seconds,
         "going down: running calls may end, jobs go back to the queue"
