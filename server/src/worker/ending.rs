@@ -36,17 +36,23 @@ pub(super) async fn end(app: &App, row: JobRow, stop: &Stop, result: Result<JobO
         (Err(failure), None) => JobOutcome::Failed(failure.into_job_failure()),
     };
     let made = made(&outcome);
-    match finish(app, &row, outcome).await {
-        Ok(ended) => ended,
-        // What was made cannot be kept: nothing of it stays.
-        Err(failure) => {
-            let ended = finish(app, &row, JobOutcome::Failed(failure.into_job_failure())).await;
-            for (store, blob) in made {
-                app.remove_unless_referenced(store, &blob).await;
+    let ended = match finish(app, &row, outcome).await {
+        Finish::Ended(ended) => return Some(ended),
+        // The collector finds what may be of no use.
+        Finish::Unknown => return None,
+        Finish::Fenced => None,
+        Finish::Refused(failure) => {
+            match finish(app, &row, JobOutcome::Failed(failure.into_job_failure())).await {
+                Finish::Ended(ended) => Some(ended),
+                _ => None,
             }
-            ended.ok().flatten()
         }
+    };
+    // What was made was not taken, and its key is this attempt's alone: nothing of it stays.
+    for (store, blob) in made {
+        app.remove_unless_referenced(store, &blob).await;
     }
+    ended
 }
 
 /// Bytes that a success would bring into the catalogue.
@@ -56,12 +62,24 @@ fn made(outcome: &JobOutcome) -> Vec<(StoreId, String)> {
     replicas.map(|replica| (replica.store, replica.blob.clone())).collect()
 }
 
-/// Writes an end. The failure is the catalogue's refusal of what was made; the job runs on.
-async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Result<Option<JobRow>> {
+/// What came of an end that was to be written.
+enum Finish {
+    /// It is written.
+    Ended(JobRow),
+    /// Another worker has the job.
+    Fenced,
+    /// The catalogue does not take what was made; the job runs on.
+    Refused(Failure),
+    /// The catalogue gave no answer that says it.
+    Unknown,
+}
+
+/// Writes an end.
+async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Finish {
     let revision = row.revision + 1;
     for attempt in 0..FINISH_TRIES {
         match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, now()).await {
-            Ok(row) => return Ok(Some(row)),
+            Ok(row) => return Finish::Ended(row),
             Err(Error::Unavailable(cause) | Error::NoSpace(cause)) => {
                 tracing::warn!(job = %row.id, %cause, "the end of the job is not stored yet");
                 sleep(Duration::from_millis(50 << attempt.min(5))).await;
@@ -72,22 +90,22 @@ async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Result<Option<J
                 | Error::State { what: "image" }
                 | Error::Conflict { .. }
                 | Error::OutOfRange { .. }),
-            ) => return Err(refused(error)),
+            ) => return Finish::Refused(refused(error)),
             // After a try whose answer was lost, what has it may be that try.
             Err(Error::Fenced) => {
                 if attempt == 0 {
                     metrics::counter!("imageops_lease_stolen_total").increment(1);
                 }
                 tracing::warn!(job = %row.id, attempt = row.attempt, "another worker has taken the job over");
-                return Ok(None);
+                return Finish::Fenced;
             }
             Err(error) => {
                 tracing::error!(job = %row.id, %error, "the end of the job cannot be stored");
-                return Ok(None);
+                return Finish::Unknown;
             }
         }
     }
-    Ok(None)
+    Finish::Unknown
 }
 
 /// Why what a job made was not taken.
