@@ -10,10 +10,10 @@ use std::process::{Command, Output};
 
 use imageops::v1::{CheckRequest, Image, StoreStatus, UploadMetadata};
 use serde_json::Value;
-use support::http::request;
+use support::http::{get, request};
 use support::jobs::{compress_file, file};
 use support::process::Setup;
-use support::status::assert_status;
+use support::status::{assert_status, eventually};
 use support::stores::{blobs_of, start_with_stores, store};
 use support::upload::{metadata, try_upload};
 use support::{Service, binary};
@@ -142,6 +142,32 @@ async fn nothing_is_written_where_a_store_no_longer_is() {
     assert_eq!(store(&service, "disk").await.status(), StoreStatus::Connected);
     let data = support::jobs::download(&service.client(), &kept.name).await;
     assert_eq!(data, b"on the disk");
+}
+
+/// Reliability rel_13: whoever balances goes on to send readers, and can tell that no writer should come.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_store_that_takes_bytes_the_server_says_that_it_only_reads() {
+    let service = start_with_stores(&["disk"], &[]);
+    let kept = upload_to(&service, "disk", b"on the disk").await.unwrap();
+    let ready = || get(service.http(), "/readyz");
+    let says = |word: &'static str| {
+        eventually(word, move || async move { ready().text().starts_with(word).then_some(()) })
+    };
+    says("ok").await;
+    let place = service.data_dir().join("store");
+    let away = place.with_extension("away");
+    fs::rename(&place, &away).unwrap();
+    fs::create_dir(&place).unwrap();
+    assert_eq!(upload_to(&service, "default", b"lost").await.unwrap_err().code(), Code::Unavailable);
+    assert!(ready().text().starts_with("ok"), "the other store takes bytes");
+    json(&imageops(&service, &["store", "disable", "disk", "-o", "json"]));
+    says("read-only").await;
+    assert_eq!(ready().status, 200);
+    assert_eq!(support::jobs::download(&service.client(), &kept.name).await, b"on the disk");
+    fs::remove_dir(&place).unwrap();
+    fs::rename(&away, &place).unwrap();
+    says("ok").await;
+    upload_to(&service, "", b"taken again").await.unwrap();
 }
 
 /// What one catalogue stored is nothing that another one may tidy up.

@@ -16,6 +16,11 @@ use crate::problem::Problem;
 use crate::route::{Content, Route};
 use crate::router::Gateway;
 
+/// What the server's health calls the taking of bytes.
+const WRITES: &str = "imageops.writes";
+/// What readiness answers while images are served and none are taken: whoever balances must go on to send readers.
+const READ_ONLY: &str = "read-only: no store takes bytes now; see GET /v1/stores\n";
+
 /// How long the server may take to say that it is well.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,7 +40,7 @@ pub(crate) fn routes() -> Vec<Route> {
             "Tells whether the server behind takes work.",
             get(readyz),
         )
-        .answers(200, "It does.", text)
+        .answers(200, "It does; the text tells when no store takes bytes.", text)
         .answers(503, "It does not; `reason` says why.", Content::Json("Problem")),
         Route::new(
             "get",
@@ -62,13 +67,21 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Result<&'static str, Problem> {
-    let mut client = HealthClient::new(gateway.connection.clone());
-    // The empty name asks for the server as a whole.
-    let request = call::request(&headers, HealthCheckRequest { service: String::new() });
-    let answer = call::within(PROBE_TIMEOUT, client.check(request)).await;
+    let ask = |service: &str| {
+        let mut client = HealthClient::new(gateway.connection.clone());
+        let request = call::request(&headers, HealthCheckRequest { service: service.to_owned() });
+        async move {
+            let answer = call::within(PROBE_TIMEOUT, client.check(request)).await;
+            answer.map(|answer| answer.status())
+        }
+    };
     let not_ready = |reason, detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, detail);
-    match answer.map(|answer| answer.status()) {
-        Ok(ServingStatus::Serving) => Ok("ok\n"),
+    // The empty name asks for the server as a whole.
+    match ask("").await {
+        Ok(ServingStatus::Serving) => match ask(WRITES).await {
+            Ok(ServingStatus::NotServing) => Ok(READ_ONLY),
+            _ => Ok("ok\n"),
+        },
         Ok(_) => Err(not_ready("NOT_SERVING", "the server takes no work now")),
         Err(_) => Err(not_ready("UPSTREAM_UNREACHABLE", "the server does not answer")),
     }

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::app::App;
@@ -47,8 +48,13 @@ use crate::{listen, sources, sweep, telemetry, worker};
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
 /// How often the stores are probed (zstack.md 1.4).
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
-/// How often those are looked for that are not there: one that is back takes bytes within 10 s (reliability rel_15).
-const RECONNECT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often those are looked for that are not there, or fail their writes: one that is back takes bytes within 10 s
+/// (reliability rel_13, rel_15).
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two probes at least, when calls fail.
+const SUSPECT_INTERVAL: Duration = Duration::from_millis(200);
+/// What health calls the taking of bytes: not served while every store is away, disabled, or fails its writes.
+const WRITES: &str = "imageops.writes";
 /// How much one call may send ahead of what is taken from it.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// How much one connection may send ahead.
@@ -94,7 +100,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     let gateway = gateway(&app.config, routes.clone(), metrics);
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
     let sweeper = tokio::spawn(sweep::run(Arc::clone(&app)));
-    let prober = tokio::spawn(probe(Arc::clone(&app)));
+    let prober = tokio::spawn(probe(Arc::clone(&app), health.clone()));
     let grpc = tokio::spawn(serve_grpc(routes, grpc, door.clone(), closing.clone()));
     let rest = rest.into_iter().map(|listener| {
         let (gateway, limits, closing) = (gateway.clone(), limits(&app.config), closing.clone());
@@ -112,7 +118,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     health.set_not_serving::<ImagesServer<Service>>().await;
     health.set_not_serving::<StoresServer<Service>>().await;
     health.set_not_serving::<KeysServer<Service>>().await;
-    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    health.set_service_status("", ServingStatus::NotServing).await;
     app.shutdown.cancel();
     end_uploads_in_time(&app);
     // Whoever asks meanwhile is told to go elsewhere.
@@ -224,26 +230,35 @@ async fn open_stores(
     Ok(Arc::new(stores.map_err(|failure| Fatal::new(Exit::Storage, failure.message))?))
 }
 
-/// Looks after the stores until shutdown.
-async fn probe(app: Arc<App>) {
+/// Looks after the stores until shutdown, and says in the health of [`WRITES`] whether any of them takes bytes.
+async fn probe(app: Arc<App>, health: HealthReporter) {
     let mut tick = tokio::time::interval(RECONNECT_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut all_due = tokio::time::Instant::now();
     loop {
         let now = tokio::select! {
             now = tick.tick() => now,
-            () = app.shutdown.cancelled() => return,
+            () = app.stores.suspected() => tokio::time::Instant::now(),
+            () = app.shutdown.cancelled() => break,
         };
         let probed = if now >= all_due {
             all_due = now + PROBE_INTERVAL;
             app.stores.probe_all().await
         } else {
-            app.stores.probe_disconnected().await
+            app.stores.probe_doubtful().await
         };
         if let Err(failure) = probed {
             tracing::warn!(reason = failure.reason, "the stores were not probed; the next time comes");
         }
+        let status = if app.stores.take_bytes() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status(WRITES, status).await;
+        // One that fails calls and no probe is not probed without a pause.
+        tokio::select! {
+            () = tokio::time::sleep(SUSPECT_INTERVAL) => {}
+            () = app.shutdown.cancelled() => break,
+        }
     }
+    health.set_service_status(WRITES, ServingStatus::NotServing).await;
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), Fatal> {

@@ -2,7 +2,7 @@
 //! starts. Each run ends in a correct result or a clear error, and once the fault is over everything works.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imageops_client::is_final;
 use tokio::task::block_in_place;
@@ -51,6 +51,9 @@ const RUNS: u64 = 200;
 const JOBS: [&str; 2] = ["compress of an image", "compress of a file"];
 /// How long a job may keep meeting the same fault.
 const FAULT_MAX: Duration = Duration::from_secs(2);
+/// How long it may take until an upload is taken once no call fails, and between two tries.
+const RECOVERED_MAX: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
 const MIB: u64 = 1 << 20;
 const SOURCE_BYTES: u64 = MIB;
 
@@ -154,10 +157,14 @@ impl Faulty {
         self.ledger.entry(index, |entry| entry.acknowledged.clone())
     }
 
-    /// An upload that nothing disturbs.
+    /// An upload that nothing disturbs. A store that failed its probe too takes bytes again after the next one.
     async fn serve(&self, index: usize) {
-        let served = self.roads[0].attempt(target(&self.service), &self.ledger, index).await;
-        served.unwrap_or_else(|setback| panic!("expected an image once the fault is over: {setback}"));
+        let begun = Instant::now();
+        while let Err(setback) = self.roads[0].attempt(target(&self.service), &self.ledger, index).await {
+            let may_pass = begun.elapsed() < RECOVERED_MAX;
+            assert!(may_pass, "expected an image once the fault is over: {setback}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// An upload, a download and jobs while calls fail, and what must hold afterwards. How many calls have failed; `None`

@@ -1,5 +1,6 @@
 //! rel_13: storage that comes and goes. While it is bad everything that must be written is refused, and what is stored is
-//! still read; once it is good again everything is taken, without a restart. Nothing acknowledged is lost.
+//! still read, and readiness says that nothing is taken; once it is good again everything is, without a restart. Nothing
+//! acknowledged is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,8 @@ const CLIENTS: u64 = 3;
 const MIB: u64 = 1 << 20;
 /// How long it may take until an upload is taken again.
 const RECOVERED_MAX: Duration = Duration::from_secs(10);
+/// How long storage may be bad before it shows.
+const TOLD_MAX: Duration = Duration::from_secs(10);
 /// Between two tries of a client that was refused.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Between two uploads of a client: each image is looked at after each period.
@@ -74,8 +77,11 @@ async fn rel_13_flaky_storage_loses_nothing() {
         let fault = Fault { calls: WRITES, outcome: "error=EIO", when: "1+", paths: &[] };
         let log = service.scratch().join("strace.log");
         let Some(bad) = Injection::of(service.id(), &fault, &log) else { return };
-        let end = Instant::now() + Duration::from_millis(bad_ms);
-        while Instant::now() < end {
+        let start = Instant::now();
+        let mut told = false;
+        while !told || start.elapsed() < Duration::from_millis(bad_ms) {
+            told |= says_read_only(&clients);
+            assert!(start.elapsed() < TOLD_MAX, "expected readiness to say that nothing is taken");
             let entry = clients.ledger.entry(kept, |entry| entry.clone());
             audit::compare(&service.client(), entry.acknowledged.as_deref().expect("an image"), &entry).await;
             reads += 1;
@@ -83,6 +89,12 @@ async fn rel_13_flaky_storage_loses_nothing() {
         }
         faults += bad.end();
         slowest = slowest.max(recover(&clients, &mut run).await);
+        // What a fault met at its end may have a good store probed once more.
+        let end = Instant::now() + RECOVERED_MAX;
+        while says_read_only(&clients) {
+            assert!(Instant::now() < end, "expected readiness to say that all is taken again");
+            tokio::time::sleep(PAUSE).await;
+        }
         audit::check(&service.client(), &clients.ledger).await;
         remove(&clients, kept).await;
     }
@@ -103,6 +115,12 @@ async fn rel_13_flaky_storage_loses_nothing() {
         sent.len(),
         roads::counted(&clients.roads)
     ));
+}
+
+fn says_read_only(clients: &Clients) -> bool {
+    let ready = block_in_place(|| get(clients.target.http, "/readyz"));
+    assert_eq!(ready.status, 200, "expected a server that still serves");
+    ready.text().starts_with("read-only")
 }
 
 /// One client: uploads, each until it is an image or refused for good.

@@ -45,10 +45,20 @@ pub(super) async fn upload(
     let owner = Arc::clone(app);
     let work = app.tasks.spawn(async move {
         let response = take_in(&owner, &caller, messages).await;
+        // The default store lies beside the catalogue: what keeps that one from writing shows there.
+        if response.as_ref().is_err_and(is_of_the_disk) {
+            owner.stores.suspect(owner.stores.default_id());
+        }
         drop(slot);
         response
     });
     work.await.map_err(Failure::internal)?
+}
+
+/// Whether a file or the catalogue failed.
+fn is_of_the_disk(failure: &Failure) -> bool {
+    failure.code == Code::Internal
+        || (failure.code == Code::Unavailable && failure.reason == reason::UNAVAILABLE)
 }
 
 /// Metadata or resume, chunks, commit.
@@ -100,6 +110,9 @@ async fn take_in(app: &Arc<App>, caller: &Caller, mut messages: Messages) -> Res
     let mut grant = Grant::of(&upload);
     let result = stream.receive(&mut messages, &mut ingest, &mut grant).await;
     let end = stream.end(result, &mut ingest).await;
+    if ingest.is_broken() {
+        app.stores.suspect(store_of(app, &upload));
+    }
     let done = match &end {
         Ok(response) => {
             response.upload.as_ref().is_some_and(|upload| upload.state() != v1::UploadState::Open)

@@ -7,10 +7,10 @@ mod open;
 mod place;
 mod setting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -18,6 +18,7 @@ use imageops_catalogue::{Catalogue, Created, StoreRow};
 use imageops_model::{Micros, StoreId, StoreKind, StoreState};
 use imageops_store::{Error, ImageRoot, Space, Store};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tonic::Code;
 use uuid::Uuid;
@@ -47,6 +48,9 @@ pub struct Stores {
     default: StoreId,
     /// The catalogue that the stores must belong to.
     catalogue: Uuid,
+    /// Those with a call that failed: whether they take writes, a probe finds out.
+    suspects: Mutex<BTreeSet<StoreId>>,
+    suspected: Notify,
 }
 
 /// A store as it is now.
@@ -119,7 +123,14 @@ impl Stores {
         owned.map_err(|error| unusable(DEFAULT_STORE, &error))?;
         let row = row(default.id(), DEFAULT_STORE, StoreKind::Directory { path }, DEFAULT_WEIGHT, None);
         let (Created::New(row) | Created::Existing(row)) = catalogue.register_store(row).await?;
-        let stores = Self { slots: RwLock::default(), opener, default: row.id, catalogue: catalogue_id };
+        let stores = Self {
+            slots: RwLock::default(),
+            opener,
+            default: row.id,
+            catalogue: catalogue_id,
+            suspects: Mutex::default(),
+            suspected: Notify::new(),
+        };
         let slot = connected(row, default).await?;
         stores.write().insert(slot.row.id, slot);
         for setting in settings {
@@ -326,7 +337,12 @@ impl Stores {
         place(&candidates, size_bytes).ok_or_else(no_space)
     }
 
-    /// Notes what a call to a store came to: one that is gone takes no writes from now on.
+    /// Whether new bytes are taken: some store is enabled and there.
+    pub fn take_bytes(&self) -> bool {
+        self.read().values().any(Slot::takes_bytes)
+    }
+
+    /// Notes what a call to a store came to: one that is gone takes no writes from now on, one that failed is probed.
     pub fn report(&self, id: StoreId, error: &Error) {
         if let Error::Gone(problem) = error
             && let Some(slot) = self.write().get_mut(&id)
@@ -335,6 +351,20 @@ impl Stores {
             tracing::error!(store = slot.row.name, problem, "a store is gone; nothing is written to it");
             slot.problem.clone_from(problem);
         }
+        if matches!(error, Error::Gone(_) | Error::Unusable(_) | Error::Io(_)) {
+            self.suspect(id);
+        }
+    }
+
+    /// Has a store probed, because a call to it failed. One call may have met a bad block: that alone stops no writes.
+    pub fn suspect(&self, id: StoreId) {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.suspected.notify_one();
+    }
+
+    /// Comes back once a store is suspected.
+    pub async fn suspected(&self) {
+        self.suspected.notified().await;
     }
 
     /// Probes all stores, and looks for those that are not there.
@@ -342,9 +372,12 @@ impl Stores {
         self.probe_each(self.all()).await
     }
 
-    /// Looks for the stores that are not there.
-    pub async fn probe_disconnected(&self) -> Result<()> {
-        self.probe_each(self.all().into_iter().filter(|slot| !slot.is_connected()).collect()).await
+    /// Looks for the stores that are not there, and at those that are suspected.
+    pub async fn probe_doubtful(&self) -> Result<()> {
+        let suspects = std::mem::take(&mut *self.suspects.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut slots = self.all();
+        slots.retain(|slot| !slot.is_connected() || suspects.contains(&slot.row.id));
+        self.probe_each(slots).await
     }
 
     /// All at the same time: one that hangs keeps no other from being probed.

@@ -115,6 +115,11 @@ impl Ingest {
         self.durable_bytes
     }
 
+    /// Whether a write or a flush failed.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// Takes the next bytes. Returns the first bytes of the file once, when there are enough of them to be judged.
     pub async fn push(&mut self, data: Bytes) -> Result<Option<Bytes>> {
         self.finish_write().await?;

@@ -164,7 +164,11 @@ impl Import<'_> {
         let total_bytes = fetch.total_bytes();
         let mut ingest = self.stage().await?;
         let time = self.time_for(total_bytes);
-        match timeout(time, self.pour(fetch, &mut ingest)).await {
+        let poured = timeout(time, self.pour(fetch, &mut ingest)).await;
+        if ingest.is_broken() {
+            self.app.stores.suspect(store_of(self.app, self.upload));
+        }
+        match poured {
             Ok(poured) => poured?,
             Err(_) => {
                 let message = format!("the import took longer than {} seconds", time.as_secs());
