@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use imageops::v1;
 use imageops_catalogue::JobRow;
 use imageops_model::JobId;
@@ -27,7 +28,8 @@ const SLOW_READER: Duration = Duration::from_secs(60);
 /// Longest wait of WaitJob.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
-type Sender = mpsc::Sender<Result<v1::WatchStatusResponse, Status>>;
+/// Boxed: a channel makes room for 32 messages however few it may hold, and there are thousands of watches.
+type Sender = mpsc::Sender<Box<Result<v1::WatchStatusResponse, Status>>>;
 
 /// WatchStatus: snapshot, changes, heartbeats, end.
 pub(super) async fn watch(
@@ -54,10 +56,10 @@ pub(super) async fn watch(
             () = sender.closed() => Ok(()),
         };
         if let Err(failure) = end {
-            let _ = timeout(SLOW_READER, sender.send(Err(failure.into()))).await;
+            let _ = timeout(SLOW_READER, sender.send(Box::new(Err(failure.into())))).await;
         }
     });
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+    Ok(Box::pin(ReceiverStream::new(receiver).map(|answer| *answer)))
 }
 
 struct Watcher {
@@ -131,7 +133,7 @@ impl Watcher {
 }
 
 async fn send(sender: &Sender, message: v1::WatchStatusResponse) -> Result<()> {
-    match timeout(SLOW_READER, sender.send(Ok(message))).await {
+    match timeout(SLOW_READER, sender.send(Box::new(Ok(message)))).await {
         Ok(_) => Ok(()),
         Err(_) => {
             let message = format!("nothing was read for {} seconds", SLOW_READER.as_secs());
