@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -334,4 +334,44 @@ async fn a_remote_gateway_speaks_tls_on_both_sides() {
     gateway.kill().unwrap();
     gateway.wait().unwrap();
     assert_eq!((up.as_str(), jobs.as_deref(), keys.as_deref()), ("200", Ok("200"), Ok("403")));
+}
+
+/// A digest of a certificate is no secret: whoever could bind it would have its owner act for another tenant.
+#[tokio::test]
+async fn a_certificate_is_bound_by_an_operator_alone() {
+    let secured = start(&["--auth", "mtls"], true);
+    let Secured { service, authority, .. } = &secured;
+    let admin = authority.give("admin");
+    let file = admin.0.to_str().unwrap();
+    make_key(service, &["--certificate", file, "--scopes", "admin", "--tenant", "t"]);
+    let client = client(service.grpc(), &authority.ca(), Some(&admin), None);
+    let wanted = CreateKeyRequest {
+        scopes: vec![KeyScope::Read.into()],
+        certificate_sha256: "ab".repeat(32),
+        ..CreateKeyRequest::default()
+    };
+    let refused = client.create_key(wanted.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let with_secret = CreateKeyRequest { certificate_sha256: String::new(), ..wanted };
+    assert_eq!(client.create_key(with_secret).await.unwrap().key.unwrap().tenant, "t");
+}
+
+/// Neither HTTP/1 nor HTTP/2 has begun, so that the time limit of neither runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_37_who_never_says_what_it_speaks_is_let_go() {
+    let service = Service::start();
+    let mut silent = Vec::new();
+    for address in [service.grpc(), service.http()] {
+        for beginning in ["", "PR", "PRI * HTTP/2.0\r\n"] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(beginning.as_bytes()).unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            silent.push((address, beginning, stream));
+        }
+    }
+    for (address, beginning, mut stream) in silent {
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest);
+        assert!(end.is_ok(), "expected {address} to close what began with {beginning:?}: {end:?}");
+    }
 }

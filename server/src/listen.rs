@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use imageops_tls::{Certificates, Door, Files, Peer, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
@@ -30,19 +31,23 @@ pub(crate) fn door(config: &Config, stop: &CancellationToken) -> Result<Door, Fa
     Ok(Door::encrypted(certificates))
 }
 
+/// Most connections of gRPC at a time; more wait in the listener's queue. As many as those of REST.
+const CONNECTIONS_MAX: usize = 16_384;
+
 /// The connections that come to a port of gRPC.
 pub(crate) fn incoming(
     listener: TcpListener,
     door: Door,
 ) -> impl futures::Stream<Item = Result<Accepted, io::Error>> {
-    let ready = ReceiverStream::new(door.accept_all(listener));
-    ready.map(|(stream, peer)| Ok(Accepted { stream, peer }))
+    let ready = ReceiverStream::new(door.accept_all(listener, CONNECTIONS_MAX));
+    ready.map(|(stream, peer, place)| Ok(Accepted { stream, peer, _place: place }))
 }
 
 /// A connection, which tells each request who is at the other end.
 pub(crate) struct Accepted {
     stream: Stream,
     peer: Peer,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Accepted {

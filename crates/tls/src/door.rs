@@ -5,17 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_user_timeout;
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::Certificates;
-use crate::stream::{Peer, Stream};
+use crate::stream::{Peer, Socket, Stream};
 
-/// How long a handshake may take.
+/// How long a handshake may take, and then the first bytes.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of what it is sent, not even acknowledge it (RFC 5482): what waits for it is let go
+/// then. Who reads slowly takes something.
+const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most handshakes under way at one listener; more wait in its queue.
 const HANDSHAKES_MAX: usize = 4096;
 /// Connections that are ready and not taken yet.
@@ -45,12 +49,16 @@ impl Door {
 
     /// Makes an accepted connection ready, within [`HANDSHAKE_TIMEOUT`].
     pub async fn let_in(&self, stream: TcpStream, address: SocketAddr) -> io::Result<(Stream, Peer)> {
-        // A connection that stays with delayed sending is slow, and works.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection stays with delayed sending");
+        // A connection that stays as it is works, if slowly, or for too long.
+        let user_timeout_ms = UNTAKEN_TIMEOUT.as_millis() as u32;
+        let set = stream
+            .set_nodelay(true)
+            .and(set_tcp_user_timeout(&stream, user_timeout_ms).map_err(io::Error::from));
+        if let Err(error) = set {
+            tracing::debug!(%error, "a connection stays as the system made it");
         }
         let Some(certificates) = &self.0 else {
-            return Ok((Stream::Plain(stream), Peer { address, certificate_sha256: None }));
+            return Ok((Stream::from(stream), Peer { address, certificate_sha256: None }));
         };
         let acceptor = TlsAcceptor::from(certificates.config());
         let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
@@ -58,17 +66,24 @@ impl Door {
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??;
         let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let certificate_sha256 = presented.map(|certificate| Sha256::digest(certificate).into());
-        Ok((Stream::Encrypted(Box::new(stream)), Peer { address, certificate_sha256 }))
+        Ok((Stream::new(Socket::Encrypted(Box::new(stream))), Peer { address, certificate_sha256 }))
     }
 
-    /// Accepts connections until the receiver is dropped. Handshakes run beside each other: a slow one holds nobody up.
-    pub fn accept_all(self, listener: TcpListener) -> mpsc::Receiver<(Stream, Peer)> {
+    /// Accepts connections until the receiver is dropped, at most `connections_max` at a time: each holds a permit for as
+    /// long as it is open. Handshakes run beside each other: a slow one holds nobody up.
+    pub fn accept_all(
+        self,
+        listener: TcpListener,
+        connections_max: usize,
+    ) -> mpsc::Receiver<(Stream, Peer, OwnedSemaphorePermit)> {
         let (sender, receiver) = mpsc::channel(READY_MAX);
         tokio::spawn(async move {
             let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+            let places = Arc::new(Semaphore::new(connections_max));
             loop {
-                let permit = tokio::select! {
-                    permit = Arc::clone(&permits).acquire_owned() => permit.expect("the semaphore is never closed"),
+                let both = async { (acquire(&permits).await, acquire(&places).await) };
+                let (permit, place) = tokio::select! {
+                    both = both => both,
                     () = sender.closed() => return,
                 };
                 let accepted = tokio::select! {
@@ -88,7 +103,7 @@ impl Door {
                     let _permit = permit;
                     match door.let_in(stream, address).await {
                         // Nobody takes it any more: the server goes down.
-                        Ok(ready) => drop(sender.send(ready).await),
+                        Ok((stream, peer)) => drop(sender.send((stream, peer, place)).await),
                         Err(error) => tracing::debug!(%error, "a handshake failed"),
                     }
                 });
@@ -96,4 +111,8 @@ impl Door {
         });
         receiver
     }
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(semaphore).acquire_owned().await.expect("the semaphore is never closed")
 }

@@ -6,6 +6,7 @@
 
 mod certificates;
 mod door;
+mod greeting;
 mod stream;
 
 pub use certificates::{Certificates, Error, Files, fingerprint};

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::greeting::Greeting;
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -50,23 +52,48 @@ impl FromStr for Peer {
     }
 }
 
-/// A connection.
+/// A connection. Reading fails with [`io::ErrorKind::TimedOut`] while its client has not said which HTTP it speaks, in the
+/// time that a handshake may take: until then neither HTTP/1 nor HTTP/2 have begun to count.
 #[derive(Debug)]
-pub enum Stream {
-    /// As it is.
+pub struct Stream {
+    socket: Socket,
+    greeting: Option<Greeting>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Socket {
     Plain(TcpStream),
-    /// Encrypted.
     Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self { socket, greeting: Some(Greeting::awaited()) }
+    }
+
+    /// The connection of TCP, unless it is encrypted.
+    pub fn plain(&self) -> Option<&TcpStream> {
+        match &self.socket {
+            Socket::Plain(stream) => Some(stream),
+            Socket::Encrypted(_) => None,
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::new(Socket::Plain(stream))
+    }
 }
 
 macro_rules! either {
     ($stream:expr, $inner:ident => $call:expr) => {
-        match $stream.get_mut() {
-            Stream::Plain($inner) => {
+        match &mut $stream.get_mut().socket {
+            Socket::Plain($inner) => {
                 let $inner = Pin::new($inner);
                 $call
             }
-            Stream::Encrypted($inner) => {
+            Socket::Encrypted($inner) => {
                 let $inner = Pin::new($inner.as_mut());
                 $call
             }
@@ -76,11 +103,22 @@ macro_rules! either {
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self, inner => inner.poll_read(context, buffer))
+        let before = buffer.filled().len();
+        let read = either!(self.as_mut(), inner => inner.poll_read(context, buffer));
+        let Some(greeting) = &mut self.greeting else { return read };
+        match read {
+            Poll::Pending => greeting.poll_late(context).map(Err),
+            Poll::Ready(_) => {
+                if greeting.is_over(&buffer.filled()[before..]) {
+                    self.greeting = None;
+                }
+                read
+            }
+        }
     }
 }
 
@@ -98,9 +136,9 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Encrypted(stream) => stream.is_write_vectored(),
+        match &self.socket {
+            Socket::Plain(stream) => stream.is_write_vectored(),
+            Socket::Encrypted(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -36,7 +36,7 @@ impl Outlet {
 
     /// What bodies of this connection send files by, where it can.
     pub(crate) fn passage(&self) -> Option<Passage> {
-        matches!(self.stream, Stream::Plain(_)).then(|| self.passage.clone())
+        self.stream.plain().map(|_| self.passage.clone())
     }
 
     /// Sends what a stand-in of this length stands for, or the beginning of it.
@@ -48,7 +48,7 @@ impl Outlet {
                 if piece.chunks.is_some() {
                     return poll_chunks(stream, piece, context, length as usize);
                 }
-                let Stream::Plain(socket) = &*stream else {
+                let Some(socket) = stream.plain() else {
                     return Poll::Ready(Err(io::Error::other("a file cannot be sent encrypted")));
                 };
                 match ready!(poll_file(socket, piece, reading, context, length.min(WINDOW_BYTES)))? {
@@ -219,7 +219,7 @@ mod tests {
             let mut bytes = Vec::new();
             TcpStream::connect(address).await.unwrap().read_to_end(&mut bytes).await.map(|_| bytes)
         });
-        let mut outlet = Outlet::new(Stream::Plain(listener.accept().await.unwrap().0));
+        let mut outlet = Outlet::new(Stream::from(listener.accept().await.unwrap().0));
         let pieces = passage::stream(outlet.passage().unwrap(), Arc::new(file), range, instead);
         let text = |text: &'static str| stream::iter([Ok(Bytes::from(text))]);
         let mut all = Box::pin(text("before").chain(pieces).chain(text("behind")));
@@ -281,7 +281,7 @@ mod tests {
     async fn a_stand_in_without_a_file_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut outlet = Outlet::new(Stream::Plain(listener.accept().await.unwrap().0));
+        let mut outlet = Outlet::new(Stream::from(listener.accept().await.unwrap().0));
         let unread = Arc::new(file(b"bytes"));
         let pieces = passage::stream(Passage::default(), unread, 0..5, never());
         let stand_in = Box::pin(pieces).next().await.unwrap().unwrap();

@@ -80,6 +80,11 @@ async fn create(app: &App, caller: &Caller, request: v1::CreateKeyRequest) -> Re
     let create_time = now();
     let expire_time = wire::read_expire_time(request.expire_time, create_time)?;
     let certificate = wire::read_sha256("certificate_sha256", &request.certificate_sha256)?;
+    // Whoever binds a certificate has its owner act for the key's tenant, and its digest is no secret: another tenant's
+    // could be taken, and by the refusal of a second binding be looked for.
+    if certificate.is_some() {
+        require_operator(caller)?;
+    }
     let id = match request.request_id.as_str() {
         "" => Uuid::new_v4(),
         id => Uuid::try_parse(id).map_err(|_| Failure::invalid("request_id", "must be a UUID"))?,
