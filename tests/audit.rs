@@ -8,7 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use imageops::v1::{CheckRequest, CreateKeyRequest, DownloadImageRequest, KeyScope, ListJobsRequest};
+use imageops::v1::{
+    CheckRequest, CompressRequest, CreateKeyRequest, DownloadImageRequest, KeyScope, ListJobsRequest,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -115,6 +117,21 @@ async fn sec_54_changes_and_refusals_are_told() {
         assert!(line["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
     }
 
+    // The end of a job is no call, and the job's row does not stay for ever.
+    let lines = lines_with(&path, |line| line["method"] == "Job/Check").await;
+    let ended = lines.iter().find(|line| line["method"] == "Job/Check").unwrap();
+    assert_eq!((&ended["tenant"], &ended["subject"]), (&"t".into(), &job.name.clone().into()));
+
+    // Nor is a command at the catalogue.
+    let revoked = Command::new(binary("imageops-server"))
+        .arg("--data-dir")
+        .arg(service.data_dir())
+        .args(["--audit-log", log, "key", "revoke", &name])
+        .output()
+        .unwrap();
+    assert!(revoked.status.success(), "{revoked:?}");
+    lines_with(&path, |line| line["method"] == "Command/RevokeKey" && line["subject"] == name).await;
+
     // Renamed away, and begun anew at SIGHUP.
     let old = directory.path().join("audit.log.1");
     fs::rename(&path, &old).unwrap();
@@ -131,7 +148,8 @@ async fn sec_54_changes_and_refusals_are_told() {
 
 #[tokio::test]
 async fn without_a_file_the_log_tells() {
-    let service = Service::start();
+    // Which is not silenced with the rest.
+    let service = Service::start_with(&["--log", "warn"]);
     let client = service.client();
     let refused = client.check(CheckRequest { source: image("images/none"), ..Default::default() }).await;
     refused.unwrap_err();
@@ -141,4 +159,21 @@ async fn without_a_file_the_log_tells() {
         (line.contains("ImageOps/Check") && line.contains("images/none")).then_some(())
     })
     .await;
+}
+
+/// Who imported which bytes shows from the end of the job.
+#[tokio::test]
+async fn sec_54_what_a_job_made_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let service = Service::start_with(&["--audit-log", path.to_str().unwrap()]);
+    let client = service.client();
+    let stored = upload(&client, &vec![7; 1 << 20]).await;
+    let request = CompressRequest { source: image(&stored.name), ..Default::default() };
+    let job = client.compress(request).await.unwrap();
+    let lines = lines_with(&path, |line| line["method"] == "Job/Compress").await;
+    let line = lines.iter().find(|line| line["method"] == "Job/Compress").unwrap();
+    let made = client.get_image(line["result"].as_str().unwrap()).await.unwrap();
+    assert_eq!((&line["outcome"], &line["subject"]), (&"OK".into(), &job.name.into()));
+    assert_eq!(line["sha256"], made.digests.unwrap().sha256);
 }

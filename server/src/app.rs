@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 use uuid::Uuid;
 
+use crate::audit::Sink;
 use crate::auth::Authenticator;
 use crate::ballast::Ballast;
 use crate::blob_storage;
@@ -34,6 +35,8 @@ const DOOMED_MAX: u32 = 1_000;
 pub struct App {
     /// Settings in force.
     pub config: Config,
+    /// Takes what is recorded of who did what.
+    pub(crate) audit: Sink,
     /// Images, uploads, jobs, keys.
     pub catalogue: Arc<dyn Catalogue>,
     /// Where the bytes of images are.

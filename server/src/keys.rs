@@ -1,9 +1,12 @@
 //! `imageops-server key …`: access keys, made and revoked at the catalogue itself, beside a running server too.
 
+use std::path::Path;
+
 use imageops_catalogue::{Catalogue, Cursor, Error, KeyRow, Page};
 use imageops_model::{KeyId, Label, Micros, Scope, Tenant};
 use uuid::Uuid;
 
+use crate::audit::{Deed, Sink};
 use crate::auth::prove;
 use crate::clock::now;
 use crate::config::{CreateKey, KeyCommand};
@@ -14,16 +17,23 @@ const PAGE_ROWS: u32 = 1_000;
 /// A day, in microseconds.
 const DAY: i64 = 86_400_000_000;
 
-/// Runs one command and prints its answer.
-pub async fn run(command: KeyCommand, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
-    match command {
-        KeyCommand::Create(wanted) => create(wanted, catalogue).await,
-        KeyCommand::List => list(catalogue).await,
-        KeyCommand::Revoke { key } => revoke(&key, catalogue).await,
-    }
+/// Runs one command and prints its answer. What it changes stands in the audit log too, where there is a file.
+pub async fn run(command: KeyCommand, catalogue: &dyn Catalogue, audit: Option<&Path>) -> Result<(), Fatal> {
+    let (method, key) = match command {
+        KeyCommand::Create(wanted) => ("Command/CreateKey", create(wanted, catalogue).await?),
+        KeyCommand::List => return list(catalogue).await,
+        KeyCommand::Revoke { key } => ("Command/RevokeKey", revoke(&key, catalogue).await?),
+    };
+    let Some(path) = audit else { return Ok(()) };
+    let (id, tenant) = (key.id.to_string(), key.tenant.to_string());
+    let deed = Deed { method, outcome: "OK", tenant: &tenant, subject: &id, ..Deed::default() };
+    Sink::write_once(path, deed.told()).map_err(|error| {
+        let message = format!("it is done, but --audit-log {} cannot be written: {error}", path.display());
+        Fatal::new(Exit::Configuration, message)
+    })
 }
 
-async fn create(wanted: CreateKey, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
+async fn create(wanted: CreateKey, catalogue: &dyn Catalogue) -> Result<KeyRow, Fatal> {
     let CreateKey { scopes, tenant, label, expiry_days, certificate } = wanted;
     let scopes = scopes
         .iter()
@@ -64,7 +74,7 @@ async fn create(wanted: CreateKey, catalogue: &dyn Catalogue) -> Result<(), Fata
         }
         None => println!("{} for tenant {}", key.id, key.tenant),
     }
-    Ok(())
+    Ok(key)
 }
 
 async fn list(catalogue: &dyn Catalogue) -> Result<(), Fatal> {
@@ -88,18 +98,20 @@ fn state(key: &KeyRow) -> &'static str {
     }
 }
 
-async fn revoke(key: &str, catalogue: &dyn Catalogue) -> Result<(), Fatal> {
+async fn revoke(key: &str, catalogue: &dyn Catalogue) -> Result<KeyRow, Fatal> {
     let id = key
         .parse::<KeyId>()
         .ok()
         .or_else(|| Uuid::try_parse(key).ok().map(KeyId))
         .ok_or_else(|| usage(format!("{key:?} is no key: take `keys/…` as `key list` prints it")))?;
     match catalogue.revoke_key(None, id, now()).await {
-        Ok(key) => println!("{} is revoked", key.id),
-        Err(Error::NotFound { .. }) => return Err(usage(format!("there is no {id}"))),
-        Err(error) => return Err(failed(error)),
+        Ok(key) => {
+            println!("{} is revoked", key.id);
+            Ok(key)
+        }
+        Err(Error::NotFound { .. }) => Err(usage(format!("there is no {id}"))),
+        Err(error) => Err(failed(error)),
     }
-    Ok(())
 }
 
 fn usage(message: String) -> Fatal {

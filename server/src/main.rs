@@ -40,7 +40,10 @@ fn run(cli: Cli) -> Result<(), Fatal> {
         .map_err(|error| Fatal::new(Exit::Internal, format!("no threads: {error}")))?;
     let ended = runtime.block_on(async {
         match cli.command {
-            Some(Command::Key(command)) => keys::run(command, &*serve::open_catalogue(&config).await?).await,
+            Some(Command::Key(command)) => {
+                let catalogue = serve::open_catalogue(&config).await?;
+                keys::run(command, &*catalogue, config.audit_log.as_deref()).await
+            }
             Some(Command::ImportEdgegallery(from)) => {
                 telemetry::start(&config)?;
                 import::run(config, *from).await

@@ -56,9 +56,9 @@ const SUSPECT_INTERVAL: Duration = Duration::from_millis(200);
 /// What health calls the taking of bytes: not served while every store is away, disabled, or fails its writes.
 const WRITES: &str = "imageops.writes";
 /// How much one call may send ahead of what is taken from it.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// How much one connection may send ahead.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Longest HTTP/2 frame that is taken: with the 16 KiB that HTTP/2 starts with, each of them costs its sender and us a system
 /// call. Of each connection no more than one is in memory before it is counted against the windows.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
@@ -84,7 +84,6 @@ pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal
 pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fatal> {
     let closing = CancellationToken::new();
     let door = listen::door(&config, &closing)?;
-    let audit = Sink::open(config.audit_log.as_deref())?;
     let app = build(config).await?;
     let grpc = bind("gRPC", app.config.grpc_listen).await?;
     let mut rest = vec![bind("REST", app.config.http_listen).await?];
@@ -95,7 +94,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     let signals = Signals::listen().map_err(|error| Fatal::new(Exit::Internal, error.to_string()))?;
     announce(&app.config, &door, &grpc, &rest)?;
 
-    let (health, routes) = routes(&app, audit.clone()).await?;
+    let (health, routes) = routes(&app).await?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let gateway = gateway(&app.config, routes.clone(), metrics);
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
@@ -126,7 +125,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
     closing.cancel();
     let drained = drain(&app, [workers, sweeper, prober], grpc, rest).await;
     app.catalogue.close().await;
-    audit.close().await;
+    app.audit.close().await;
     tracing::info!(kept = drained, "stopped");
     Ok(())
 }
@@ -154,6 +153,7 @@ fn not_recovered(failure: &Failure) -> Fatal {
 /// The parts of a server, alone on the data directory and in order after a former life. Nothing beneath the image root,
 /// which must exist, is touched.
 pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
+    let audit = Sink::open(config.audit_log.as_deref())?;
     make_directory(&config.data_dir, 0o700)?;
     let data_dir = fs::canonicalize(&config.data_dir).map_err(|error| storage(&config.data_dir, error))?;
     // The store's lock comes first: whoever holds it is alone with the catalogue's leases.
@@ -183,6 +183,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
         tracing::warn!(%error, "no room is kept for removals on a full disk; the next sweep tries again");
     }
     Ok(Arc::new(App {
+        audit,
         ballast,
         authenticator: Authenticator::new(
             config.auth,
@@ -296,7 +297,7 @@ fn announce(config: &Config, door: &Door, grpc: &TcpListener, rest: &[TcpListene
     Ok(())
 }
 
-async fn routes(app: &Arc<App>, audit: Sink) -> Result<(HealthReporter, Routes), Fatal> {
+async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ImageOpsServer<Service>>().await;
     health.set_serving::<ImagesServer<Service>>().await;
@@ -328,7 +329,7 @@ async fn routes(app: &Arc<App>, audit: Sink) -> Result<(HealthReporter, Routes),
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);
-    let recorded = routes.into_axum_router().layer(from_fn_with_state(audit, record_calls));
+    let recorded = routes.into_axum_router().layer(from_fn_with_state(app.audit.clone(), record_calls));
     Ok((health, Routes::from(recorded).prepare()))
 }
 

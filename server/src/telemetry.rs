@@ -6,6 +6,7 @@ use std::{io, panic};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_subscriber::EnvFilter;
 
+use crate::audit::TARGET as AUDIT;
 use crate::config::{Config, LogFormat};
 use crate::exit::{Exit, Fatal};
 
@@ -14,7 +15,8 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Starts logging on standard error and collecting metrics; the handle renders them.
 pub fn start(config: &Config) -> Result<PrometheusHandle, Fatal> {
-    let filter = EnvFilter::try_new(&config.log)
+    // The audit log is no chatter: a level that is meant for the rest does not silence it, its own name does.
+    let filter = EnvFilter::try_new(format!("{AUDIT}=info,{}", config.log))
         .map_err(|error| Fatal::new(Exit::Configuration, error.to_string()))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

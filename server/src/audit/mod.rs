@@ -2,7 +2,8 @@
 //!
 //! A layer around all services makes a [`Record`] for each call; where calls enter, the record is told who calls and what
 //! is named, and what came of it afterwards. When the answer begins the record becomes one line. Calls that only read are
-//! not recorded unless they were refused; downloads are. No secret and no text of a client but the names of things
+//! not recorded unless they were refused; downloads are. What is done without a call, the end of a job or a command at the
+//! catalogue, is told as a [`Deed`]. No secret and no text of a client but the names of things
 //! gets there.
 
 mod line;
@@ -17,8 +18,8 @@ use axum::response::Response;
 use http_body_util::BodyExt as _;
 use tonic::Status;
 
-pub(crate) use self::record::Record;
-pub(crate) use self::sink::Sink;
+pub(crate) use self::record::{Deed, Record};
+pub(crate) use self::sink::{Sink, TARGET};
 pub(crate) use self::subject::subject_of;
 use crate::audit::line::{Line, Outcome};
 

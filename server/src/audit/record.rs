@@ -37,7 +37,7 @@ struct Facts {
 }
 
 /// A record as it is written.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Entry<'a> {
     time: String,
     method: &'a str,
@@ -62,6 +62,13 @@ struct Entry<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     trace_id: &'a str,
+}
+
+impl Entry<'_> {
+    fn now() -> Self {
+        let time = jiff::Timestamp::from_microsecond(now().0);
+        Self { time: time.map(|time| time.to_string()).unwrap_or_default(), ..Self::default() }
+    }
 }
 
 impl fmt::Debug for Record {
@@ -120,7 +127,6 @@ impl Record {
         let peer = facts.peer.as_ref();
         let certificate = peer.and_then(|peer| peer.certificate_sha256);
         let entry = Entry {
-            time: jiff::Timestamp::from_microsecond(now().0).map(|time| time.to_string()).unwrap_or_default(),
             method: &line.method,
             outcome: outcome.name(),
             reason: outcome.reason(),
@@ -133,8 +139,37 @@ impl Record {
             sha256: &facts.sha256,
             request_id: &line.request_id,
             trace_id: &line.trace_id,
+            ..Entry::now()
         };
         serde_json::to_string(&entry).ok()
+    }
+}
+
+/// Something that was done without a call of its own.
+#[derive(Default)]
+pub(crate) struct Deed<'a> {
+    /// What was done: `Job/Import`, `Command/CreateKey`.
+    pub(crate) method: &'a str,
+    /// `OK`, or how it ended else.
+    pub(crate) outcome: &'a str,
+    /// Why it ended so; empty: well.
+    pub(crate) reason: &'a str,
+    /// For whom.
+    pub(crate) tenant: &'a str,
+    /// What it was done to, or the job that did it.
+    pub(crate) subject: &'a str,
+    /// What was made; empty: nothing.
+    pub(crate) result: &'a str,
+    /// Digest of the bytes that were made; empty: none.
+    pub(crate) sha256: &'a str,
+}
+
+impl Deed<'_> {
+    /// Its line.
+    pub(crate) fn told(&self) -> String {
+        let Self { method, outcome, reason, tenant, subject, result, sha256 } = *self;
+        let entry = Entry { method, outcome, reason, tenant, subject, result, sha256, ..Entry::now() };
+        serde_json::to_string(&entry).unwrap_or_default()
     }
 }
 

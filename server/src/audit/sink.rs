@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::exit::{Exit, Fatal};
 
 /// Target of the lines in the log.
-const TARGET: &str = "audit";
+pub(crate) const TARGET: &str = "audit";
 /// Lines that wait for a slow disk. Further ones go into the log.
 const WAITING_MAX: usize = 4096;
 
@@ -53,6 +53,12 @@ impl Sink {
             .map_err(unusable)?;
         tokio::spawn(reopen_at_hang_up(orders.clone()));
         Ok(Self(Some(Arc::new(Writer { orders, thread: Mutex::new(Some(thread)) }))))
+    }
+
+    /// Writes a line into the file alone, for a process that ends with it. Blocks.
+    pub(crate) fn write_once(path: &Path, mut line: String) -> io::Result<()> {
+        line.push('\n');
+        append_to(path)?.write_all(line.as_bytes())
     }
 
     /// Takes a line. Never waits: what the file's writer cannot take goes into the log.
@@ -116,6 +122,10 @@ fn write_all(mut file: File, path: &Path, orders: &Receiver<Order>) {
         match order {
             Order::Write(mut line) => {
                 line.push('\n');
+                // What did not fit may have left the beginning of a line.
+                if is_failing {
+                    line.insert(0, '\n');
+                }
                 // One write for each line: what a crash leaves is whole lines.
                 match file.write_all(line.as_bytes()) {
                     Ok(()) => is_failing = false,
@@ -124,7 +134,7 @@ fn write_all(mut file: File, path: &Path, orders: &Receiver<Order>) {
                             tracing::error!(%error, "the audit log cannot be written; its lines go here");
                         }
                         is_failing = true;
-                        log(line.trim_end());
+                        log(line.trim());
                     }
                 }
             }

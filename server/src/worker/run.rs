@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imageops_catalogue::{Error, JobOutcome, JobRow};
-use imageops_model::JobSpec;
-use serde::Serialize;
+use imageops_model::{ImageId, JobSpec, JobState};
+use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::ending::end;
@@ -15,6 +15,7 @@ use super::{
     HEARTBEAT, Stop, StopCause, check, compress, convert, copy, drain, estimate, import, lease, scrub,
 };
 use crate::app::App;
+use crate::audit::Deed;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 
@@ -42,11 +43,51 @@ pub(super) async fn run(app: Arc<App>, mut row: JobRow) {
         let reason = row.failure.as_ref().map(|failure| failure.reason.as_str()).unwrap_or_default();
         tracing::info!(job = %row.id, kind, state, reason, seconds = started.elapsed().as_secs_f64(), "job ended");
         metrics::counter!("imageops_jobs_ended_total", "kind" => kind, "state" => state).increment(1);
+        record(&app, &row).await;
         app.hub.publish(row);
         // Bytes whose place was taken. What cannot go now goes with a sweep.
         if let Err(failure) = app.remove_doomed().await {
             tracing::warn!(reason = failure.reason, "bytes that nobody needs were not removed yet");
         }
+    }
+}
+
+/// The call that began the job is on record with the job's name: this tells what came of it.
+async fn record(app: &App, row: &JobRow) {
+    let made = match ImageMade::of(row) {
+        Some(image) => app.catalogue.get_image(&row.tenant, image).await.ok(),
+        None => None,
+    };
+    let (result, sha256) = made.map(|image| (image.id.to_string(), image.sha256)).unwrap_or_default();
+    app.audit.write(
+        Deed {
+            method: &format!("Job/{:?}", row.spec.kind()),
+            outcome: match row.state {
+                JobState::Succeeded => "OK",
+                JobState::Cancelled => "CANCELLED",
+                _ => "FAILED",
+            },
+            reason: row.failure.as_ref().map_or("", |failure| &failure.reason),
+            tenant: &row.tenant.to_string(),
+            subject: &row.id.to_string(),
+            result: &result,
+            sha256: &sha256,
+        }
+        .told(),
+    );
+}
+
+/// What results of jobs that make an image have in common.
+#[derive(Deserialize)]
+struct ImageMade {
+    #[serde(alias = "output_image")]
+    image: Option<ImageId>,
+}
+
+impl ImageMade {
+    /// The image that a job made.
+    fn of(row: &JobRow) -> Option<ImageId> {
+        serde_json::from_str::<Self>(row.result.as_deref()?).ok()?.image
     }
 }
 
