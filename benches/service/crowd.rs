@@ -6,6 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::join_all;
 use imageops_client::{Client, RetryPolicy, UploadOptions};
+use tonic::Code;
+use uuid::Uuid;
 
 use crate::figures::{Figures, mib};
 use crate::support::Service;
@@ -36,7 +38,7 @@ pub async fn measure(figures: &mut Figures) {
 
 /// Peak memory in bytes, and seconds.
 async fn run(uploads: usize) -> (u64, f64) {
-    let service = Service::start_with(&["--uploads-max", "1000"]);
+    let service = Service::start();
     let clients: Vec<Client> = (0..CONNECTIONS.min(uploads))
         .map(|_| service.client().with_retry(RetryPolicy { attempts_max: 1, ..RetryPolicy::default() }))
         .collect();
@@ -48,10 +50,12 @@ async fn run(uploads: usize) -> (u64, f64) {
         async move {
             let mut bytes = common.to_vec();
             bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
-            client
-                .upload(&mut Cursor::new(bytes), &UploadOptions::default(), |_| {})
-                .await
-                .expect("an image");
+            let options = UploadOptions { id: Some(Uuid::new_v4()), ..UploadOptions::default() };
+            while let Err(error) = client.upload(&mut Cursor::new(&bytes[..]), &options, |_| {}).await {
+                // There are more uploads than places; these are told when to come back.
+                assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+                tokio::time::sleep(error.retry_after().expect("a hint")).await;
+            }
         }
     });
     join_all(all).await;

@@ -244,7 +244,7 @@ pub struct Settings {
     /// Days that deleted images stay in the trash; with 0 they go with the next sweep [default: 3].
     #[arg(long, env = "IMAGEOPS_TRASH_DAYS", value_name = "DAYS")]
     pub trash_days: Option<u32>,
-    /// Uploads whose streams may be open at the same time [default: 256].
+    /// Uploads whose streams may be open at the same time [default: 128].
     #[arg(long, env = "IMAGEOPS_UPLOADS_MAX", value_name = "N")]
     pub uploads_max: Option<u32>,
     /// Largest file taken in, in bytes [default: 1 TiB].
@@ -454,7 +454,7 @@ impl Config {
             job_retention_days: flags.job_retention_days.or(file.job_retention_days).unwrap_or(30),
             upload_expiry_hours: flags.upload_expiry_hours.or(file.upload_expiry_hours).unwrap_or(24),
             trash_days: flags.trash_days.or(file.trash_days).unwrap_or(3),
-            uploads_max: flags.uploads_max.or(file.uploads_max).unwrap_or(256),
+            uploads_max: flags.uploads_max.or(file.uploads_max).unwrap_or(128),
             upload_max_bytes: flags.upload_max_bytes.or(file.upload_max_bytes).unwrap_or(1 << 40),
             virtual_size_max_bytes: flags
                 .virtual_size_max_bytes

@@ -26,9 +26,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 async fn rel_20_a_thousand_uploads_at_once() {
     let mut run = Run::new("rel_20");
     let uploads = run.part_of(UPLOADS, 24);
-    // A quarter finds a place at first, as of a thousand with the default limit.
+    // An eighth finds a place at first, as of a thousand with the default limit.
     let service = run.service(|setup| {
-        setup.arguments = vec!["--uploads-max".into(), uploads.div_ceil(4).to_string()];
+        setup.arguments = vec!["--uploads-max".into(), uploads.div_ceil(8).to_string()];
     });
     let connections: Vec<_> =
         (0..run.part_of(CONNECTIONS, 6)).map(|_| service.client().with_retry(once())).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
@@ -19,8 +19,8 @@ use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::upload::{
-    CommitError, Composed, Grant, Ingest, Promise, Session, admission, commit, commit_part, compose, give_up,
-    judge_prefix, refuse, store_of,
+    CommitError, Composed, Grant, Ingest, Pace, Promise, Session, admission, commit, commit_part, compose,
+    give_up, judge_prefix, refuse, store_of,
 };
 use crate::{reason, wire};
 
@@ -41,7 +41,7 @@ pub(super) async fn upload(
     caller: Caller,
     messages: Messages,
 ) -> Result<v1::UploadImageResponse> {
-    let slot = app.uploads.open_stream()?;
+    let slot = app.uploads.open_stream(&caller.tenant)?;
     let owner = Arc::clone(app);
     let work = app.tasks.spawn(async move {
         let response = take_in(&owner, &caller, messages).await;
@@ -264,19 +264,28 @@ impl Stream<'_> {
         ingest: &mut Ingest,
         grant: &mut Grant,
     ) -> Result<Received> {
-        while let Some(message) = next(self.app, messages, self.session.lost(self.number)).await? {
+        let mut pace = Pace::default();
+        loop {
+            let begun = Instant::now();
+            let message = next(self.app, messages, self.session.lost(self.number)).await?;
+            let waited = begun.elapsed();
             match message {
-                Message::Chunk(chunk) => self.take_chunk(chunk, ingest, grant).await?,
-                Message::Commit(commit) => {
+                Some(Message::Chunk(chunk)) => {
+                    let length = chunk.data.len() as u64;
+                    self.take_chunk(chunk, ingest, grant).await?;
+                    // Behind the chunk: what came of it counts.
+                    pace.came(length, waited)?;
+                }
+                Some(Message::Commit(commit)) => {
                     let promise = wire::read_promise(commit.size_bytes, commit.expected_digests.clone())?;
                     return Ok(Received::Commit(promise, read_wanted(self.upload, commit)?));
                 }
-                Message::Metadata(_) | Message::Resume(_) => {
+                Some(Message::Metadata(_) | Message::Resume(_)) => {
                     return Err(sequence(ONLY_BYTES));
                 }
+                None => return Ok(Received::Closed),
             }
         }
-        Ok(Received::Closed)
     }
 
     async fn take_chunk(&self, chunk: v1::Chunk, ingest: &mut Ingest, grant: &mut Grant) -> Result<()> {

@@ -10,26 +10,25 @@ mod copy;
 mod grant;
 mod ingest;
 mod session;
+mod streams;
 mod unpack;
 mod verdict;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use imageops_model::UploadId;
-use tonic::Code;
+use imageops_model::{Tenant, UploadId};
 
 pub use commit::{CommitError, Origin, Promise, commit, commit_import, commit_part, refuse, store_of};
 pub use compose::{Composed, compose};
 pub use grant::Grant;
 pub use ingest::Ingest;
 pub use session::Session;
+pub use streams::{Pace, StreamSlot, Streams};
 pub use verdict::{judge_prefix, judge_storage};
 
 use crate::app::App;
-use crate::failure::{Failure, Result};
-use crate::reason;
+use crate::failure::Result;
 
 /// Drops what came of an upload whose row has ended: a stream that holds it lets go first.
 pub async fn give_up(app: &App, id: UploadId) {
@@ -46,42 +45,18 @@ const IDLE_SESSIONS_MAX: usize = 64;
 /// All uploads whose bytes are under way in this process.
 pub struct Uploads {
     sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
-    streams: Arc<AtomicU32>,
-    streams_max: u32,
-}
-
-/// One open stream; dropping it makes room for another.
-pub struct StreamSlot(Arc<AtomicU32>);
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    streams: Arc<Streams>,
 }
 
 impl Uploads {
     /// No sessions yet, and a limit of open streams.
     pub fn new(streams_max: u32) -> Self {
-        Self { sessions: Mutex::default(), streams: Arc::default(), streams_max }
+        Self { sessions: Mutex::default(), streams: Arc::new(Streams::new(streams_max)) }
     }
 
     /// Takes one of the places for open streams.
-    pub fn open_stream(&self) -> Result<StreamSlot> {
-        let taken = self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-            (open < self.streams_max).then_some(open + 1)
-        });
-        match taken {
-            Ok(_) => Ok(StreamSlot(Arc::clone(&self.streams))),
-            Err(_) => {
-                metrics::counter!("imageops_rejected_total", "reason" => "uploads").increment(1);
-                Err(Failure::new(
-                    Code::ResourceExhausted,
-                    reason::LIMIT_REACHED,
-                    "too many uploads are open; try again",
-                )
-                .retry_after(std::time::Duration::from_secs(5)))
-            }
-        }
+    pub fn open_stream(&self, tenant: &Tenant) -> Result<StreamSlot> {
+        self.streams.open(tenant)
     }
 
     /// The session of an upload, made when there is none.

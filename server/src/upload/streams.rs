@@ -1,0 +1,135 @@
+//! How many streams bring bytes at a time, and how slowly one may: places are few, and nobody may sit on them (SEC-37).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use imageops_model::Tenant;
+use tonic::Code;
+
+use crate::failure::{Failure, Result};
+use crate::reason;
+
+/// Least that a stream brings, in bytes for each second in which it is waited for, and over how long that is measured. The
+/// slowest links are faster.
+const BYTES_PER_SECOND_MIN: u64 = 4 << 10;
+const MEASURED: Duration = Duration::from_secs(60);
+
+/// The places for streams that are open.
+#[derive(Debug)]
+pub struct Streams {
+    places: u32,
+    taken: Mutex<HashMap<Tenant, u32>>,
+}
+
+/// One open stream; dropping it makes room for another.
+#[derive(Debug)]
+pub struct StreamSlot {
+    streams: Arc<Streams>,
+    tenant: Tenant,
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        let mut taken = self.streams.taken();
+        if let Some(count) = taken.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+impl Streams {
+    /// So many places.
+    pub fn new(places: u32) -> Self {
+        Self { places, taken: Mutex::default() }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<Tenant, u32>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place. One tenant among others gets half of them, so that there are some for the others.
+    pub fn open(self: &Arc<Self>, tenant: &Tenant) -> Result<StreamSlot> {
+        let mut taken = self.taken();
+        let own = taken.get(tenant).copied().unwrap_or_default();
+        let share = if tenant.is_built_in() { self.places } else { self.places.div_ceil(2) };
+        if own >= share {
+            return Err(refuse("tenant-uploads", "the tenant has as many uploads open as it may; try again"));
+        }
+        if taken.values().sum::<u32>() >= self.places {
+            return Err(refuse("uploads", "too many uploads are open; try again"));
+        }
+        taken.insert(tenant.clone(), own + 1);
+        Ok(StreamSlot { streams: Arc::clone(self), tenant: tenant.clone() })
+    }
+}
+
+fn refuse(counted_as: &'static str, message: &str) -> Failure {
+    metrics::counter!("imageops_rejected_total", "reason" => counted_as).increment(1);
+    Failure::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message).retry_after(Duration::from_secs(5))
+}
+
+/// How fast a stream is, while it is waited for: what the server takes to write is not its client's fault.
+#[derive(Debug, Default)]
+pub struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// So many bytes came after so long. An error when too few did for too long.
+    pub fn came(&mut self, bytes: u64, waited: Duration) -> Result<()> {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < MEASURED {
+            return Ok(());
+        }
+        if self.bytes < BYTES_PER_SECOND_MIN * self.waited.as_secs() {
+            let text = format!(
+                "{} bytes came in {} seconds, which is too few to keep a place for; resume on a faster link",
+                self.bytes,
+                self.waited.as_secs()
+            );
+            return Err(Failure::new(Code::DeadlineExceeded, reason::IDLE, text));
+        }
+        *self = Self::default();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tenant_does_not_get_all_places() {
+        let streams = Arc::new(Streams::new(5));
+        let (one, other) = (Tenant::new("one").unwrap(), Tenant::new("other").unwrap());
+        let mut held: Vec<_> = (0..3).map(|_| streams.open(&one).unwrap()).collect();
+        assert_eq!(streams.open(&one).unwrap_err().code, Code::ResourceExhausted);
+        held.extend((0..2).map(|_| streams.open(&other).unwrap()));
+        assert_eq!(streams.open(&other).unwrap_err().code, Code::ResourceExhausted);
+        held.remove(0);
+        held.push(streams.open(&one).unwrap());
+        drop(held);
+        assert!(streams.taken().is_empty());
+        let _all: Vec<_> = (0..5).map(|_| streams.open(&Tenant::built_in()).unwrap()).collect();
+    }
+
+    #[test]
+    fn a_stream_that_trickles_is_ended_and_a_slow_one_is_not() {
+        let second = Duration::from_secs(1);
+        let mut slow = Pace::default();
+        (0..300).for_each(|_| slow.came(4 << 10, second).unwrap());
+        let mut trickle = Pace::default();
+        (0..59).for_each(|_| trickle.came(1, second).unwrap());
+        assert_eq!(trickle.came(1, second).unwrap_err().reason, reason::IDLE);
+        // Much at once and then a pause is fast.
+        let mut bursts = Pace::default();
+        (0..10).for_each(|_| bursts.came(1 << 20, 59 * second).unwrap());
+    }
+}
