@@ -48,7 +48,7 @@ pub async fn measure(figures: &mut Figures) {
             figures.fact("100 of 1,000,000 images over gRPC", depths, "under 5 ms, flat");
             let rest = (0..TIMES).map(|_| {
                 let asked = Instant::now();
-                assert_eq!(get(service.http(), "/v1/images?pageSize=100").status, 200);
+                assert_eq!(get(service.http(), "/v1/images?page_size=100").status, 200);
                 asked.elapsed().as_secs_f64() * 1e3
             });
             let rest = median(&rest.collect::<Vec<_>>());

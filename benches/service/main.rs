@@ -61,30 +61,35 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let kept = options.figures.as_deref().map(Figures::read).unwrap_or_default();
     let mut figures = kept;
+    // Each by itself: a later one that cannot go on takes nothing away.
+    let keep = |figures: &Figures| options.figures.iter().for_each(|path| figures.write(path));
     runtime.block_on(async {
         if let Some(directory) = &options.profiles {
             return profile::measure(&options, directory).await;
         }
         if options.wants("start") {
             start::measure(&options, &mut figures);
+            keep(&figures);
         }
         if options.wants("upload") || options.wants("download") {
             transfer::measure(&options, &mut figures);
+            keep(&figures);
         }
         if options.wants("list") {
             list::measure(&mut figures).await;
+            keep(&figures);
         }
         if options.wants("watch") {
             watch::measure(&mut figures).await;
+            keep(&figures);
         }
         if options.wants("crowd") {
             crowd::measure(&mut figures).await;
+            keep(&figures);
         }
         if options.wants("sizes") {
             transfer::measure_sizes(&options, &mut figures);
+            keep(&figures);
         }
     });
-    if let Some(path) = &options.figures {
-        figures.write(path);
-    }
 }
