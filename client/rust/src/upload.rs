@@ -129,14 +129,7 @@ impl Client {
         let size_bytes = source.seek(SeekFrom::End(0)).await.map_err(Error::Source)?;
         let id = options.id.unwrap_or_else(Uuid::new_v4);
         let name = format!("uploads/{id}");
-        let mut feed = Feed {
-            source,
-            size_bytes,
-            hasher: Some(Sha256::new()),
-            hashed_bytes: 0,
-            progress,
-            sent_bytes: 0,
-        };
+        let mut feed = Feed::new(source, size_bytes, progress);
         let mut attempts = Attempts::new(self.retry());
         let mut start = if options.id.is_some() { self.find_start(&name).await? } else { Start::New };
         let mut durable_bytes_best = 0;
@@ -275,20 +268,38 @@ fn ended(upload: Upload) -> Error {
 
 /// Turns the source into messages.
 struct Feed<'a, R, P> {
-    source: &'a mut R,
-    size_bytes: u64,
-    /// Over the first `hashed_bytes` of the source. Taken only while it works.
-    hasher: Option<Sha256>,
-    hashed_bytes: u64,
+    source: Source<'a, R>,
+    digest: SourceDigest,
     progress: P,
     sent_bytes: u64,
 }
 
-impl<R, P> Feed<'_, R, P>
+/// What is uploaded, of a length that does not change.
+struct Source<'a, R> {
+    reader: &'a mut R,
+    size_bytes: u64,
+}
+
+/// SHA-256 over the first `hashed_bytes` of the source.
+struct SourceDigest {
+    hasher: Sha256,
+    hashed_bytes: u64,
+}
+
+impl<'a, R, P> Feed<'a, R, P>
 where
     R: AsyncRead + AsyncSeek + Unpin,
     P: FnMut(TransferProgress),
 {
+    fn new(reader: &'a mut R, size_bytes: u64, progress: P) -> Self {
+        Self {
+            source: Source { reader, size_bytes },
+            digest: SourceDigest { hasher: Sha256::new(), hashed_bytes: 0 },
+            progress,
+            sent_bytes: 0,
+        }
+    }
+
     /// Sends everything from `offset_bytes`, then the commit. Ends early and without an error when nobody takes the
     /// messages any more: the call then knows why.
     async fn run(
@@ -302,38 +313,45 @@ where
         if !send(&sender, first).await? {
             return Ok(());
         }
-        self.source.seek(SeekFrom::Start(offset_bytes)).await.map_err(Error::Source)?;
+        let size_bytes = self.source.size_bytes;
+        self.source.go_to(offset_bytes).await?;
         self.sent_bytes = offset_bytes;
-        while self.sent_bytes < self.size_bytes {
-            let data = self.read(self.size_bytes - self.sent_bytes).await?;
-            let crc32c = self.digest(self.sent_bytes, data.clone()).await?;
-            let length_bytes = data.len() as u64;
+        let mut data = self.source.read(size_bytes - offset_bytes).await?;
+        while !data.is_empty() {
+            let end_bytes = self.sent_bytes + data.len() as u64;
+            // The next chunk is read while this one is hashed.
+            let (crc32c, next) = tokio::try_join!(
+                self.digest.take(self.sent_bytes, data.clone()),
+                self.source.read(size_bytes - end_bytes)
+            )?;
             let chunk = Chunk { offset_bytes: self.sent_bytes, data, crc32c: Some(crc32c) };
             if !send(&sender, Message::Chunk(chunk)).await? {
                 return Ok(());
             }
-            self.sent_bytes += length_bytes;
-            (self.progress)(TransferProgress { done_bytes: self.sent_bytes, total_bytes: self.size_bytes });
+            data = next;
+            self.sent_bytes = end_bytes;
+            (self.progress)(TransferProgress { done_bytes: end_bytes, total_bytes: size_bytes });
         }
-        let sha256 = match &self.hasher {
-            Some(hasher) if expected.sha256.is_empty() => hex::encode(hasher.clone().finalize()),
-            _ => expected.sha256.clone(),
+        let sha256 = match expected.sha256.as_str() {
+            "" => self.digest.sha256(),
+            promised => promised.to_owned(),
         };
         let expected_digests = Some(Digests { sha256, ..expected.clone() });
         let commit =
-            UploadCommit { size_bytes: Some(self.size_bytes), expected_digests, ..UploadCommit::default() };
+            UploadCommit { size_bytes: Some(size_bytes), expected_digests, ..UploadCommit::default() };
         send(&sender, Message::Commit(commit)).await.map(drop)
     }
 
     /// Reads what an earlier run uploaded, so that the digest is that of the whole.
     async fn hash_up_to(&mut self, offset_bytes: u64) -> Result<()> {
-        if self.size_bytes < offset_bytes {
-            return Err(Error::SourceChanged { expected_bytes: offset_bytes, found_bytes: self.size_bytes });
+        let found_bytes = self.source.size_bytes;
+        if found_bytes < offset_bytes {
+            return Err(Error::SourceChanged { expected_bytes: offset_bytes, found_bytes });
         }
-        self.source.seek(SeekFrom::Start(self.hashed_bytes)).await.map_err(Error::Source)?;
-        while self.hashed_bytes < offset_bytes {
-            let data = self.read(offset_bytes - self.hashed_bytes).await?;
-            self.digest(self.hashed_bytes, data).await?;
+        self.source.go_to(self.digest.hashed_bytes).await?;
+        while self.digest.hashed_bytes < offset_bytes {
+            let data = self.source.read(offset_bytes - self.digest.hashed_bytes).await?;
+            self.digest.take(self.digest.hashed_bytes, data).await?;
         }
         Ok(())
     }
@@ -354,10 +372,9 @@ where
     /// Compares an image with the source: under the same id another client may have committed other bytes.
     async fn verify(&mut self, image: &Image) -> Result<()> {
         let sha256 = image.digests.as_ref().map(|digests| digests.sha256.as_str()).unwrap_or_default();
-        if image.size_bytes == self.size_bytes {
-            self.hash_up_to(self.size_bytes).await?;
-            let found = self.hasher.as_ref().map(|hasher| hex::encode(hasher.clone().finalize()));
-            if sha256.is_empty() || found.as_deref() == Some(sha256) {
+        if image.size_bytes == self.source.size_bytes {
+            self.hash_up_to(image.size_bytes).await?;
+            if sha256.is_empty() || self.digest.sha256() == sha256 {
                 return Ok(());
             }
         }
@@ -366,40 +383,58 @@ where
             message: "its id stands for an image of other bytes; take a new one".to_owned(),
         })
     }
+}
+
+impl<R: AsyncRead + AsyncSeek + Unpin> Source<'_, R> {
+    async fn go_to(&mut self, offset_bytes: u64) -> Result<()> {
+        self.reader.seek(SeekFrom::Start(offset_bytes)).await.map(drop).map_err(Error::Source)
+    }
 
     /// The next chunk, full unless fewer bytes are left.
     async fn read(&mut self, left_bytes: u64) -> Result<Bytes> {
-        let length = usize::try_from(left_bytes).map_or(CHUNK_SIZE_BYTES, |left| left.min(CHUNK_SIZE_BYTES));
-        let mut data = BytesMut::zeroed(length);
-        match self.source.read_exact(&mut data).await {
-            Ok(_) => Ok(data.freeze()),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                let found_bytes = self.source.seek(SeekFrom::End(0)).await.map_err(Error::Source)?;
-                Err(Error::SourceChanged { expected_bytes: self.size_bytes, found_bytes })
+        let length = left_bytes.min(CHUNK_SIZE_BYTES as u64);
+        let mut data = BytesMut::with_capacity(length as usize);
+        let mut reader = (&mut *self.reader).take(length);
+        while (data.len() as u64) < length {
+            if reader.read_buf(&mut data).await.map_err(Error::Source)? == 0 {
+                let found_bytes = self.reader.seek(SeekFrom::End(0)).await.map_err(Error::Source)?;
+                return Err(Error::SourceChanged { expected_bytes: self.size_bytes, found_bytes });
             }
-            Err(error) => Err(Error::Source(error)),
         }
+        Ok(data.freeze())
     }
+}
 
+impl SourceDigest {
     /// CRC-32C of `data`; the digest of the whole grows by what it does not have yet.
-    async fn digest(&mut self, offset_bytes: u64, data: Bytes) -> Result<u32> {
+    async fn take(&mut self, offset_bytes: u64, data: Bytes) -> Result<u32> {
         let length_bytes = data.len() as u64;
         // Chunks after a resume need not lie as those before it: only the part behind the digest goes into it.
         let known_bytes = self.hashed_bytes.saturating_sub(offset_bytes).min(length_bytes);
         if known_bytes == 0 {
-            let hasher = self.hasher.clone();
-            let (crc32c, hasher) = digest_chunk(data, hasher).await?;
-            self.hasher = hasher;
-            self.hashed_bytes = offset_bytes + length_bytes;
-            return Ok(crc32c);
+            return self.grow(data).await;
         }
         let (crc32c, _) = digest_chunk(data.clone(), None).await?;
         if known_bytes < length_bytes {
-            let rest = data.slice(known_bytes as usize..);
-            (_, self.hasher) = digest_chunk(rest, self.hasher.clone()).await?;
-            self.hashed_bytes = offset_bytes + length_bytes;
+            self.grow(data.slice(known_bytes as usize..)).await?;
         }
         Ok(crc32c)
+    }
+
+    /// Takes all of `data` next; its CRC-32C.
+    async fn grow(&mut self, data: Bytes) -> Result<u32> {
+        let length_bytes = data.len() as u64;
+        let (crc32c, hasher) = digest_chunk(data, Some(self.hasher.clone())).await?;
+        if let Some(hasher) = hasher {
+            self.hasher = hasher;
+        }
+        self.hashed_bytes += length_bytes;
+        Ok(crc32c)
+    }
+
+    /// Of the first `hashed_bytes`.
+    fn sha256(&self) -> String {
+        hex::encode(self.hasher.clone().finalize())
     }
 }
 
@@ -454,14 +489,7 @@ mod tests {
             [(1, 0), (2, 4096), (3, CHUNK_SIZE_BYTES as u64), (1, bytes.len() as u64)]
         {
             let mut source = Cursor::new(bytes.clone());
-            let mut feed = Feed {
-                source: &mut source,
-                size_bytes: bytes.len() as u64,
-                hasher: Some(Sha256::new()),
-                hashed_bytes: 0,
-                progress: |_| {},
-                sent_bytes: 0,
-            };
+            let mut feed = Feed::new(&mut source, bytes.len() as u64, |_| {});
             run(&mut feed, 0, broken_after).await;
             let messages = run(&mut feed, durable_bytes, usize::MAX).await;
             let mut next_bytes = durable_bytes;
@@ -481,14 +509,7 @@ mod tests {
     #[tokio::test]
     async fn a_source_shorter_than_what_is_durable_is_another_source() {
         let mut source = Cursor::new(vec![0; 10]);
-        let mut feed = Feed {
-            source: &mut source,
-            size_bytes: 10,
-            hasher: Some(Sha256::new()),
-            hashed_bytes: 0,
-            progress: |_| {},
-            sent_bytes: 0,
-        };
+        let mut feed = Feed::new(&mut source, 10, |_| {});
         assert!(matches!(feed.hash_up_to(11).await, Err(Error::SourceChanged { .. })));
     }
 }
