@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
     AbortUploadRequest, Archive, CreateImageRequest, Digests, GetUsageRequest, Image, ImageState, Job,
-    JobKind, JobPhase, JobState, ListImagesRequest, ListUploadsRequest, SetQuotaRequest, UploadMetadata,
-    UploadState,
+    JobKind, JobPhase, JobState, ListImagesRequest, ListUploadsRequest, Progress, SetQuotaRequest,
+    UploadMetadata, UploadState,
 };
 use imageops_client::Client;
 use tonic::Code;
@@ -268,6 +268,70 @@ async fn packed_images_are_unpacked() {
         assert!(download(&client, &image.name).await == bytes, "{archive:?}");
         assert!(service.staged().is_empty());
     }
+}
+
+/// A file in gzip that unpacks to 32 GiB of zeros: a minute or more, and no room.
+fn long_archive() -> Vec<u8> {
+    let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    member.write_all(&vec![0; 64 << 20]).unwrap();
+    member.finish().unwrap().repeat(512)
+}
+
+/// Waits until a job has unpacked something, and is further than it was.
+async fn unpacking(client: &Client, job: &str, before: &Progress) -> Progress {
+    eventually("unpacked bytes", || async {
+        let job = client.get_job(job).await.unwrap();
+        assert!(matches!(job.state(), JobState::Queued | JobState::Running), "{job:?}");
+        let now = job.progress.unwrap_or_default();
+        let is_further = now.done_bytes > before.done_bytes && now.percent > before.percent;
+        (now.phase() == JobPhase::Copying && is_further).then_some(now)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_unpacked_shows_progress_and_can_be_stopped() {
+    let mut service = start(&[]);
+    let client = service.client();
+    let source = Source::of(long_archive());
+    let metadata = UploadMetadata { archive: Archive::Gzip.into(), ..UploadMetadata::default() };
+    let request = import(source.url("/"), metadata);
+
+    let job = client.import_image(request.clone()).await.unwrap();
+    let first = unpacking(&client, &job.name, &Progress::default()).await;
+    let later = unpacking(&client, &job.name, &first).await;
+    assert!(50.0 <= first.percent && later.percent < 95.0, "{first:?} {later:?}");
+    let asked = Instant::now();
+    client.cancel_job(&job.name).await.unwrap();
+    assert_eq!(ended(&client, &job.name).await.state(), JobState::Cancelled);
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_nothing_is_left(&service, &client).await;
+
+    // Whoever gives the upload up does not wait for the end either.
+    let job = client.import_image(request.clone()).await.unwrap();
+    unpacking(&client, &job.name, &Progress::default()).await;
+    let open = ListUploadsRequest { states: vec![UploadState::Open.into()], ..Default::default() };
+    let upload = client.list_uploads(open).await.unwrap().uploads.remove(0);
+    let asked = Instant::now();
+    client.stub().abort_upload(AbortUploadRequest { name: upload.name }).await.unwrap();
+    assert_eq!(failed(&client, &job.name).await, "UPLOAD_ENDED");
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_nothing_is_left(&service, &client).await;
+
+    // A server that goes down gives the job back; its next life begins it anew.
+    let job = client.import_image(request).await.unwrap();
+    unpacking(&client, &job.name, &Progress::default()).await;
+    let asked = Instant::now();
+    service.terminate();
+    assert!(service.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert_eq!((service.staged(), service.blobs()), (vec![], vec![]));
+    service.restart();
+    let client = service.client();
+    unpacking(&client, &job.name, &Progress::default()).await;
+    client.cancel_job(&job.name).await.unwrap();
+    assert_eq!(ended(&client, &job.name).await.state(), JobState::Cancelled);
+    assert_nothing_is_left(&service, &client).await;
 }
 
 /// SEC-21: what unpacks to far more than came, is packed twice or otherwise than was said, or does not fit.

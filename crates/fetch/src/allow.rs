@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use crate::address::is_within;
 
+/// Bits of an IPv6 address before the IPv4 address that it holds.
+const MAPPED_BITS: u8 = 96;
+
 /// A host or a network that is allowed although it lies inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed {
@@ -36,7 +39,7 @@ impl FromStr for Allowed {
         if let Ok(address) = address.trim_matches(['[', ']']).parse::<IpAddr>() {
             let bits = if address.is_ipv4() { 32 } else { 128 };
             let length = length.unwrap_or(bits);
-            return if length <= bits { Ok(Self::Network { address, length }) } else { Err(InvalidAllowed) };
+            return if length <= bits { Ok(Self::network(address, length)) } else { Err(InvalidAllowed) };
         }
         // As the gate reads hosts, so that both spell them alike.
         match (length, url::Host::parse(text)) {
@@ -47,6 +50,17 @@ impl FromStr for Allowed {
 }
 
 impl Allowed {
+    /// A network in the form in which addresses are compared: IPv4 inside IPv6 is IPv4.
+    fn network(address: IpAddr, length: u8) -> Self {
+        match (address.to_canonical(), length.checked_sub(MAPPED_BITS)) {
+            (mapped @ IpAddr::V4(_), Some(length)) if address.is_ipv6() => {
+                Self::Network { address: mapped, length }
+            }
+            // Wider than all of IPv4, it is a network of IPv6 like any other.
+            _ => Self::Network { address, length },
+        }
+    }
+
     pub(crate) fn is_host(&self, name: &str) -> bool {
         matches!(self, Self::Host(allowed) if allowed == name)
     }
@@ -120,7 +134,27 @@ mod tests {
         assert!(allowed("127.0.0.1").unwrap().holds("127.0.0.1".parse().unwrap()));
         assert!(!allowed("127.0.0.1").unwrap().holds("127.0.0.2".parse().unwrap()));
         assert!(allowed("::/0").unwrap().holds("fe80::1".parse().unwrap()));
-        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0.0/x", "a b", "host/8", "http://host/"] {
+        for (mapped, plain) in [
+            ("::ffff:10.1.2.3", "10.1.2.3"),
+            ("[::ffff:a01:203]", "10.1.2.3"),
+            ("::ffff:10.1.0.0/112", "10.1.0.0/16"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            assert_eq!(allowed(mapped), allowed(plain), "{mapped}");
+        }
+        assert!(allowed("::ffff:10.1.2.3").unwrap().holds("10.1.2.3".parse().unwrap()));
+        assert!(!allowed("::ffff:10.1.2.3").unwrap().holds("10.1.2.4".parse().unwrap()));
+        assert!(!allowed("::ffff:0:0/95").unwrap().holds("10.1.2.3".parse().unwrap()));
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "::ffff:10.0.0.0/129",
+            "10.0.0.0/x",
+            "a b",
+            "host/8",
+            "http://host/",
+        ] {
             assert_eq!(allowed(bad), Err(InvalidAllowed), "{bad}");
         }
     }

@@ -63,7 +63,7 @@ impl Client {
                 Ok(Err(_)) | Err(_) => return Err(Error::Unreachable),
             };
             if !is_redirect(response.status()) {
-                return self.read(response, wanted, |body, limits| Body::new(body, driver, limits));
+                return Self::read(response, wanted, |body| Body::new(body, driver));
             }
             let location = text(response.headers(), &LOCATION)
                 .ok_or(Error::Invalid("the source redirects to nowhere"))?;
@@ -74,10 +74,9 @@ impl Client {
 
     /// Judges the head of an answer.
     fn read(
-        &self,
         response: Response<Incoming>,
         wanted: Option<&Wanted>,
-        body: impl FnOnce(Incoming, &Limits) -> Body,
+        body: impl FnOnce(Incoming) -> Body,
     ) -> Result<Answer> {
         let (head, incoming) = response.into_parts();
         match (head.status, wanted) {
@@ -124,7 +123,7 @@ impl Client {
         }
         let has_ranges =
             text(&head.headers, &ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes"));
-        Ok(Answer { total_bytes, etag, has_ranges, body: body(incoming, &self.limits) })
+        Ok(Answer { total_bytes, etag, has_ranges, body: body(incoming) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! One connection to a target that the gate let through.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -83,16 +83,25 @@ pub(crate) async fn connect(
 }
 
 async fn connect_tcp(target: &Admitted, within: Duration) -> Result<TcpStream> {
-    // All share the time, so that one that swallows packets leaves some to the next.
-    let each = within / u32::try_from(target.addresses.len()).unwrap_or(1).max(1);
-    for address in &target.addresses {
-        match timeout(each, TcpStream::connect(address)).await {
+    let began = Instant::now();
+    let mut addresses = target.addresses.iter();
+    while let Some(address) = addresses.next() {
+        let time = share(within, within.saturating_sub(began.elapsed()), addresses.len());
+        match timeout(time, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => tracing::debug!(%address, %error, "no connection"),
             Err(_) => tracing::debug!(%address, "no connection in time"),
         }
     }
     Err(Error::Unreachable)
+}
+
+/// Time for one address, of what is left of `within` with so many addresses behind it. All share it, so that one that
+/// swallows packets leaves some to the next. A third is the least: of ten seconds that outlasts two lost packets, which are
+/// sent again after one second and two more (RFC 6298).
+fn share(within: Duration, left: Duration, behind: usize) -> Duration {
+    let equal = left / u32::try_from(behind).unwrap_or(u32::MAX).saturating_add(1);
+    equal.max(within / 3).min(left)
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Result<Connection> {
@@ -114,4 +123,22 @@ fn server_name(target: &Admitted) -> Option<ServerName<'static>> {
         Host::Ipv6(address) => ServerName::IpAddress(std::net::IpAddr::from(address).into()),
         Host::Domain(name) => ServerName::try_from(without_dot(name).to_owned()).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_time_for_a_lost_packet() {
+        let second = Duration::from_secs(1);
+        let within = 10 * second;
+        assert_eq!(share(within, within, 0), within);
+        assert_eq!(share(within, within, 1), 5 * second);
+        assert!(share(within, within, 7) >= 3 * second);
+        assert_eq!(share(within, 2 * second, 5), 2 * second, "no more than is left");
+        assert_eq!(share(within, Duration::ZERO, 5), Duration::ZERO);
+        // Those that refuse at once leave their time to the others.
+        assert_eq!(share(within, 9 * second, 0), 9 * second);
+    }
 }

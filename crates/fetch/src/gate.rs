@@ -4,6 +4,7 @@
 //! signs and look-alike characters in hosts are all one normal form before anything is judged. Names are judged by what
 //! they resolve to, every address of it, and the connection goes to one of these.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +121,7 @@ impl Gate {
     pub async fn admit(&self, url: &Url, within: Duration) -> Result<Admitted> {
         let url = self.judge(url.clone())?;
         let port = url.port_or_known_default().ok_or_else(no_source)?;
-        let mut addresses = match literal(&url) {
+        let addresses = match literal(&url) {
             Some(address) => vec![address],
             None => {
                 let resolving = self.resolver.resolve(name(&url));
@@ -134,8 +135,9 @@ impl Gate {
         if addresses.is_empty() || !(is_allowed || addresses.iter().all(|address| self.is_taken(*address))) {
             return Err(Error::NoHost);
         }
+        let mut addresses = in_turns(addresses);
         addresses.truncate(ADDRESSES_MAX);
-        let addresses = addresses.into_iter().map(|address| SocketAddr::new(address.to_canonical(), port));
+        let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, port));
         Ok(Admitted { addresses: addresses.collect(), url })
     }
 
@@ -146,6 +148,23 @@ impl Gate {
 
 fn no_source() -> Error {
     Error::Denied("the host of the URL is none that may be fetched from")
+}
+
+/// Lets the families take turns (RFC 8305, 4): there may be more addresses of one that leads nowhere than there is time for.
+fn in_turns(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first = addresses.first().is_some_and(|address| address.to_canonical().is_ipv4());
+    let (mut these, mut those): (VecDeque<_>, VecDeque<_>) = addresses
+        .into_iter()
+        .map(|address| address.to_canonical())
+        .partition(|address| address.is_ipv4() == first);
+    let mut turns = Vec::new();
+    while let Some(address) = these.pop_front() {
+        turns.push(address);
+        if !those.is_empty() {
+            std::mem::swap(&mut these, &mut those);
+        }
+    }
+    turns
 }
 
 /// What stands between the scheme and the path, as it was written.

@@ -19,6 +19,7 @@ mod error;
 mod fetch;
 mod gate;
 mod limits;
+mod pace;
 mod resolve;
 mod stretch;
 

@@ -11,8 +11,8 @@ pub struct Limits {
     pub connect: Duration,
     /// From the request to the head of the answer.
     pub first_byte: Duration,
-    /// The least that a source brings, over each `rate_window` that was spent waiting for it. A file so takes no longer
-    /// than its length asks for.
+    /// The least that a source brings, over each `rate_window` that was spent waiting for it, be it for bytes, an answer or
+    /// the next try. A file so takes no longer than its length asks for, however often the source breaks off.
     pub min_bytes_per_second: u64,
     /// See `min_bytes_per_second`; also the longest time without a byte.
     pub rate_window: Duration,

@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::answer::{Answer, Client, Wanted};
 use crate::error::{Error, Result};
+use crate::pace::Pace;
 
 /// Bytes that are handed on at a time.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
@@ -49,14 +50,16 @@ async fn read(
     pieces: &Pieces,
 ) -> Result<()> {
     let (mut at, mut answer, mut failures) = (start, first, 0);
+    // One for all answers: who breaks off has no new window.
+    let mut pace = Pace::new(&client.limits);
     loop {
         let before = at;
         let error = match answer.take() {
-            Some(answer) => match pour(client, answer, &mut at, end, pieces).await {
+            Some(answer) => match pour(client, answer, &mut pace, &mut at, end, pieces).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             },
-            None => match client.get(&known.url, Some(&wanted(known, at, end)?)).await {
+            None => match pace.wait(client.get(&known.url, Some(&wanted(known, at, end)?))).await? {
                 Ok(fresh) => {
                     answer = Some(fresh);
                     continue;
@@ -72,7 +75,7 @@ async fn read(
             return Err(Error::Cut);
         }
         tracing::debug!(at, failures, "a source broke off and is asked again");
-        sleep(back_off(client.limits.back_off, failures)).await;
+        pace.wait(sleep(back_off(client.limits.back_off, failures))).await?;
     }
 }
 
@@ -88,6 +91,7 @@ fn wanted(known: &Known, at: u64, end: Option<u64>) -> Result<Wanted> {
 async fn pour(
     client: &Client,
     mut answer: Answer,
+    pace: &mut Pace,
     at: &mut u64,
     end: Option<u64>,
     pieces: &Pieces,
@@ -97,7 +101,7 @@ async fn pour(
         if end == Some(*at + piece.len() as u64) {
             break Ok(());
         }
-        match answer.body.next().await {
+        match answer.body.next(pace).await {
             Ok(Some(mut data)) => {
                 let reached = *at + piece.len() as u64;
                 if let Some(end) = end {

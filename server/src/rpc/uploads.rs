@@ -20,7 +20,7 @@ use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::upload::{
     CommitError, Composed, Grant, Ingest, Pace, Promise, Session, admission, commit, commit_part, compose,
-    give_up, judge_prefix, refuse, store_of,
+    give_up, judge_prefix, refuse, store_of, unwatched,
 };
 use crate::{reason, wire};
 
@@ -364,7 +364,7 @@ impl Stream<'_> {
                 })
             }
             Wanted::Image(labels) => {
-                let committed = commit(self.app, self.upload, ingest, &promises, labels).await;
+                let committed = commit(self.app, self.upload, ingest, &promises, labels, &unwatched).await;
                 committed.map(|committed| response(&committed))
             }
         };

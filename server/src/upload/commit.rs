@@ -75,6 +75,29 @@ impl<E: Into<Failure>> From<E> for CommitError {
     }
 }
 
+/// Where a commit is.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// The image is read out of its archive.
+    Unpacking {
+        /// Bytes of the image so far.
+        done_bytes: u64,
+        /// Bytes of the archive that were read for them.
+        read_bytes: u64,
+    },
+    /// The image is durable, and gets its name and its row next.
+    Publishing,
+}
+
+/// What is asked at each step, and ends the commit by a failure. It is not asked any more once bytes have got their name:
+/// from there on a commit happens whole or not at all.
+pub type Watch<'a> = dyn Fn(Step) -> Result<()> + Send + Sync + 'a;
+
+/// Lets each step be.
+pub fn unwatched(_: Step) -> Result<()> {
+    Ok(())
+}
+
 /// Makes the image; `labels` are those that the client learned of behind the bytes.
 pub async fn commit(
     app: &App,
@@ -82,9 +105,10 @@ pub async fn commit(
     ingest: &mut Ingest,
     promises: &[Promise],
     labels: BTreeMap<String, String>,
+    watch: &Watch<'_>,
 ) -> Result<Committed, CommitError> {
     let details = described(upload, labels)?;
-    make(app, upload, ingest, promises, details, None).await
+    make(app, upload, ingest, promises, (details, None), watch).await
 }
 
 /// Makes an image that has been one elsewhere.
@@ -95,7 +119,7 @@ pub async fn commit_import(
     promises: &[Promise],
     origin: Origin,
 ) -> Result<Committed, CommitError> {
-    make(app, upload, ingest, promises, upload.details.clone(), Some(origin)).await
+    make(app, upload, ingest, promises, (upload.details.clone(), Some(origin)), &unwatched).await
 }
 
 async fn make(
@@ -103,8 +127,8 @@ async fn make(
     upload: &UploadRow,
     ingest: &mut Ingest,
     promises: &[Promise],
-    details: ImageDetails,
-    origin: Option<Origin>,
+    (details, origin): (ImageDetails, Option<Origin>),
+    watch: &Watch<'_>,
 ) -> Result<Committed, CommitError> {
     let digests = seal(ingest, promises).await?;
     let staged = upload.id.0.to_string();
@@ -123,15 +147,16 @@ async fn make(
         quarantine: None,
     };
     if upload.archive.is_none() {
-        return store(app, upload, (ingest, digests), (&staged, blob), image, origin.create_time).await;
+        return store(app, upload, (ingest, digests), (&staged, blob), (image, origin.create_time), watch)
+            .await;
     }
-    let mut unpacked = unpack(app, upload, ingest.file()?).await?;
+    let mut unpacked = unpack(app, upload, ingest.file()?, watch).await?;
     let digests = seal(&mut unpacked.ingest, &[]).await;
     let stored = match digests {
         Ok(digests) => {
             let bytes = (&unpacked.ingest, digests);
             let image = ImageOf { label: unpacked.label, ..image };
-            store(app, upload, bytes, (&unpacked.staged, blob), image, origin.create_time).await
+            store(app, upload, bytes, (&unpacked.staged, blob), (image, origin.create_time), watch).await
         }
         Err(error) => Err(error),
     };
@@ -226,10 +251,11 @@ async fn store(
     upload: &UploadRow,
     (ingest, digests): (&Ingest, Digests),
     (staged, blob): (&str, String),
-    image: ImageOf,
-    create_time: Option<Micros>,
+    (image, create_time): (ImageOf, Option<Micros>),
+    watch: &Watch<'_>,
 ) -> Result<Committed, CommitError> {
     let judged = judge(app, upload, ingest).await?.map_err(CommitError::Refused)?;
+    watch(Step::Publishing)?;
     let (id, store) = (image.id, store_of(app, upload));
     let time = now();
     let check_job = is_check_wanted(app, upload).then(|| check_of(&upload.tenant, id, time));

@@ -12,7 +12,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::admission::{self, check_session};
-use super::commit::{CommitError, Promise, commit, refuse, store_of};
+use super::commit::{CommitError, Promise, commit, refuse, store_of, unwatched};
 use super::ingest::Ingest;
 use crate::app::{App, blocking};
 use crate::clock::{latest, now};
@@ -121,7 +121,7 @@ async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Comm
         ingest.flush_some().await?;
         app.catalogue.extend_upload(upload.id, 0, now(), expiry()).await?;
     }
-    commit(app, upload, &mut ingest, &[Promise::of(upload)], Default::default()).await
+    commit(app, upload, &mut ingest, &[Promise::of(upload)], Default::default(), &unwatched).await
 }
 
 /// The file that the parts are copied into.

@@ -19,7 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use imageops_model::{Tenant, UploadId};
 
-pub use commit::{CommitError, Origin, Promise, commit, commit_import, commit_part, refuse, store_of};
+pub use commit::{
+    CommitError, Origin, Promise, Step, Watch, commit, commit_import, commit_part, refuse, store_of,
+    unwatched,
+};
 pub use compose::{Composed, compose};
 pub use grant::Grant;
 pub use ingest::Ingest;

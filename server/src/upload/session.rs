@@ -35,11 +35,16 @@ impl Session {
 }
 
 impl Session {
+    /// Whether a stream newer than `number` wants the upload.
+    pub fn is_lost(&self, number: u64) -> bool {
+        self.newest.load(Ordering::Acquire) != number
+    }
+
     /// Returns once a stream newer than `number` wants the upload.
     pub async fn lost(&self, number: u64) {
         loop {
             let rung = self.taken_over.notified();
-            if self.newest.load(Ordering::Acquire) != number {
+            if self.is_lost(number) {
                 return;
             }
             rung.await;

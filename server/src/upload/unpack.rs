@@ -2,18 +2,22 @@
 //! any upload (security.md 4).
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Error, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use imageops_archive::{ErrorKind, Limits, Packing, reason as archive_reason};
 use imageops_catalogue::UploadRow;
 use imageops_model::{Archive, Label};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::commit::{CommitError, store_of};
+use super::commit::{CommitError, Step, Watch, store_of};
 use super::grant::Grant;
 use super::ingest::Ingest;
 use super::verdict::judge_prefix;
@@ -24,6 +28,8 @@ use crate::failure::{Failure, Result};
 const PIECE_BYTES: usize = 512 << 10;
 /// Pieces that wait for the writer.
 const PIECES_WAITING: usize = 2;
+/// How often whoever watches is asked while nothing comes: an archive can be long and hold little.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An image that was read out of an archive.
 pub(super) struct Unpacked {
@@ -35,15 +41,20 @@ pub(super) struct Unpacked {
     pub(super) label: Label,
 }
 
-/// Reads the image out of the archive that came.
-pub(super) async fn unpack(app: &App, upload: &UploadRow, archive: File) -> Result<Unpacked, CommitError> {
+/// Reads the image out of the archive that came, as long as `watch` agrees.
+pub(super) async fn unpack(
+    app: &App,
+    upload: &UploadRow,
+    archive: File,
+    watch: &Watch<'_>,
+) -> Result<Unpacked, CommitError> {
     let store = store_of(app, upload);
     // No upload's id: what a crash leaves of it is removed at the next start.
     let staged = format!("unpacked-{}", Uuid::new_v4());
     let (opened, key) = (app.stores.writable(store)?, staged.clone());
     let file = blocking(move || opened.stage(&key)).await?.map_err(Failure::from)?;
     let ingest = Ingest::open(file, 0, upload.wishes.sha512).await?;
-    match fill(app, upload, archive, ingest).await {
+    match fill(app, upload, archive, ingest, watch).await {
         Ok((ingest, label)) => Ok(Unpacked { ingest, staged, label }),
         Err(error) => {
             crate::stored::discard(app, store, staged).await;
@@ -57,21 +68,27 @@ async fn fill(
     upload: &UploadRow,
     archive: File,
     mut ingest: Ingest,
+    watch: &Watch<'_>,
 ) -> Result<(Ingest, Label), CommitError> {
     let limits = Limits { max_bytes: app.config.upload_max_bytes, take_first: true, ..Limits::default() };
     let (pieces, mut waiting) = mpsc::channel(PIECES_WAITING);
-    let kind = upload.archive;
-    let reading = tokio::task::spawn_blocking(move || read(archive, kind, &limits, &pieces));
+    let (kind, read_bytes) = (upload.archive, Arc::<AtomicU64>::default());
+    let source =
+        Source { file: archive, offset: 0, read_bytes: Arc::clone(&read_bytes), pieces: pieces.clone() };
+    let reading = tokio::task::spawn_blocking(move || read(source, kind, &limits, &pieces));
     let mut grant = Grant::of(upload);
     let mut written = Ok(());
-    while let Some(piece) = waiting.recv().await {
-        written = write(app, upload, &mut ingest, &mut grant, piece).await;
-        if written.is_err() {
-            // The reader sees that nobody takes its pieces, and ends.
-            waiting.close();
-            break;
-        }
+    while written.is_ok() {
+        written = match timeout(ASK_INTERVAL, waiting.recv()).await {
+            Ok(Some(piece)) => write(app, upload, &mut ingest, &mut grant, piece).await,
+            Ok(None) => break,
+            Err(_) => Ok(()),
+        };
+        let (done_bytes, read_bytes) = (ingest.received_bytes(), read_bytes.load(Ordering::Relaxed));
+        written = written.and_then(|()| Ok(watch(Step::Unpacking { done_bytes, read_bytes })?));
     }
+    // A reader that is not done sees that nobody takes its pieces, and ends.
+    drop(waiting);
     let name = reading.await.map_err(Failure::internal)?;
     written?;
     let label = match name? {
@@ -102,7 +119,7 @@ async fn write(
 
 /// Reads the image, piece by piece; the name that it has in the archive, where that holds one. Blocks.
 fn read(
-    archive: File,
+    source: Source,
     kind: Option<Archive>,
     limits: &Limits,
     pieces: &mpsc::Sender<Bytes>,
@@ -112,28 +129,45 @@ fn read(
         Some(Archive::Xz) => Packing::Xz,
         Some(Archive::Zstd) => Packing::Zstd,
         Some(Archive::Zip) | None => {
-            let source = BufReader::new(archive);
-            let mut member = imageops_archive::open(source, limits).map_err(of_archive)?;
+            let mut member = imageops_archive::open(BufReader::new(source), limits).map_err(of_archive)?;
             send(&mut member, pieces)?;
             return Ok(Some(member.base_name().to_owned()));
         }
     };
-    let source = FromStart { file: archive, offset: 0 };
     send(&mut imageops_archive::unpack(source, packing, limits).map_err(of_archive)?, pieces)?;
     Ok(None)
 }
 
-/// A file from its first byte on, whatever its other handles do.
-struct FromStart {
+/// The archive from its first byte on, whatever other handles of its file do. It fails once nobody takes the pieces.
+struct Source {
     file: File,
     offset: u64,
+    /// Bytes that were read in all; whoever writes the image looks at it.
+    read_bytes: Arc<AtomicU64>,
+    pieces: mpsc::Sender<Bytes>,
 }
 
-impl Read for FromStart {
+impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.pieces.is_closed() {
+            return Err(Error::other("nobody takes what is unpacked"));
+        }
         let count = self.file.read_at(buffer, self.offset)?;
         self.offset += count as u64;
+        self.read_bytes.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
+    }
+}
+
+impl Seek for Source {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let offset = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.metadata()?.len().checked_add_signed(by),
+        };
+        self.offset = offset.ok_or(std::io::ErrorKind::InvalidInput)?;
+        Ok(self.offset)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imageops_catalogue::{JobOutcome, JobRow, UploadRow};
 use imageops_fetch::{Error, Fetch, Url};
@@ -17,20 +17,22 @@ use tonic::Code;
 
 use super::run::result_of;
 use super::tracker::Tracker;
-use super::{Stop, StopCause, publish_allowed};
+use super::{Stop, StopCause, publish_allowed, still_wanted};
 use crate::app::{App, blocking};
 use crate::failure::{Failure, Result, stopped};
-use crate::upload::{CommitError, Grant, Ingest, Promise, Session, commit, judge_prefix, store_of};
+use crate::upload::{CommitError, Grant, Ingest, Promise, Session, Step, commit, judge_prefix, store_of};
 use crate::{reason, sources};
 
 /// How often a file is fetched from its first byte on, when it changed or broke off where it cannot be gone on with.
 const STARTS_MAX: u32 = 3;
-/// Bytes that a source of known length has a second for, beside the time that any job has.
+/// Bytes that a source of known length, and what is unpacked, has a second for, beside the time that any job has.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// How often a wish to stop is looked for.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
-/// What of the whole job is fetching.
-const FETCH_SHARE: f64 = 0.95;
+/// What of the whole job is done when the image is there, fetched and unpacked.
+const IMAGE_SHARE: f64 = 0.95;
+/// What of the whole job is fetching, where an archive is fetched.
+const ARCHIVE_SHARE: f64 = 0.5;
 
 /// What an import job leaves in its row.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,6 +84,11 @@ fn given_up() -> Failure {
     Failure::new(Code::FailedPrecondition, reason::UPLOAD_ENDED, message)
 }
 
+fn too_long(time: Duration) -> Failure {
+    let message = format!("the import took longer than {} seconds", time.as_secs());
+    Failure::new(Code::DeadlineExceeded, reason::TIMEOUT, message)
+}
+
 struct Import<'a> {
     app: &'a Arc<App>,
     upload: &'a UploadRow,
@@ -115,13 +122,17 @@ impl Import<'_> {
             () = session.lost(number) => return Err(given_up()),
             () = self.told_to_stop() => return Err(stopped()),
         };
-        // From here on it is not stopped halfway: a commit happens whole or not at all.
-        publish_allowed(self.stop)?;
-        self.tracker.publishing();
         let fetched_bytes = ingest.received_bytes();
         let upload = self.app.catalogue.get_upload(&self.upload.tenant, self.upload.id).await?;
         let promises = [Promise::of(&upload)];
-        match commit(self.app, &upload, &mut ingest, &promises, BTreeMap::new()).await {
+        let began = Instant::now();
+        let watch = |step: Step| {
+            if session.is_lost(number) {
+                return Err(given_up());
+            }
+            self.step(step, fetched_bytes, began)
+        };
+        match commit(self.app, &upload, &mut ingest, &promises, BTreeMap::new(), &watch).await {
             Ok(committed) => Ok(ImportOutcome {
                 image: committed.image.id,
                 fetched_bytes,
@@ -129,6 +140,27 @@ impl Import<'_> {
             }),
             Err(CommitError::Refused(failure) | CommitError::Other(failure)) => Err(failure),
         }
+    }
+
+    /// Tells where the commit is, and ends it where it may not go on.
+    fn step(&self, step: Step, fetched_bytes: u64, began: Instant) -> Result<()> {
+        match step {
+            Step::Unpacking { done_bytes, read_bytes } => {
+                still_wanted(self.stop)?;
+                let time = self.time_for(Some(done_bytes));
+                if began.elapsed() > time {
+                    return Err(too_long(time));
+                }
+                let fraction = (read_bytes as f64 / fetched_bytes.max(1) as f64).min(1.0);
+                let fraction = ARCHIVE_SHARE + (IMAGE_SHARE - ARCHIVE_SHARE) * fraction;
+                self.tracker.update(JobPhase::Copying, done_bytes, 0, fraction);
+            }
+            Step::Publishing => {
+                publish_allowed(self.stop)?;
+                self.tracker.publishing();
+            }
+        }
+        Ok(())
     }
 
     async fn told_to_stop(&self) {
@@ -170,10 +202,7 @@ impl Import<'_> {
         }
         match poured {
             Ok(poured) => poured?,
-            Err(_) => {
-                let message = format!("the import took longer than {} seconds", time.as_secs());
-                return Err(Failure::new(Code::DeadlineExceeded, reason::TIMEOUT, message).into());
-            }
+            Err(_) => return Err(too_long(time).into()),
         }
         Ok(ingest)
     }
@@ -233,6 +262,7 @@ impl Import<'_> {
             _ => 0.0,
         };
         let total_bytes = total_bytes.unwrap_or(0);
-        self.tracker.update(JobPhase::Fetching, done_bytes, total_bytes, fraction * FETCH_SHARE);
+        let share = if self.upload.archive.is_some() { ARCHIVE_SHARE } else { IMAGE_SHARE };
+        self.tracker.update(JobPhase::Fetching, done_bytes, total_bytes, fraction * share);
     }
 }

@@ -167,6 +167,13 @@ async fn what_lies_outside_is_let_through_in_any_spelling() {
     ] {
         assert_eq!(judge(&gate, spelling).await.unwrap().join(" "), addresses, "{spelling}");
     }
+    let many: Vec<String> = (1..=8).map(|number| format!("2606:4700::{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).chain(["8.8.8.8", "::ffff:8.8.4.4"]).collect();
+    let gate = Gate::new(Policy::default(), Names::of(&[("many.example", &[&many])]) as Arc<dyn Resolver>);
+    let turns = judge(&gate, "http://many.example/").await.unwrap();
+    assert_eq!(turns.len(), 8);
+    let first = ["[2606:4700::1]:80", "8.8.8.8:80", "[2606:4700::2]:80", "8.8.4.4:80", "[2606:4700::3]:80"];
+    assert_eq!(turns[..5], first, "both families, before those that are too many are left out");
     let no_http = Policy { http: false, ..Policy::default() };
     let gate = Gate::new(no_http, Names::of(&[]) as Arc<dyn Resolver>);
     assert_eq!(gate.read("http://8.8.8.8/"), Err(Error::Denied("the scheme of the URL is not taken")));

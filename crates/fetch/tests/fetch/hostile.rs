@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imageops_fetch::{Error, Limits};
+use tokio::time::timeout;
 
 use crate::source::{Reply, Source, limits};
 use crate::whole::{content, fetch};
@@ -22,6 +23,38 @@ async fn sec_36_silence_after_the_head_is_too_slow() {
     let silent = |_: &_, _| Reply::whole(&[7; 10]).trickle(Duration::from_secs(3_600));
     let source = Source::start(silent).await;
     assert_eq!(fetch(&source, limits()).await, Err(Error::TooSlow));
+}
+
+/// What a source that breaks off again and again ends with, without what it may take for all of the file.
+async fn fetch_from_breaker(limits: Limits, answer: fn(Reply) -> Reply) -> Result<Vec<u8>, Error> {
+    let bytes = content(1_000_000);
+    let source =
+        Source::start(move |request, _| answer(Reply::part_of(&bytes, request).tagged("\"a\""))).await;
+    timeout(Duration::from_secs(15), fetch(&source, limits)).await.expect("it ends after a window")
+}
+
+#[tokio::test]
+async fn sec_36_no_answer_begins_a_new_window() {
+    let (slow, pause) = (Err(Error::TooSlow), Duration::from_millis(400));
+    for ranges in [1, 4] {
+        let limits = Limits { ranges, range_bytes: 250_000, ranges_from_bytes: 1, ..limits() };
+        // One byte, and many, before each cut.
+        assert_eq!(fetch_from_breaker(limits.clone(), |reply| reply.cut_after(1)).await, slow);
+        let trickle = |reply: Reply| reply.trickle(Duration::from_millis(20)).cut_after(20);
+        assert_eq!(fetch_from_breaker(limits.clone(), trickle).await, slow);
+        // The time before a head, and before the next try.
+        let late = |reply: Reply| reply.late(Duration::from_millis(400)).cut_after(1_000);
+        assert_eq!(fetch_from_breaker(limits.clone(), late).await, slow);
+        let limits = Limits { back_off: pause, ..limits };
+        assert_eq!(fetch_from_breaker(limits, |reply| reply.cut_after(1_000)).await, slow);
+    }
+}
+
+#[tokio::test]
+async fn sec_36_who_breaks_off_and_is_fast_enough_is_not_blamed() {
+    // Four windows and more, with several times what is asked for in each.
+    let answer = |reply: Reply| reply.late(Duration::from_millis(20)).cut_after(10_000);
+    assert_eq!(fetch_from_breaker(limits(), answer).await.unwrap().len(), 1_000_000);
 }
 
 #[tokio::test]

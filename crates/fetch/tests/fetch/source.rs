@@ -60,6 +60,8 @@ pub(crate) struct Reply {
     endless: bool,
     /// Sends one byte at a time, and waits so long in between.
     trickle: Option<Duration>,
+    /// Waits so long before the head.
+    late: Duration,
 }
 
 impl Reply {
@@ -123,7 +125,13 @@ impl Reply {
         self
     }
 
+    pub(crate) fn late(mut self, pause: Duration) -> Self {
+        self.late = pause;
+        self
+    }
+
     async fn send<S: AsyncWrite + Unpin>(self, stream: &mut S, port: u16) -> std::io::Result<()> {
+        tokio::time::sleep(self.late).await;
         let head = self.head.replace("PORT", &port.to_string());
         stream.write_all(head.as_bytes()).await?;
         if head.starts_with("HTTP/") {
