@@ -15,15 +15,15 @@ use imageops::v1::{
     GetJobRequest, GetKeyRequest, GetUploadRequest, GetUsageRequest, Image, InspectRequest, JobState,
     KeyScope, KeyState, ListImagesRequest, ListJobsRequest, ListKeysRequest, ListUploadsRequest,
     PurgeImageRequest, RemoveReplicaRequest, RestoreImageRequest, RevokeKeyRequest, SetQuotaRequest,
-    UpdateImageRequest, UploadCommit, UploadImageRequest, UploadMetadata, UploadResume, WaitJobRequest,
-    WatchStatusRequest,
+    UpdateImageRequest, UploadCommit, UploadImageRequest, UploadMetadata, UploadResume, UploadState,
+    WaitJobRequest, WatchStatusRequest,
 };
 use imageops_client::{Client, ConnectOptions, Connection, Token};
 use prost_reflect::prost::Message as _;
 use prost_reflect::prost_types::FileDescriptorSet;
 use tonic::{Code, Request, Status};
 
-use support::http::request;
+use support::http::{Answer, request};
 use support::jobs::{check_file, file, image};
 use support::source::import;
 use support::status::{assert_status, eventually, reason};
@@ -365,6 +365,153 @@ async fn sec_29_tenants_do_not_see_each_other() {
     assert_eq!(one.get_upload(&name_of(&open)).await.unwrap().durable_bytes, 19);
     let page = one.list_jobs(ListJobsRequest { page_size: 1, ..Default::default() }).await.unwrap();
     assert_eq!(page.next_page_token, "");
+}
+
+/// Requests that name a thing of a tenant over REST: method, path as the API description has it, type of the body, body.
+/// `{id}` stands for the uuid, in both.
+const NAMING: [(&str, &str, &str, &str); 38] = [
+    ("GET", "/v1/images/{id}", "", ""),
+    ("GET", "/v1/images/{id}/work", "", ""),
+    ("PATCH", "/v1/images/{id}", JSON, r#"{"displayName":"mine"}"#),
+    ("DELETE", "/v1/images/{id}", "", ""),
+    ("POST", "/v1/images/{id}:restore", "", ""),
+    ("POST", "/v1/images/{id}:purge", "", ""),
+    ("POST", "/v1/images/{id}:copy", JSON, "{}"),
+    ("DELETE", "/v1/images/{id}/replicas/{store}", "", ""),
+    ("GET", "/v1/images/{id}/content", "", ""),
+    ("HEAD", "/v1/images/{id}/content", "", ""),
+    ("PUT", "/v1/images/{id}/content", "application/octet-stream", "mine"),
+    ("POST", "/v1/checks", JSON, OF_IMAGE),
+    ("POST", "/v1/compressions", JSON, OF_IMAGE),
+    ("POST", "/v1/estimates", JSON, OF_IMAGE),
+    ("POST", "/v1/conversions", JSON, r#"{"source":{"image":"images/{id}"},"format":"IMAGE_FORMAT_RAW"}"#),
+    ("POST", "/v1/inspections", JSON, OF_IMAGE),
+    ("POST", "/v1/imports", JSON, r#"{"url":"https://mirror.example/a","metadata":{"image":"images/{id}"}}"#),
+    ("GET", "/v1/jobs/{id}", "", ""),
+    ("GET", "/v1/jobs/{id}/events", "", ""),
+    ("POST", "/v1/jobs/{id}:cancel", "", ""),
+    ("DELETE", "/v1/jobs/{id}", "", ""),
+    ("GET", "/v1/uploads/{id}", "", ""),
+    ("HEAD", "/v1/uploads/{id}", "", ""),
+    ("PATCH", "/v1/uploads/{id}", "application/offset+octet-stream", "mine"),
+    ("POST", "/v1/uploads/{id}", "application/offset+octet-stream", "mine"),
+    ("DELETE", "/v1/uploads/{id}", "", ""),
+    ("GET", "/v1/sessions/{session}", "", ""),
+    ("POST", "/v1/sessions/{session}:compose", JSON, r#"{"displayName":"mine"}"#),
+    ("DELETE", "/v1/sessions/{session}", "", ""),
+    ("GET", "/v1/keys/{id}", "", ""),
+    ("POST", "/v1/keys/{id}:revoke", "", ""),
+    ("GET", "/image-management/v1/images/{id}", "", ""),
+    ("GET", "/image-management/v1/images/{id}/action/download", "", ""),
+    ("POST", "/image-management/v1/images/{id}/action/slim", "", ""),
+    ("DELETE", "/image-management/v1/images/{id}", "", ""),
+    ("GET", "/api/v1/vmimage/check/{id}", "", ""),
+    ("GET", "/api/v1/vmimage/compress/{id}", "", ""),
+    // Of a session that another tenant has, a part is the caller's own.
+    ("PUT", "/v1/sessions/{session}/parts/{part}", "application/octet-stream", "mine"),
+];
+const JSON: &str = "application/json";
+const OF_IMAGE: &str = r#"{"source":{"image":"images/{id}"}}"#;
+
+/// Answers to [`NAMING`], without what names the thing.
+fn rest_answers(
+    service: &Service,
+    key: &str,
+    things: &Things,
+) -> BTreeMap<(&'static str, &'static str), Answer> {
+    let bearer = format!("Bearer {key}");
+    let mut answers = BTreeMap::new();
+    for (method, path, content_type, body) in NAMING {
+        let name = match path {
+            _ if path.contains("{session}") => &things.session,
+            _ if path.starts_with("/v1/jobs") || path.contains("/vmimage/") => &things.job,
+            _ if path.starts_with("/v1/uploads") => &things.open_upload,
+            _ if path.starts_with("/v1/keys") => &things.key,
+            _ => &things.image,
+        };
+        let id = name.rsplit('/').next().unwrap();
+        let fill = |text: &str| {
+            let text = text.replace("{id}", id).replace("{session}", id);
+            text.replace("{store}", "default").replace("{part}", "1")
+        };
+        let mut headers =
+            vec![("authorization", bearer.as_str()), ("x-request-id", "same"), ("tus-resumable", "1.0.0")];
+        if !content_type.is_empty() {
+            headers.push(("content-type", content_type));
+        }
+        if path.starts_with("/v1/uploads") {
+            headers.extend([("upload-offset", "0"), ("x-http-method-override", "PATCH")]);
+        }
+        let mut answer = request(service.http(), method, &fill(path), &headers, fill(body).as_bytes());
+        answer.headers.retain(|(name, _)| name != "date");
+        for (_, value) in &mut answer.headers {
+            *value = value.replace(id, "");
+        }
+        answer.body = answer.text().replace(id, "").into_bytes();
+        answers.insert((method, path), answer);
+    }
+    answers
+}
+
+/// SEC-29: the same over REST, for every route of the API description that names a thing.
+#[tokio::test]
+async fn sec_29_rest_answers_for_other_tenants_as_for_nobody() {
+    let service = start();
+    let (key, other) =
+        (make_key(&service, "admin", Some("tenant-one")), make_key(&service, "admin", Some("tenant-two")));
+    let one = service.client_with_key(&key);
+    let stored = upload(&one, &[1; 5000]).await;
+    let check = CheckRequest { source: image(&stored.name), ..CheckRequest::default() };
+    let job = one.check(check).await.unwrap();
+    let job = wait_for(&one, &job.name, JobState::Succeeded).await;
+    let open = metadata("open");
+    let stream = Stream::begin(&one, &open).await;
+    stream.chunk(0, b"bytes of tenant one").await;
+    stream.close().await.unwrap();
+    let things = Things {
+        image: stored.name.clone(),
+        job: job.name.clone(),
+        open_upload: name_of(&open),
+        session: uuid::Uuid::new_v4().to_string(),
+        key: one.list_keys(ListKeysRequest::default()).await.unwrap().keys[0].name.clone(),
+    };
+    let part = UploadMetadata { session: things.session.clone(), part: 1, ..metadata("part") };
+    let stream = Stream::begin(&one, &part).await;
+    stream.chunk(0, b"a part").await;
+    stream.commit(UploadCommit::default()).await.unwrap();
+
+    let theirs = rest_answers(&service, &other, &things);
+    let unknown = rest_answers(&service, &other, &Things::unknown());
+    for (route, answer) in &theirs {
+        let unknown = &unknown[route];
+        assert_eq!(answer.status, unknown.status, "{route:?}: {}", answer.text());
+        assert_eq!(answer.headers, unknown.headers, "{route:?}");
+        if !route.1.ends_with("/parts/{part}") {
+            assert_eq!(answer.text(), unknown.text(), "{route:?}");
+        }
+        // The lists of a session are empty, and dropping its parts is no error; the legacy services have codes of their own.
+        let has_own_code = route.1.contains("{session}") || !route.1.starts_with("/v1/");
+        assert!(has_own_code || answer.status == 404, "{route:?}: {} {}", answer.status, answer.text());
+    }
+    // No route is forgotten, but for those of stores and tenants, which are the operator's.
+    let document = request(service.http(), "GET", "/openapi.json", &[], &[]).json();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let is_covered = theirs.keys().any(|route| *route == (&*method.to_uppercase(), path.as_str()));
+            let names_a_thing = ["{id}", "{session}"].iter().any(|parameter| path.contains(parameter));
+            assert!(is_covered || !names_a_thing, "{method} {path}");
+        }
+    }
+    // Nothing that was tried has changed anything.
+    assert_eq!(one.get_image(&stored.name).await.unwrap(), stored);
+    assert_eq!(one.get_job(&job.name).await.unwrap(), job);
+    assert_eq!(one.get_upload(&name_of(&open)).await.unwrap().durable_bytes, 19);
+    assert_eq!(one.get_upload(&name_of(&part)).await.unwrap().state(), UploadState::Stored);
+    assert_eq!(one.get_key(&things.key).await.unwrap().state(), KeyState::Active);
+    // The routes lead somewhere: to whom the things belong nothing is unknown.
+    for (route, answer) in rest_answers(&service, &key, &things) {
+        assert_ne!(answer.status, 404, "{route:?}: {}", answer.text());
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
 use support::{Service, binary, http};
 
@@ -265,6 +265,57 @@ fn every_call_is_documented() {
         .filter(|name| !manual.contains(&format!("`{name}`")))
         .collect();
     assert_none("calls that docs/api.md lacks", missing);
+}
+
+/// The scopes that the manual names are those of the contract, which `tests/access.rs` compares with the server.
+#[test]
+fn the_documented_scope_of_a_call_is_that_of_the_contract() {
+    let manual = read("docs/api.md");
+    let contract = read("proto/imageops/v1/service.proto");
+    let mut compared = 0;
+    for line in manual.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() == 4) {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let names = cells[1].split('`').skip(1).step_by(2);
+        for name in names {
+            let Some((before, _)) = contract.split_once(&format!("  rpc {name}(")) else { continue };
+            let words = before.replace("//", " ").split_whitespace().collect::<Vec<_>>().join(" ");
+            let (_, scope) = words.rsplit_once("Scope: ").expect("a scope");
+            let scope = scope.split(['.', ',']).next().unwrap();
+            assert_eq!(cells[3].split(',').next(), Some(scope), "the scope of {name}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 35, "only {compared} scopes were compared");
+}
+
+/// Whether a message has a `request_id`, in itself or in the metadata of an upload.
+fn has_request_id(message: &MessageDescriptor) -> bool {
+    message.get_field_by_name("request_id").is_some()
+        || message.fields().any(|field| {
+            let Kind::Message(inner) = field.kind() else { return false };
+            inner.name() == "UploadMetadata"
+        })
+}
+
+#[test]
+fn every_request_id_is_documented() {
+    let pool = DescriptorPool::decode(imageops::v1::FILE_DESCRIPTOR_SET).unwrap();
+    let calls: BTreeSet<_> = pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .filter(|method| has_request_id(&method.input()))
+        .map(|method| method.name().to_owned())
+        .collect();
+    assert!(calls.len() > 5, "the calls were not read: {calls:?}");
+    let manual = read("docs/api.md");
+    let section = manual.split("### Idempotency").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let documented: BTreeSet<_> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned))
+        .collect();
+    assert_none("calls with a request_id that docs/api.md lacks", calls.difference(&documented));
+    assert_none("calls in docs/api.md that have no request_id", documented.difference(&calls));
 }
 
 #[test]

@@ -7,10 +7,17 @@ mod support;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use imageops::v1::UploadImageRequest;
+use imageops::v1::upload_image_request::Message;
+use imageops_client::Client;
+use prost_reflect::prost::Message as _;
 
 use support::http::get;
-use support::status::eventually;
+use support::status::{eventually, reason};
+use support::upload::{Stream, metadata, name_of, try_upload};
 use support::usage::peak_bytes;
 use support::{DEADLINE, Service};
 
@@ -28,8 +35,14 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+/// Longest silence of an upload before the server ends it by itself.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// A connection that speaks HTTP/2 as badly as the test wants.
 struct Wire(TcpStream);
+
+/// What reads beside; it ends with the connection.
+type Reader = JoinHandle<io::Result<u64>>;
 
 impl Wire {
     fn open(server: SocketAddr) -> Self {
@@ -43,9 +56,13 @@ impl Wire {
 
     /// What the server sends is read beside, or it could not go on.
     fn reading(self) -> Self {
-        let mut reader = self.0.try_clone().unwrap();
-        std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
-        self
+        self.read_beside().0
+    }
+
+    fn read_beside(self) -> (Self, Reader) {
+        self.0.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut stream = self.0.try_clone().unwrap();
+        (self, std::thread::spawn(move || io::copy(&mut stream, &mut io::sink())))
     }
 
     fn send(&mut self, frames: &[u8]) -> io::Result<()> {
@@ -53,17 +70,15 @@ impl Wire {
     }
 
     /// Whether the server closes the connection, within [`DEADLINE`].
-    fn closes(mut self) -> bool {
-        self.0.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut buffer = [0; 4096];
-        loop {
-            match self.0.read(&mut buffer) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
-            }
-        }
+    fn closes(self) -> bool {
+        has_closed(self.read_beside().1)
     }
+}
+
+/// Whether the server closes the connection that is read, within [`DEADLINE`].
+fn has_closed(reader: Reader) -> bool {
+    let end = reader.join().unwrap();
+    end.map_or_else(|error| error.kind() == io::ErrorKind::ConnectionReset, |_| true)
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -93,6 +108,46 @@ fn call(path: &str) -> Vec<u8> {
 
 const CALL: &str = "/imageops.v1.ImageOps/UploadImage";
 
+/// The first message of an upload and the name of that.
+fn beginning(display_name: &str) -> (Vec<u8>, String) {
+    let metadata = metadata(display_name);
+    let name = name_of(&metadata);
+    let message = UploadImageRequest { message: Some(Message::Metadata(metadata)) }.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    ([&[0][..], &length, &message].concat(), name)
+}
+
+/// All places for uploads are free: so many can be open at once, and each can become an image.
+async fn assert_places(client: &Client, places: usize) {
+    let mut held = Vec::new();
+    for number in 0..places {
+        let metadata = metadata("held");
+        let name = name_of(&metadata);
+        let stream = eventually("a place", || async {
+            let stream = Stream::begin(client, &metadata).await;
+            loop {
+                // It is known once the stream has its place.
+                if client.get_upload(&name).await.is_ok() {
+                    return Some(stream);
+                }
+                if !stream.is_open() {
+                    let refused = stream.answer().await.unwrap_err();
+                    assert_eq!(reason(&refused), "LIMIT_REACHED", "{refused:?}");
+                    return None;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        held.push((number, stream));
+    }
+    for (number, stream) in held {
+        stream.chunk(0, &[7; 100]).await;
+        let answer = stream.commit(Default::default()).await;
+        answer.unwrap_or_else(|refused| panic!("upload {number}: {refused:?}"));
+    }
+}
+
 /// The server answers others, and has not grown.
 fn assert_well(service: &Service) {
     assert_eq!(get(service.http(), "/healthz").status, 200);
@@ -108,7 +163,8 @@ fn ports(service: &Service) -> [SocketAddr; 2] {
 #[tokio::test(flavor = "multi_thread")]
 async fn sec_38_streams_that_are_reset_at_once() {
     const STREAMS: u32 = 100_000;
-    let service = Service::start();
+    const PLACES: usize = 4;
+    let service = Service::start_with(&["--uploads-max", &PLACES.to_string()]);
     for port in ports(&service) {
         let (mut wire, mut sent) = (Wire::open(port).reading(), 0);
         let head = call(CALL);
@@ -117,6 +173,9 @@ async fn sec_38_streams_that_are_reset_at_once() {
             for number in sent..sent + 100 {
                 let stream = number * 2 + 1;
                 frames.extend(frame(HEADERS, END_HEADERS, stream, &head));
+                if number % 2 == 0 {
+                    frames.extend(frame(DATA, 0, stream, &beginning("reset").0));
+                }
                 frames.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
             }
             if wire.send(&frames).is_err() {
@@ -130,15 +189,82 @@ async fn sec_38_streams_that_are_reset_at_once() {
         assert_well(&service);
         assert!(sent < STREAMS, "nobody was told to calm down");
     }
+    assert_places(&service.client(), PLACES).await;
+}
+
+/// What was begun for a stream ends with it, whether its first message had come or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_38_work_ends_with_the_stream_that_is_reset() {
+    const PLACES: u32 = 4;
+    let service = Service::start_with(&["--uploads-max", &PLACES.to_string()]);
     let client = service.client();
-    let upload = support::upload::upload(&client, &[7; 1_000]).await;
-    assert_eq!(client.get_image(&upload.name).await.unwrap(), upload);
-    // What was begun for a stream ends with it.
-    eventually("uploads that are gone", || async {
-        let uploads = client.list_uploads(Default::default()).await.unwrap().uploads;
-        uploads.iter().all(|upload| !upload.image.is_empty()).then_some(())
-    })
-    .await;
+    let mut wire = Wire::open(service.grpc()).reading();
+    for round in 0..5 {
+        let begun = Instant::now();
+        let streams: Vec<_> = (round * PLACES..(round + 1) * PLACES).map(|number| number * 2 + 1).collect();
+        let mut names = Vec::new();
+        for (index, &stream) in streams.iter().enumerate() {
+            wire.send(&frame(HEADERS, END_HEADERS, stream, &call(CALL))).unwrap();
+            if index % 2 == 0 {
+                let (message, name) = beginning("reset");
+                wire.send(&frame(DATA, 0, stream, &message)).unwrap();
+                names.push(name);
+            }
+        }
+        for name in &names {
+            eventually("an open upload", || async { client.get_upload(name).await.ok() }).await;
+        }
+        eventually("a server without a place", || async {
+            let refused = try_upload(&client, &metadata("one more"), &[7; 100]).await.err()?;
+            assert_eq!(reason(&refused), "LIMIT_REACHED", "{refused:?}");
+            Some(())
+        })
+        .await;
+        for &stream in &streams {
+            wire.send(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())).unwrap();
+        }
+        assert_places(&client, PLACES as usize).await;
+        // Those whose first message has not come are waited for without an end.
+        assert!(begun.elapsed() < IDLE, "the places were free because nothing came, not by the reset");
+        for name in &names {
+            assert_eq!(client.get_upload(name).await.unwrap().durable_bytes, 0);
+        }
+    }
+    assert_well(&service);
+}
+
+/// Streams that the server itself has to reset, since what is sent on them is wrong (CVE-2025-8671): they count like those
+/// that the client resets.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_38_streams_that_the_server_is_made_to_reset() {
+    const STREAMS: u32 = 50_000;
+    const PLACES: usize = 4;
+    let service = Service::start_with(&["--uploads-max", &PLACES.to_string()]);
+    let head = call(CALL);
+    for port in ports(&service) {
+        for window in [0, (1_u32 << 31) - 1] {
+            let (mut wire, reader) = Wire::open(port).read_beside();
+            let mut sent = 0;
+            while sent < STREAMS {
+                let mut frames = Vec::new();
+                for number in sent..sent + 100 {
+                    let stream = number * 2 + 1;
+                    frames.extend(frame(HEADERS, END_HEADERS, stream, &head));
+                    frames.extend(frame(WINDOW_UPDATE, 0, stream, &window.to_be_bytes()));
+                }
+                if wire.send(&frames).is_err() {
+                    break;
+                }
+                sent += 100;
+                if sent % 5_000 == 0 {
+                    assert_well(&service);
+                }
+            }
+            assert_well(&service);
+            assert!(has_closed(reader), "{sent} streams with a window of {window} were served");
+        }
+    }
+    assert_places(&service.client(), PLACES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,6 +311,7 @@ async fn sec_38_data_that_is_empty() {
             if wire.send(&frames).is_err() {
                 break;
             }
+            assert_well(&service);
         }
         assert_well(&service);
         drop(wire.send(&frame(DATA, END_STREAM, 1, &[])));

@@ -6,14 +6,14 @@ mod support;
 
 use std::process::Command;
 
-use imageops::v1::{CheckRequest, DownloadImageRequest, Job, JobState, ListJobsRequest};
+use imageops::v1::{CheckRequest, CompressRequest, DownloadImageRequest, Job, JobState, ListJobsRequest};
 use tonic::Code;
 
 use support::http::request;
-use support::jobs::{ended, image};
+use support::jobs::{ended, image, write_busy_disk};
 use support::status::{assert_status, eventually};
 use support::upload::upload;
-use support::{Service, binary};
+use support::{Service, binary, wait_for};
 
 fn make_key(service: &Service, tenant: &str) -> String {
     let output = Command::new(binary("imageops-server"))
@@ -78,25 +78,37 @@ async fn a_tenant_has_so_many_calls_under_way() {
 /// Many jobs of one tenant are no reason for another to wait longer than for one of them.
 #[tokio::test]
 async fn sec_42_tenants_take_turns() {
+    const BACKLOG: usize = 30;
     let service = Service::start_with(&["--auth", "token", "--workers", "1"]);
     let busy = service.client_with_key(&make_key(&service, "a"));
     let other = service.client_with_key(&make_key(&service, "b"));
-    let (theirs, own) = (upload(&busy, &[1; 5000]).await, upload(&other, &[2; 5000]).await);
-    let check = |name: &str| CheckRequest { source: image(name), ..CheckRequest::default() };
+    let disk = service.scratch().join("busy.img");
+    write_busy_disk(&disk, 16 << 20);
+    let theirs = upload(&busy, &std::fs::read(disk).unwrap()).await;
+    let own = upload(&other, &[2; 5000]).await;
     let mut jobs: Vec<Job> = Vec::new();
-    for _ in 0..60 {
-        jobs.push(busy.check(check(&theirs.name)).await.unwrap());
+    for _ in 0..BACKLOG {
+        let slow =
+            CompressRequest { source: image(&theirs.name), level: Some(12), ..CompressRequest::default() };
+        jobs.push(busy.compress(slow).await.unwrap());
     }
-    let single = other.check(check(&own.name)).await.unwrap();
+    wait_for(&busy, &jobs[0].name, JobState::Running).await;
+    let check = CheckRequest { source: image(&own.name), ..CheckRequest::default() };
+    let single = other.check(check).await.unwrap();
     let single = ended(&other, &single.name).await;
     assert_eq!(single.state(), JobState::Succeeded);
+
     let moment =
         |time: &Option<_>| time.as_ref().map(|time: &pbjson_types::Timestamp| (time.seconds, time.nanos));
     let (queued, begun) = (moment(&single.create_time), moment(&single.start_time));
-    let mut between = 0;
+    let (mut between, mut behind) = (0, 0);
     for job in &jobs {
-        let start = moment(&ended(&busy, &job.name).await.start_time);
+        let start = moment(&busy.get_job(&job.name).await.unwrap().start_time);
         between += usize::from(start > queued && start < begun);
+        // One that has not begun has no such moment.
+        behind += usize::from(start.is_none() || start > begun);
     }
     assert!(between <= 1, "{between} jobs of the other tenant began first");
+    // Or there would have been nothing to wait for.
+    assert!(behind >= 10, "only {behind} of {BACKLOG} jobs were waiting");
 }

@@ -90,6 +90,11 @@ impl Stream {
         finish(self.call).await
     }
 
+    /// Whether there is no answer yet.
+    pub fn is_open(&self) -> bool {
+        !self.call.is_finished()
+    }
+
     /// Drops the call.
     pub fn cut(self) {
         self.call.abort();

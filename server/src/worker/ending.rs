@@ -37,13 +37,13 @@ pub(super) async fn end(app: &App, row: JobRow, stop: &Stop, result: Result<JobO
     };
     let made = made(&outcome);
     let ended = match finish(app, &row, outcome).await {
-        Finish::Ended(ended) => return Some(ended),
+        Finish::Ended(ended) => return Some(*ended),
         // The collector finds what may be of no use.
         Finish::Unknown => return None,
         Finish::Fenced => None,
         Finish::Refused(failure) => {
             match finish(app, &row, JobOutcome::Failed(failure.into_job_failure())).await {
-                Finish::Ended(ended) => Some(ended),
+                Finish::Ended(ended) => Some(*ended),
                 _ => None,
             }
         }
@@ -65,7 +65,7 @@ fn made(outcome: &JobOutcome) -> Vec<(StoreId, String)> {
 /// What came of an end that was to be written.
 enum Finish {
     /// It is written.
-    Ended(JobRow),
+    Ended(Box<JobRow>),
     /// Another worker has the job.
     Fenced,
     /// The catalogue does not take what was made; the job runs on.
@@ -79,7 +79,7 @@ async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Finish {
     let revision = row.revision + 1;
     for attempt in 0..FINISH_TRIES {
         match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, now()).await {
-            Ok(row) => return Finish::Ended(row),
+            Ok(row) => return Finish::Ended(Box::new(row)),
             Err(Error::Unavailable(cause) | Error::NoSpace(cause)) => {
                 tracing::warn!(job = %row.id, %cause, "the end of the job is not stored yet");
                 sleep(Duration::from_millis(50 << attempt.min(5))).await;
