@@ -213,7 +213,7 @@ fn conversation(server: SocketAddr, sent: &str) -> String {
 }
 
 /// A request that nobody sent, if what stands before it is read as a body of another length.
-const HIDDEN: &str = "GET /healthz HTTP/1.1\r\nHost: hidden\r\n\r\n";
+const HIDDEN: &str = "GET /healthz HTTP/1.1\r\nHost: hidden\r\nConnection: close\r\n\r\n";
 
 /// Routes that take no body, and bodies of two kinds.
 const ROUTES: [&str; 3] = ["GET /healthz", "POST /v1/images", "POST /image-management/v1/images"];
@@ -227,6 +227,9 @@ fn sec_39_two_lengths_of_one_body_end_the_connection() {
     let coding = "Transfer-Encoding: chunked";
     let last_chunk = "0\r\n\r\n";
     for route in ROUTES {
+        // Behind a body of one length it is a request like others.
+        let plain = format!("{route} HTTP/1.1\r\nHost: x\r\n{coding}\r\n\r\n{last_chunk}{HIDDEN}");
+        assert_eq!(conversation(service.http(), &plain).matches("HTTP/1.1 ").count(), 2, "{plain}");
         // To a reader of the length the hidden request is outside of the body, inside, and half inside.
         for length in [last_chunk.len(), last_chunk.len() + HIDDEN.len(), 20] {
             let length = format!("Content-Length: {length}");
