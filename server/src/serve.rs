@@ -63,6 +63,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// call. Of each connection no more than one is in memory before it is counted against the windows.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
 
+/// How old a connection of gRPC gets before it is asked to be replaced: behind a balancer, load spreads again (SEC-38).
+const CONNECTION_AGE: Duration = Duration::from_secs(3600);
+
 /// Opens the catalogue in the data directory, for the server and for `key` commands.
 pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal> {
     let failed = |place: &dyn std::fmt::Display, error: imageops_catalogue::Error| {
@@ -384,6 +387,10 @@ async fn serve_grpc(
         .max_concurrent_streams(256)
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(64))
+        // tonic counts none unless told: streams that a client makes the server reset (CVE-2025-8671).
+        .http2_max_local_error_reset_streams(Some(1024))
+        // Running calls go on; the next ones come by another connection.
+        .max_connection_age(CONNECTION_AGE)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_routes(routes)
