@@ -56,11 +56,11 @@ impl Streams {
         let mut taken = self.taken();
         let own = taken.get(tenant).copied().unwrap_or_default();
         let share = if tenant.is_built_in() { self.places } else { self.places.div_ceil(2) };
-        if own >= share {
-            return Err(refuse("tenant-uploads", "the tenant has as many uploads open as it may; try again"));
-        }
         if taken.values().sum::<u32>() >= self.places {
             return Err(refuse("uploads", "too many uploads are open; try again"));
+        }
+        if own >= share {
+            return Err(refuse("tenant-uploads", "the tenant has as many uploads open as it may; try again"));
         }
         taken.insert(tenant.clone(), own + 1);
         Ok(StreamSlot { streams: Arc::clone(self), tenant: tenant.clone() })
