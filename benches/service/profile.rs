@@ -30,12 +30,15 @@ pub async fn measure(options: &Options, directory: &Path) {
     let service = Service::start();
     let source = transfer::source(&service, options.size_mib);
     let perf = Perf::start(service.id(), service.scratch());
-    let mut images = Vec::new();
     for _ in 0..TIMES {
-        images.push(transfer::upload_by_rest(&service, &source));
-        transfer::remove(&service, images.last().unwrap());
+        transfer::remove(&service, &transfer::upload_by_rest(&service, &source));
     }
     draw("upload", "Upload over REST", &perf.end());
+    let perf = Perf::start(service.id(), service.scratch());
+    for _ in 0..TIMES {
+        transfer::remove(&service, &transfer::upload_by_grpc(&service, &source));
+    }
+    draw("upload-grpc", "Upload over gRPC", &perf.end());
     let image = transfer::upload_by_rest(&service, &source);
     let perf = Perf::start(service.id(), service.scratch());
     for _ in 0..TIMES {

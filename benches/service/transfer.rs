@@ -69,11 +69,7 @@ fn uploads(
         Contender {
             name: "imageops upload (gRPC)",
             shown: format!("imageops upload {NAME}"),
-            command: Box::new(|| {
-                let mut command = Command::new(binary("imageops"));
-                command.arg("upload").arg(source).args(["--server", &grpc, "--output", "json"]);
-                command
-            }),
+            command: Box::new(|| upload_command(source, &grpc)),
             clean: Box::new(|told| remove(service, &name_of(&told))),
             server: Some(service.id()),
         },
@@ -221,6 +217,17 @@ pub fn measure_sizes(options: &Options, figures: &mut Figures) {
 pub fn upload_by_rest(service: &Service, source: &Path) -> String {
     let url = format!("http://{}/v1/images", service.http());
     name_of(&told_by(curl().arg("-T").arg(source).args(["-X", "POST", &url])))
+}
+
+/// The image that it became.
+pub fn upload_by_grpc(service: &Service, source: &Path) -> String {
+    name_of(&told_by(&mut upload_command(source, &format!("http://{}", service.grpc()))))
+}
+
+fn upload_command(source: &Path, server: &str) -> Command {
+    let mut command = Command::new(binary("imageops"));
+    command.arg("upload").arg(source).args(["--server", server, "--output", "json"]);
+    command
 }
 
 pub fn download_by_rest(service: &Service, image: &str) {
