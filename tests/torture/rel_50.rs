@@ -45,7 +45,8 @@ struct Figures {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rel_50_progress_is_told_soon_often_and_in_order() {
     let mut run = Run::new("rel_50");
-    let size_bytes = run.part_of(SOURCE_BYTES, 24 * MIB);
+    // Long enough for a compression to tell of its bytes on any machine.
+    let size_bytes = run.part_of(SOURCE_BYTES, 96 * MIB);
     let service = run.service(outcome::prepare);
     let shared = Subject::shared(&service, size_bytes).await;
     let mut figures = Figures::default();
