@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::figures::{Fact, Figures, Race};
 use crate::bench::record::median;
 
-/// What the profiles show, beside their pictures.
-const PROFILES: &str = include_str!("profiles.md");
+/// What the profiles show, beside their pictures: a part of docs/benchmarks.md, whose links lead from there.
+const PROFILES: &str = include_str!("profiles.md.part");
 
 /// The part of the service; empty before it was ever measured.
 pub(super) fn markdown(figures: &Figures) -> String {
