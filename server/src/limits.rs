@@ -96,7 +96,8 @@ impl TenantLimits {
     }
 }
 
-fn refuse(counted_as: &'static str, message: String, pause: Duration) -> Failure {
+/// A refusal for want of a place, counted under its own name, with the time to come back after.
+pub(crate) fn refuse(counted_as: &'static str, message: impl Into<String>, pause: Duration) -> Failure {
     metrics::counter!("imageops_rejected_total", "reason" => counted_as).increment(1);
     Failure::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message).retry_after(pause)
 }

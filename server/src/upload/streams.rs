@@ -8,12 +8,16 @@ use imageops_model::Tenant;
 use tonic::Code;
 
 use crate::failure::{Failure, Result};
+use crate::limits::refuse;
 use crate::reason;
 
 /// Least that a stream brings, in bytes for each second in which it is waited for, and over how long that is measured. The
 /// slowest links are faster.
 const BYTES_PER_SECOND_MIN: u64 = 4 << 10;
 const MEASURED: Duration = Duration::from_secs(60);
+
+/// When to come back for a place.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// The places for streams that are open.
 #[derive(Debug)]
@@ -57,19 +61,18 @@ impl Streams {
         let own = taken.get(tenant).copied().unwrap_or_default();
         let share = if tenant.is_built_in() { self.places } else { self.places.div_ceil(2) };
         if taken.values().sum::<u32>() >= self.places {
-            return Err(refuse("uploads", "too many uploads are open; try again"));
+            return Err(refuse("uploads", "too many uploads are open; try again", PAUSE));
         }
         if own >= share {
-            return Err(refuse("tenant-uploads", "the tenant has as many uploads open as it may; try again"));
+            return Err(refuse(
+                "tenant-uploads",
+                "the tenant has as many uploads open as it may; try again",
+                PAUSE,
+            ));
         }
         taken.insert(tenant.clone(), own + 1);
         Ok(StreamSlot { streams: Arc::clone(self), tenant: tenant.clone() })
     }
-}
-
-fn refuse(counted_as: &'static str, message: &str) -> Failure {
-    metrics::counter!("imageops_rejected_total", "reason" => counted_as).increment(1);
-    Failure::new(Code::ResourceExhausted, reason::LIMIT_REACHED, message).retry_after(Duration::from_secs(5))
 }
 
 /// How fast a stream is, while it is waited for: what the server takes to write is not its client's fault.
