@@ -43,8 +43,8 @@ pub(super) async fn run(app: Arc<App>, mut row: JobRow) {
         let reason = row.failure.as_ref().map(|failure| failure.reason.as_str()).unwrap_or_default();
         tracing::info!(job = %row.id, kind, state, reason, seconds = started.elapsed().as_secs_f64(), "job ended");
         metrics::counter!("imageops_jobs_ended_total", "kind" => kind, "state" => state).increment(1);
+        app.hub.publish(row.clone());
         record(&app, &row).await;
-        app.hub.publish(row);
         // Bytes whose place was taken. What cannot go now goes with a sweep.
         if let Err(failure) = app.remove_doomed().await {
             tracing::warn!(reason = failure.reason, "bytes that nobody needs were not removed yet");
