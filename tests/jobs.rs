@@ -5,12 +5,13 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use imageops::v1::job::Result as JobResult;
 use imageops::v1::{
-    CheckOutcome, CheckRequest, CompressRequest, CompressResult, Compression, DigestAlgorithm, Digests,
-    ImageFormat, Job, JobKind, JobState, ListJobsRequest, Verdict, WaitJobRequest,
+    CheckOutcome, CheckRequest, CompressRequest, CompressResult, Compression, ConvertRequest,
+    DigestAlgorithm, Digests, ImageFormat, Job, JobKind, JobState, ListJobsRequest, Verdict, WaitJobRequest,
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -324,6 +325,62 @@ async fn a_repeated_request_needs_no_source_any_more() {
     ended(&client, &first.name).await;
     std::fs::remove_file(path).unwrap();
     assert_eq!(client.check(request).await.unwrap().name, first.name);
+}
+
+/// Who gives no request id wants the work done, not done twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_42_the_same_asked_for_twice_is_one_job() {
+    let service = Service::start_with(&["--workers", "1"]);
+    let client = service.client();
+    let busy = service.image_path().join("busy.raw");
+    write_busy_disk(&busy, BUSY_DISK_BYTES);
+    let stored = upload(&client, &[3; 70_000]).await;
+    let stub = || client.stub();
+    let slow = stub().compress(slow_compress_file("busy.raw", "out.img")).await.unwrap();
+    let slow = slow.into_inner().job.unwrap().name;
+    wait_for(&client, &slow, JobState::Running).await;
+
+    // What waits and what runs, of files and of images.
+    let check =
+        async |request: CheckRequest| stub().check(request).await.unwrap().into_inner().job.unwrap().name;
+    let of_image = || CheckRequest { source: image_source(&stored.name), ..CheckRequest::default() };
+    let first = check(check_file("busy.raw")).await;
+    assert_eq!(check(check_file("busy.raw")).await, first);
+    let body = serde_json::json!({"source": {"file": "busy.raw"}});
+    let rest = support::http::post_json(service.http(), "/v1/checks", &body);
+    assert_eq!(rest.json()["name"], *first);
+    let second = check(of_image()).await;
+    assert_eq!(check(of_image()).await, second);
+    let again = stub().compress(slow_compress_file("busy.raw", "out.img")).await.unwrap();
+    assert_eq!(again.into_inner().job.unwrap().name, slow);
+    let converted = async || {
+        let request = ConvertRequest {
+            source: image_source(&stored.name),
+            format: ImageFormat::Qcow2.into(),
+            ..Default::default()
+        };
+        stub().convert(request).await.unwrap().into_inner().job.unwrap().name
+    };
+    assert_eq!(converted().await, converted().await);
+
+    // Other work is another job: other digests, another output, a file with other bytes, a request with an id of its own.
+    let bare = CheckRequest { skip_digests: true, ..check_file("busy.raw") };
+    let with_id = CheckRequest { request_id: uuid::Uuid::new_v4().to_string(), ..check_file("busy.raw") };
+    let mut others = BTreeSet::from([check(bare).await, check(with_id).await]);
+    let elsewhere = stub().compress(slow_compress_file("busy.raw", "other.img")).await.unwrap();
+    others.insert(elsewhere.into_inner().job.unwrap().name);
+    std::fs::File::options().append(true).open(&busy).unwrap().write_all(&[0; 512]).unwrap();
+    let changed = check(check_file("busy.raw")).await;
+    others.insert(changed.clone());
+    assert_eq!(others.len(), 4);
+    assert!(!others.contains(&first));
+
+    // One that ends because somebody wants it to is of no use to another, and neither is one that has ended.
+    client.cancel_job(&slow).await.unwrap();
+    let wanted = stub().compress(slow_compress_file("busy.raw", "out.img")).await.unwrap();
+    assert_ne!(wanted.into_inner().job.unwrap().name, slow);
+    client.cancel_job(&changed).await.unwrap();
+    assert_ne!(check(check_file("busy.raw")).await, changed);
 }
 
 #[tokio::test]

@@ -7,11 +7,10 @@ use imageops_model::{
     CheckSpec, CompressSpec, ConvertSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress,
     JobSpec, JobState, Label, Source, Tenant,
 };
-use prost::Message;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use uuid::Uuid;
 
+use super::identity::Identity;
 use super::{pages, parse_name, slim};
 use crate::app::{App, OpenSource, blocking};
 use crate::auth::Caller;
@@ -25,20 +24,22 @@ const SPARE_BYTES: u64 = 1 << 20;
 
 /// Queues a check.
 pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest) -> Result<v1::Job> {
-    let key = request_key(
+    let identity = Identity::of(
         JobKind::Check,
         &request.request_id,
         &v1::CheckRequest { request_id: String::new(), ..request.clone() },
     )?;
+    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
     let source = wire::read_source(request.source)?;
     let (md5, sha256) = wire::read_digest_choice(&request.digests, request.skip_digests)?;
-    app.open_to_check(&caller.tenant, &source).await?;
+    let open = app.open_to_check(&caller.tenant, &source).await?;
+    let coalesce_key = identity.coalesce_key(&open).await?;
     let spec = JobSpec::Check(CheckSpec { source, md5, sha256 });
     let validate_only = request.validate_only;
-    queue(app, caller, Asked { request: key, validate_only, ..Asked::new(spec) }).await
+    queue(app, caller, Asked { request: key, coalesce_key, validate_only, ..Asked::new(spec) }).await
 }
 
 /// Queues a compression.
@@ -47,11 +48,12 @@ pub(super) async fn compress(
     caller: &Caller,
     request: v1::CompressRequest,
 ) -> Result<v1::Job> {
-    let key = request_key(
+    let identity = Identity::of(
         JobKind::Compress,
         &request.request_id,
         &v1::CompressRequest { request_id: String::new(), ..request.clone() },
     )?;
+    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
@@ -65,6 +67,7 @@ pub(super) async fn compress(
         Err(failure) => return Err(failure),
     };
     let output = place(app, caller, &source, &open, request.output_file, request.output_display_name).await?;
+    let coalesce_key = identity.coalesce_key(&open).await?;
     let (failure, reserve_bytes) = (output.no_room(&open), output.image_bytes());
     let spec = CompressSpec {
         source,
@@ -82,6 +85,7 @@ pub(super) async fn compress(
     }
     let asked = Asked {
         request: key,
+        coalesce_key,
         failure,
         reserve_bytes,
         validate_only: request.validate_only,
@@ -92,11 +96,12 @@ pub(super) async fn compress(
 
 /// Queues a conversion.
 pub(super) async fn convert(app: &Arc<App>, caller: &Caller, request: v1::ConvertRequest) -> Result<v1::Job> {
-    let key = request_key(
+    let identity = Identity::of(
         JobKind::Convert,
         &request.request_id,
         &v1::ConvertRequest { request_id: String::new(), ..request.clone() },
     )?;
+    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
@@ -119,8 +124,14 @@ pub(super) async fn convert(app: &Arc<App>, caller: &Caller, request: v1::Conver
         cached: false,
         compression,
     });
-    let validate_only = request.validate_only;
-    let asked = Asked { request: key, failure, reserve_bytes, validate_only, ..Asked::new(spec) };
+    let asked = Asked {
+        request: key,
+        coalesce_key: identity.coalesce_key(&open).await?,
+        failure,
+        reserve_bytes,
+        validate_only: request.validate_only,
+        ..Asked::new(spec)
+    };
     queue(app, caller, asked).await
 }
 
@@ -130,21 +141,23 @@ pub(super) async fn estimate(
     caller: &Caller,
     request: v1::EstimateCompressionRequest,
 ) -> Result<v1::Job> {
-    let key = request_key(
+    let identity = Identity::of(
         JobKind::Estimate,
         &request.request_id,
         &v1::EstimateCompressionRequest { request_id: String::new(), ..request.clone() },
     )?;
+    let key = identity.request_key();
     let request = wire::request_of_estimate(request);
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
     let compression = wire::read_compression(&request)?;
     let source = wire::read_source(request.source)?;
-    app.open_source(&caller.tenant, &source).await?;
+    let open = app.open_source(&caller.tenant, &source).await?;
+    let coalesce_key = identity.coalesce_key(&open).await?;
     let spec = JobSpec::Estimate(EstimateSpec { source, compression });
     let validate_only = request.validate_only;
-    queue(app, caller, Asked { request: key, validate_only, ..Asked::new(spec) }).await
+    queue(app, caller, Asked { request: key, coalesce_key, validate_only, ..Asked::new(spec) }).await
 }
 
 /// Where an output goes.
@@ -266,7 +279,14 @@ pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1
         job.name.clear();
         return Ok(job);
     }
+    let unshared = NewJob { coalesce_key: None, ..new.clone() };
     let row = match app.catalogue.create_job(new, app.config.queue_limit).await? {
+        // Its end was asked for by another; this one wants the work.
+        Created::Existing(row) if row.cancel_requested && unshared.request.is_none() => {
+            let (Created::New(row) | Created::Existing(row)) =
+                app.catalogue.create_job(unshared, app.config.queue_limit).await?;
+            row
+        }
         Created::New(row) | Created::Existing(row) => row,
     };
     app.job_queued.notify_waiters();
@@ -318,22 +338,6 @@ pub(super) async fn repeated(
         Some(row) => Ok(Some(wire::job(&row, &app.config)?)),
         None => Ok(None),
     }
-}
-
-/// The idempotency key of a request: its id, and a digest of everything else in it. The kind is part of that: requests of
-/// two kinds may be the same bytes.
-pub(super) fn request_key(
-    kind: JobKind,
-    request_id: &str,
-    content: &impl Message,
-) -> Result<Option<RequestKey>> {
-    if request_id.is_empty() {
-        return Ok(None);
-    }
-    let id = Uuid::try_parse(request_id)
-        .map_err(|_| Failure::invalid("request_id", "must be a UUID, or empty"))?;
-    let digest = Sha256::new().chain_update(kind.as_str()).chain_update(content.encode_to_vec());
-    Ok(Some(RequestKey { id, fingerprint: digest.finalize().into() }))
 }
 
 /// A job, as new as this process knows it.

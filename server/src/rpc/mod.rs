@@ -3,6 +3,7 @@
 mod conversions;
 mod copies;
 mod download;
+mod identity;
 mod images;
 mod imports;
 mod inspect;
