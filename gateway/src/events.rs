@@ -46,8 +46,11 @@ pub(crate) async fn watch(
 
     // A browser that has seen the end would connect again and again; only this status makes it stop.
     let nothing_new = |update: &WatchStatusResponse| after_revision > 0 && update.revision <= after_revision;
-    if first.as_ref().is_some_and(nothing_new) && has_ended(&gateway, &headers, name).await? {
-        return Ok(StatusCode::NO_CONTENT.into_response());
+    if first.as_ref().is_some_and(nothing_new) {
+        let job = job(&gateway, &headers, name).await?;
+        if has_seen_end(&job, after_revision) {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
     }
     let draining = draining.map(|Extension(Draining(token))| token).unwrap_or_default();
     Ok(event_stream(Watch { updates, first, draining, place: Place::Begin }))
@@ -65,11 +68,16 @@ fn after_revision(uri: &Uri, headers: &HeaderMap) -> Result<u64, Problem> {
     }
 }
 
-async fn has_ended(gateway: &Gateway, headers: &HeaderMap, name: String) -> Result<bool, Problem> {
+async fn job(gateway: &Gateway, headers: &HeaderMap, name: String) -> Result<Job, Problem> {
     let mut stub = gateway.connection.stub();
     let call = stub.get_job(call::request(headers, GetJobRequest { name }));
     let answer = call::within(gateway.config.limits.call_timeout, call).await?;
-    Ok(answer.job.is_some_and(|job| ended(&job)))
+    Ok(answer.job.unwrap_or_default())
+}
+
+/// Whether the caller has seen how the job ended. It may have ended just now, behind what the caller has seen.
+fn has_seen_end(job: &Job, after_revision: u64) -> bool {
+    ended(job) && job.revision <= after_revision
 }
 
 fn ended(job: &Job) -> bool {
@@ -172,6 +180,14 @@ mod tests {
         assert_eq!(event_text(&heartbeat), ": heartbeat\n\n");
         let seen = WatchStatusResponse { event: WatchEvent::Snapshot.into(), revision: 7, job: None };
         assert!(event_text(&seen).starts_with(':'));
+    }
+
+    #[test]
+    fn an_end_that_came_just_now_was_not_seen() {
+        let job = |state: JobState| Job { state: state.into(), revision: 8, ..Job::default() };
+        assert!(has_seen_end(&job(JobState::Succeeded), 8));
+        assert!(!has_seen_end(&job(JobState::Succeeded), 7));
+        assert!(!has_seen_end(&job(JobState::Running), 8));
     }
 
     #[test]
