@@ -56,6 +56,16 @@ impl Hub {
         }
     }
 
+    /// The worker of this attempt lets the job go, and what it told last may be true no more. Who watches asks the catalogue.
+    pub fn abandon(&self, id: JobId, attempt: u32) {
+        let mut jobs = self.lock();
+        let is_newer =
+            |entry: &Entry| entry.newest.borrow().as_ref().is_some_and(|row| row.attempt > attempt);
+        if jobs.get(&id).is_some_and(|entry| !is_newer(entry)) {
+            jobs.remove(&id);
+        }
+    }
+
     /// The newest state, when the job runs or is watched here.
     pub fn newest(&self, id: JobId) -> Live {
         self.lock().get(&id).and_then(|entry| entry.newest.borrow().clone())

@@ -35,8 +35,12 @@ pub(super) async fn run(app: Arc<App>, mut row: JobRow) {
         // However it ends now, the percentage that was shown stays (design decision 21).
         beat(&app, &mut row, &stop).await;
     }
+    let (id, attempt) = (row.id, row.attempt);
     let end = end(&app, row, &stop, result).await;
     metrics::gauge!("imageops_jobs_running").decrement(1.0);
+    if end.is_none() {
+        app.hub.abandon(id, attempt);
+    }
     if let Some(row) = end {
         let (kind, state) =
             (format!("{:?}", row.spec.kind()).to_lowercase(), format!("{:?}", row.state).to_lowercase());
