@@ -8,7 +8,6 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -18,7 +17,7 @@ use support::http::{get, try_request};
 use support::images::have;
 use support::random::Random;
 use support::status::eventually;
-use support::stores::scrub;
+use support::stores::{damage, scrub};
 use support::upload::upload;
 use support::{Service, wait_for};
 
@@ -143,11 +142,7 @@ async fn rel_14_a_lost_image_raises_an_alert() {
     .await;
     assert_eq!(prometheus.firing(), BTreeSet::new());
 
-    let path = service.data_dir().join("store/blobs").join(&service.blobs()[0]);
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[70_000] ^= 4;
-    fs::write(&path, bytes).unwrap();
+    damage(&service, 70_000);
     let job = scrub(&service, "default").await;
     wait_for(&client, &job.name, JobState::Succeeded).await;
 

@@ -6,12 +6,14 @@ mod support;
 
 use std::fs;
 
+use imageops::v1::JobState;
 use tonic::Code;
 
 use support::http::get;
 use support::status::{assert_status, eventually, reason};
+use support::stores::{damage, scrub};
 use support::upload::{Stream, metadata, name_of, try_upload, upload};
-use support::{Service, fixtures};
+use support::{Service, fixtures, wait_for};
 
 /// The value of a metric, with its labels if it has some. One that was never counted is not there.
 fn metric(service: &Service, name: &str) -> Option<f64> {
@@ -85,4 +87,29 @@ async fn bytes_without_a_row_are_told() {
     })
     .await;
     assert_eq!(service.blobs().len(), 20);
+}
+
+/// The gauge stays as long as the damage does, where the counter tells of one moment.
+#[tokio::test]
+async fn damage_is_told_until_it_has_gone() {
+    const GAUGES: [&str; 2] = ["imageops_copies_damaged", "imageops_images_lost"];
+    let mut service = Service::start();
+    let client = service.client();
+    let told = |service: &Service| GAUGES.map(|name| metric(service, name).unwrap());
+    assert_eq!(told(&service), [0.0, 0.0]);
+    eventually("stores that were probed", || async {
+        (metric(&service, "imageops_writable") == Some(1.0)).then_some(())
+    })
+    .await;
+    let stored = upload(&client, &fixtures::raw("to be damaged")).await;
+    damage(&service, 7);
+    let job = scrub(&service, "default").await;
+    wait_for(&client, &job.name, JobState::Succeeded).await;
+
+    // A start sweeps.
+    service.restart();
+    eventually("a sweep that has seen it", || async { (told(&service) == [1.0, 1.0]).then_some(()) }).await;
+    service.client().delete_image_for_good(&stored.name, "").await.unwrap();
+    service.restart();
+    assert_eq!(told(&service), [0.0, 0.0]);
 }

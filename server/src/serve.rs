@@ -254,7 +254,9 @@ async fn probe(app: Arc<App>, health: HealthReporter) {
         if let Err(failure) = probed {
             tracing::warn!(reason = failure.reason, "the stores were not probed; the next time comes");
         }
-        let status = if app.stores.take_bytes() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let take_bytes = app.stores.take_bytes();
+        metrics::gauge!("imageops_writable").set(f64::from(take_bytes));
+        let status = if take_bytes { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(WRITES, status).await;
         // One that fails calls and no probe is not probed without a pause.
         tokio::select! {

@@ -171,6 +171,9 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()
     orphans.collect(app).await?;
     let (queued, running) = app.catalogue.count_jobs().await?;
     metrics::gauge!("imageops_jobs_queued").set(queued as f64);
+    let damage = app.catalogue.count_damage().await?;
+    metrics::gauge!("imageops_copies_damaged").set(damage.copies as f64);
+    metrics::gauge!("imageops_images_lost").set(damage.images as f64);
     tracing::debug!(queued, running, "swept");
     Ok(())
 }

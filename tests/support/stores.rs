@@ -1,5 +1,7 @@
 //! Stores in the tests: how they are asked for, and what lies in them.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use imageops::v1::stores_client::StoresClient;
@@ -74,6 +76,15 @@ pub async fn copy(client: &Client, image: &str, store: &str) -> Job {
 pub async fn scrub(service: &Service, name: &str) -> Job {
     let answer = stores(service).scrub_store(ScrubStoreRequest { name: name.to_owned() }).await;
     answer.expect("a scrub").into_inner().job.expect("a job")
+}
+
+/// Flips a bit of the first bytes that are stored, at `offset`.
+pub fn damage(service: &Service, offset: usize) {
+    let path = service.data_dir().join("store/blobs").join(&service.blobs()[0]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a blob");
+    let mut bytes = fs::read(&path).expect("a blob");
+    bytes[offset] ^= 4;
+    fs::write(&path, bytes).expect("a blob");
 }
 
 /// Starts a drain.

@@ -12,8 +12,8 @@ use uuid::Uuid;
 #[cfg(doc)]
 use crate::Error;
 use crate::{
-    BlobToVerify, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage, ImageRow,
-    JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica, RequestKey, Result,
+    BlobToVerify, Committed, Conversions, Created, Damage, Heartbeat, ImageChange, ImageFilter, ImagePage,
+    ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica, RequestKey, Result,
     StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
@@ -378,6 +378,9 @@ pub trait Catalogue: Send + Sync + 'static {
         failure: JobFailure,
         now: Micros,
     ) -> Result<Vec<ImageRow>>;
+
+    /// How much of all that is stored is damaged now.
+    async fn count_damage(&self) -> Result<Damage>;
 
     /// The active conversion with this key, when there is one.
     async fn find_conversion(&self, tenant: &Tenant, key: &str) -> Result<Option<ImageRow>>;

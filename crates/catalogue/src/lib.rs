@@ -36,6 +36,6 @@ pub use keys::{KeyProof, KeyRow};
 pub use lists::{Created, Cursor, Page};
 pub use postgres::PostgresCatalogue;
 pub use sqlite::SqliteCatalogue;
-pub use stores::{BlobToVerify, Conversions, StoreChange, StoreRow, StoreUsage};
+pub use stores::{BlobToVerify, Conversions, Damage, StoreChange, StoreRow, StoreUsage};
 pub use uploads::{Committed, UploadPart, UploadRow};
 pub use usage::{Quota, Usage};

@@ -51,6 +51,15 @@ pub struct StoreUsage {
     pub bytes: u64,
 }
 
+/// What is damaged now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Copies that do not have their digest.
+    pub copies: u64,
+    /// Images that have no other copy.
+    pub images: u64,
+}
+
 /// Bytes that a scrub has to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobToVerify {

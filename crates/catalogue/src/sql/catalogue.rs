@@ -14,9 +14,9 @@ use super::{
     stores, trash, uploads, usage,
 };
 use crate::{
-    BlobToVerify, Catalogue, Committed, Conversions, Created, Heartbeat, ImageChange, ImageFilter, ImagePage,
-    ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica, RequestKey, Result,
-    StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
+    BlobToVerify, Catalogue, Committed, Conversions, Created, Damage, Heartbeat, ImageChange, ImageFilter,
+    ImagePage, ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica,
+    RequestKey, Result, StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
@@ -374,6 +374,10 @@ impl Catalogue for Handle {
         now: Micros,
     ) -> Result<Vec<ImageRow>> {
         in_transaction!(self, replicas::mark_damaged, store, blob, failure, now)
+    }
+
+    async fn count_damage(&self) -> Result<Damage> {
+        on_reader!(self, replicas::count_damage)
     }
 
     async fn find_conversion(&self, tenant: &Tenant, key: &str) -> Result<Option<ImageRow>> {

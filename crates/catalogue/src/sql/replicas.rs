@@ -4,8 +4,8 @@ use imageops_model::{ImageEvent, ImageId, ImageState, JobFailure, Micros, Replic
 
 use super::images::{self, select_images};
 use super::{Connection, doomed, image_rows, sharing};
-use crate::rows::{BlobRecord, ImageRecord, write_uuid};
-use crate::{BlobToVerify, Error, ImageRow, Replica, Result};
+use crate::rows::{BlobRecord, ImageRecord, corrupt, write_uuid};
+use crate::{BlobToVerify, Damage, Error, ImageRow, Replica, Result};
 
 const WHAT: &str = "replica";
 
@@ -36,6 +36,11 @@ const VERIFY: &str = "UPDATE image_replicas SET verify_time = $1 WHERE store = $
 
 const SET_STATE: &str =
     "UPDATE image_replicas SET state = $1, update_time = $2 WHERE store = $3 AND blob = $4 AND state = $5";
+
+const COUNT_DAMAGED: &str = "SELECT COUNT(*) FROM image_replicas WHERE state = 'damaged'";
+
+const COUNT_LOST: &str = "SELECT COUNT(DISTINCT image) FROM image_replicas AS damaged WHERE state = 'damaged' \
+     AND NOT EXISTS (SELECT 1 FROM image_replicas AS other WHERE other.image = damaged.image AND other.state = 'ready')";
 
 /// Writes a copy, over what is known of the same store. Bytes that are doomed may be gone at any moment.
 pub(super) async fn put(db: &mut Connection, image: ImageId, replica: &Replica) -> Result<()> {
@@ -237,4 +242,11 @@ fn with_state(
         }
     }
     image
+}
+
+pub(super) async fn count_damage(db: &mut Connection) -> Result<Damage> {
+    let copies: i64 = sqlx::query_scalar(COUNT_DAMAGED).fetch_one(&mut *db).await?;
+    let lost: i64 = sqlx::query_scalar(COUNT_LOST).fetch_one(db).await?;
+    let read = |count: i64| u64::try_from(count).map_err(|_| corrupt("count of damaged copies"));
+    Ok(Damage { copies: read(copies)?, images: read(lost)? })
 }

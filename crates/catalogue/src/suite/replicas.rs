@@ -3,7 +3,7 @@
 use imageops_model::CopySpec;
 
 use super::*;
-use crate::JobOutcome;
+use crate::{Damage, JobOutcome};
 
 const WHAT: &str = "replica";
 
@@ -160,6 +160,9 @@ pub(crate) async fn damaged_bytes_put_images_into_quarantine<D: Database>() {
     let (place, key) = (alone.replicas[0].store, alone.replicas[0].blob.clone());
     let marked = catalogue.mark_damaged(place, &key, failure(), at(4)).await.unwrap();
     assert_eq!(marked.len(), 3);
+    let damage = async || catalogue.count_damage().await.unwrap();
+    // One of the three has another copy.
+    assert_eq!(damage().await, Damage { copies: 3, images: 2 });
     let get = async |id| catalogue.get_image(&tenant(), id).await.unwrap();
     for row in marked {
         assert_eq!(get(row.id).await, row);
@@ -187,8 +190,10 @@ pub(crate) async fn damaged_bytes_put_images_into_quarantine<D: Database>() {
     assert_error!(last, Error::State { what: WHAT });
     catalogue.remove_replica(&tenant(), copied.id, place, None, at(7)).await.unwrap();
     assert_eq!(catalogue.list_blobs_to_verify(place, at(99), 10).await.unwrap(), []);
+    assert_eq!(damage().await, Damage { copies: 2, images: 2 });
     // Someone has put the right bytes back.
     catalogue.mark_verified(place, &key, at(8)).await.unwrap();
+    assert_eq!(damage().await, Damage::default());
     let verified = get(alone.id).await;
     assert_eq!((verified.state, verified.replicas[0].state), (ImageState::Quarantined, ReplicaState::Ready));
     let released = catalogue.release_image(&tenant(), alone.id, at(9)).await.unwrap();
