@@ -71,6 +71,14 @@ async fn sec_54_changes_and_refusals_are_told() {
         request(service.http(), "POST", path, &headers, &[]).status
     };
     let cancel = format!("/v1/{}:cancel", job.name);
+    let part = request(
+        service.http(),
+        "GET",
+        &format!("/v1/{}/content", stored.name),
+        &[("authorization", &bearer), ("range", "bytes=-2000")],
+        &[],
+    );
+    assert_eq!((part.status, part.body.len()), (206, 2000));
     assert_eq!(of_rest(&cancel, &wrong), 401);
     of_rest(&cancel, &bearer);
 
@@ -97,6 +105,8 @@ async fn sec_54_changes_and_refusals_are_told() {
         (&checked["subject"], &checked["result"]),
         (&stored.name.clone().into(), &job.name.clone().into())
     );
+    // One over gRPC, and one for the part.
+    assert_eq!(of("ImageOps/DownloadImage").len(), 2);
     let downloaded = of("ImageOps/DownloadImage")[0];
     assert_eq!(
         (&downloaded["subject"], &downloaded["sha256"]),

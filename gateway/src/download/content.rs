@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tonic::Status;
 
-use super::{Asked, Source, disposition};
+use super::{Asked, Opened, Source, disposition};
 use crate::v1;
 use crate::zip::ZipLayout;
 
@@ -109,8 +109,15 @@ impl Content {
     }
 
     /// A part of it.
-    pub(super) async fn part(&self, source: &Source, range: Range<u64>) -> Result<Body, Status> {
-        let Some(zip) = &self.zip else { return Ok(Body::from_stream(source.bytes(range, true).await?)) };
+    pub(super) async fn part(
+        &self,
+        source: &Source,
+        opened: Opened,
+        range: Range<u64>,
+    ) -> Result<Body, Status> {
+        let Some(zip) = &self.zip else {
+            return Ok(Body::from_stream(source.go_on(opened, range).await?));
+        };
         let parts = zip.parts(&range);
         // Its CRC-32 is known, else there would be no ranges.
         let (header, trailer) = (zip.header().slice(parts.header), zip.trailer(0).slice(parts.trailer));
@@ -119,7 +126,7 @@ impl Content {
         if parts.content.is_empty() {
             return Ok(Body::from_stream(before.chain(behind)));
         }
-        Ok(Body::from_stream(before.chain(source.bytes(parts.content, true).await?).chain(behind)))
+        Ok(Body::from_stream(before.chain(source.go_on(opened, parts.content).await?).chain(behind)))
     }
 
     /// An answer with this much of it.

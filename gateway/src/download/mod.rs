@@ -128,17 +128,19 @@ pub(crate) async fn answer(
     match wanted {
         Wanted::Whole => {
             let all = 0..content.image_bytes;
-            // What is hashed on the way has to come this way, and was opened for the other one.
-            let bytes = if !content.reads_bytes() && whole {
+            let bytes = if content.reads_bytes() {
+                // What is hashed on the way has to come this way, and was opened for the other one.
+                source.bytes(all, false).await?
+            } else if whole {
                 source.bytes_of(opened, all)
             } else {
-                source.bytes(all, !content.reads_bytes()).await?
+                source.go_on(opened, all).await?
             };
             Ok(content.answer(StatusCode::OK, Some(size_bytes), content.whole(bytes)))
         }
         Wanted::Part { offset_bytes, length_bytes } => {
             let end = offset_bytes + length_bytes;
-            let body = content.part(&source, offset_bytes..end).await?;
+            let body = content.part(&source, opened, offset_bytes..end).await?;
             let mut response = content.answer(StatusCode::PARTIAL_CONTENT, Some(length_bytes), body);
             let last = end - 1;
             set(&mut response, header::CONTENT_RANGE, &format!("bytes {offset_bytes}-{last}/{size_bytes}"));
@@ -223,6 +225,14 @@ impl Source {
         let wants_file = may_stand_in && self.passage.is_some();
         let opened = self.open(range.start, Some(range.end - range.start), wants_file).await?;
         Ok(self.bytes_of(opened, range))
+    }
+
+    /// The bytes of a range, behind a download that was opened for the header alone. Where that has a file, it has them all.
+    async fn go_on(&self, opened: Opened, range: Range<u64>) -> Result<ImageBytes, Status> {
+        if opened.file.is_some() {
+            return Ok(self.bytes_of(opened, range));
+        }
+        self.bytes(range, true).await
     }
 
     /// Those of a download that was opened for this range.
