@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// Bytes of a block, whatever the file system's are: `st_blocks` counts in these (stat(2)).
@@ -69,6 +70,20 @@ pub fn staged_bytes(process: u32, directories: &[&Path]) -> u64 {
     let files: BTreeMap<_, _> =
         named.chain(unnamed).map(|file| ((file.dev(), file.ino()), allocated_bytes(&file))).collect();
     files.into_values().sum()
+}
+
+/// The processors that this process may run on: a list like `0-3,6` (proc(5)).
+pub fn processors() -> String {
+    let text = fs::read_to_string("/proc/self/status").expect("a running process");
+    let list = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.expect("a field of the status").trim().to_owned()
+}
+
+/// Has a process, with all of its threads, run on these processors alone: a list as taskset(1) takes it.
+pub fn pin(process: u32, processors: &str) {
+    let mut taskset = Command::new("taskset");
+    let done = taskset.args(["-a", "-c", "-p", processors, &process.to_string()]).output().expect("taskset");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Whether a signal has stopped the process, and all of its threads.
