@@ -113,8 +113,11 @@ async fn an_id_of_other_bytes_is_no_success() {
     assert_eq!(again.image, first.image, "the same bytes again are the same image");
     let mut other = data.clone();
     other[MIB] ^= 1;
-    for other in [&other[..], &data[..MIB]] {
-        let error = client.upload(&mut Cursor::new(other.to_vec()), &options, |_| {}).await.unwrap_err();
+    let unhashed = UploadOptions { chunk_checks_only: true, ..options.clone() };
+    let again = client.upload(&mut Cursor::new(data.clone()), &unhashed, |_| {}).await.unwrap();
+    assert_eq!(again.image, first.image);
+    for (other, options) in [(&other[..], &options), (&data[..MIB], &options), (&other[..], &unhashed)] {
+        let error = client.upload(&mut Cursor::new(other.to_vec()), options, |_| {}).await.unwrap_err();
         let imageops_client::Error::UploadEnded { reason, .. } = error else { panic!("{error}") };
         assert_eq!(reason, "REQUEST_ID_REUSED");
     }
@@ -122,6 +125,11 @@ async fn an_id_of_other_bytes_is_no_success() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_library_goes_on_by_itself_over_many_cuts() {
+    go_on_over_cuts(&UploadOptions::default()).await;
+    go_on_over_cuts(&UploadOptions { chunk_checks_only: true, ..UploadOptions::default() }).await;
+}
+
+async fn go_on_over_cuts(options: &UploadOptions) {
     let service = Service::start();
     let mut random = Random::new("many cuts");
     let data = random.bytes(9 * MIB);
@@ -130,7 +138,7 @@ async fn the_client_library_goes_on_by_itself_over_many_cuts() {
     let mut next_cut = 0;
     let uploaded = proxy
         .client()
-        .upload(&mut Cursor::new(data.clone()), &UploadOptions::default(), |progress| {
+        .upload(&mut Cursor::new(data.clone()), options, |progress| {
             if progress.done_bytes >= next_cut && cuts < 4 {
                 cuts += 1;
                 next_cut = progress.done_bytes + random.below(2 << 20);

@@ -74,6 +74,17 @@ fn uploads(
             server: Some(service.id()),
         },
         Contender {
+            name: "imageops upload --no-verify (gRPC)",
+            shown: format!("imageops upload --no-verify {NAME}"),
+            command: Box::new(|| {
+                let mut command = upload_command(source, &grpc);
+                command.arg("--no-verify");
+                command
+            }),
+            clean: Box::new(|told| remove(service, &name_of(&told))),
+            server: Some(service.id()),
+        },
+        Contender {
             name: "imageops (REST)",
             shown: format!("curl -T {NAME} -X POST …/v1/images"),
             command: Box::new(|| {

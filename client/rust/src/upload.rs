@@ -49,9 +49,12 @@ pub struct UploadOptions {
     pub tags: Vec<String>,
     /// Format that the bytes must turn out to have; unspecified: decided by content.
     pub declared_format: ImageFormat,
-    /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is always sent
-    /// along with the commit.
+    /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is sent along with the
+    /// commit.
     pub expected_digests: Digests,
+    /// Takes no SHA-256 of what is read: chunks have their CRC-32C, the whole its length and the expected digests. Half of the
+    /// processor time of a client is spared.
+    pub chunk_checks_only: bool,
     /// What the bytes are wrapped in; the digests are then those of the archive.
     pub archive: Archive,
     /// The store that the bytes go to, by its display name or `stores/{uuid}`. Empty: the server chooses.
@@ -80,7 +83,7 @@ pub struct Uploaded {
 impl Client {
     /// Uploads all of `source` and commits it.
     ///
-    /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole. When the connection breaks, the upload goes
+    /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole, unless that is left out. When the connection breaks, the upload goes
     /// on at the server's durable offset; it is given up after a bounded number of attempts without progress. A call
     /// that is dropped or fails leaves the upload open at the server, where it can go on until it expires. An image is only
     /// ever one with the bytes of `source`: an id under which others were committed is an error.
@@ -130,6 +133,7 @@ impl Client {
         let id = options.id.unwrap_or_else(Uuid::new_v4);
         let name = format!("uploads/{id}");
         let mut feed = Feed::new(source, size_bytes, progress);
+        feed.digest.is_left_out = options.chunk_checks_only;
         let mut attempts = Attempts::new(self.retry());
         let mut start = if options.id.is_some() { self.find_start(&name).await? } else { Start::New };
         let mut durable_bytes_best = 0;
@@ -145,6 +149,8 @@ impl Client {
                         UploadState::Committed => Some(self.get_image(&upload.image).await?),
                         _ => None,
                     };
+                    // Whoever sent those bytes: they are compared with the source.
+                    feed.digest.is_left_out = false;
                     return feed.verified(options, *upload, image).await;
                 }
             };
@@ -284,6 +290,8 @@ struct Source<'a, R> {
 struct SourceDigest {
     hasher: Sha256,
     hashed_bytes: u64,
+    /// Nothing is hashed while it is.
+    is_left_out: bool,
 }
 
 impl<'a, R, P> Feed<'a, R, P>
@@ -294,7 +302,7 @@ where
     fn new(reader: &'a mut R, size_bytes: u64, progress: P) -> Self {
         Self {
             source: Source { reader, size_bytes },
-            digest: SourceDigest { hasher: Sha256::new(), hashed_bytes: 0 },
+            digest: SourceDigest { hasher: Sha256::new(), hashed_bytes: 0, is_left_out: false },
             progress,
             sent_bytes: 0,
         }
@@ -333,6 +341,7 @@ where
             (self.progress)(TransferProgress { done_bytes: end_bytes, total_bytes: size_bytes });
         }
         let sha256 = match expected.sha256.as_str() {
+            "" if self.digest.is_left_out => String::new(),
             "" => self.digest.sha256(),
             promised => promised.to_owned(),
         };
@@ -347,6 +356,9 @@ where
         let found_bytes = self.source.size_bytes;
         if found_bytes < offset_bytes {
             return Err(Error::SourceChanged { expected_bytes: offset_bytes, found_bytes });
+        }
+        if self.digest.is_left_out {
+            return Ok(());
         }
         self.source.go_to(self.digest.hashed_bytes).await?;
         while self.digest.hashed_bytes < offset_bytes {
@@ -374,7 +386,7 @@ where
         let sha256 = image.digests.as_ref().map(|digests| digests.sha256.as_str()).unwrap_or_default();
         if image.size_bytes == self.source.size_bytes {
             self.hash_up_to(image.size_bytes).await?;
-            if sha256.is_empty() || self.digest.sha256() == sha256 {
+            if sha256.is_empty() || self.digest.is_left_out || self.digest.sha256() == sha256 {
                 return Ok(());
             }
         }
@@ -408,6 +420,9 @@ impl<R: AsyncRead + AsyncSeek + Unpin> Source<'_, R> {
 impl SourceDigest {
     /// CRC-32C of `data`; the digest of the whole grows by what it does not have yet.
     async fn take(&mut self, offset_bytes: u64, data: Bytes) -> Result<u32> {
+        if self.is_left_out {
+            return Ok(digest_chunk(data, None).await?.0);
+        }
         let length_bytes = data.len() as u64;
         // Chunks after a resume need not lie as those before it: only the part behind the digest goes into it.
         let known_bytes = self.hashed_bytes.saturating_sub(offset_bytes).min(length_bytes);
@@ -504,6 +519,20 @@ mod tests {
             assert_eq!(commit.size_bytes, Some(bytes.len() as u64));
             assert_eq!(commit.expected_digests.as_ref().unwrap().sha256, whole);
         }
+    }
+
+    #[tokio::test]
+    async fn without_a_digest_chunks_are_checked_still() {
+        let mut source = Cursor::new(vec![7; CHUNK_SIZE_BYTES + 1]);
+        let mut feed = Feed::new(&mut source, CHUNK_SIZE_BYTES as u64 + 1, |_| {});
+        feed.digest.is_left_out = true;
+        let messages = run(&mut feed, 1, usize::MAX).await;
+        let [_, Message::Chunk(chunk), Message::Commit(commit)] = &messages[..] else {
+            panic!("{messages:?}")
+        };
+        assert_eq!(chunk.crc32c, Some(crc32c::crc32c(&chunk.data)));
+        assert_eq!(commit.size_bytes, Some(CHUNK_SIZE_BYTES as u64 + 1));
+        assert_eq!(commit.expected_digests, Some(Digests::default()));
     }
 
     #[tokio::test]
