@@ -1,6 +1,6 @@
 //! The crash and fault tests of docs/reliability.md: the real server is killed, starved and lied to, and then audited.
 //!
-//! One file for each `rel_` test; what they share stands beside them: [`run`] (scale, seed, figures), [`content`] (the
+//! One file for each `rel_` or `sec_` test; what they share stands beside them: [`run`] (scale, seed, figures), [`content`] (the
 //! bytes of an image to be), [`roads`] (every way in), [`work`] and [`outcome`] (every job, and what must be there
 //! when it has ended), [`ledger`] and [`audit`] (what was acknowledged, and whether it is there), [`history`] and
 //! [`image_model`] (whether one order explains what clients were told). All of it is black box: processes, sockets and the
@@ -54,6 +54,7 @@ mod rel_50;
 mod rel_51;
 mod roads;
 mod run;
+mod sec_37;
 mod simulator;
 mod strace;
 mod work;
