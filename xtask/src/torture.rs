@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// Per cent of the kills, sizes and cases of a full run.
     #[arg(long, default_value_t = 100, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
     scale: u32,
+    /// Runs the programs as they are shipped: sooner done. Continuous integration has those with all assertions.
+    #[arg(long)]
+    release: bool,
     /// Begins chance here, as a failed test has printed it; by default anew.
     #[arg(long)]
     seed: Option<u64>,
@@ -26,11 +29,16 @@ pub(crate) struct Options {
 /// Whether all passed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     debian::install_missing(debian::FOR_TESTS)?;
-    if !build(workspace)? {
+    if !build(workspace, options.release)? {
         return Ok(false);
     }
     let mut tally = Tally::default();
-    let plan = Plan { only: &options.only, scale_percent: options.scale, seed: options.seed };
+    let plan = Plan {
+        only: &options.only,
+        scale_percent: options.scale,
+        seed: options.seed,
+        release: options.release,
+    };
     time(&mut tally, "torture", || torture::run(workspace, &plan));
     tally.print();
     Ok(tally.total().failed == 0)

@@ -22,18 +22,22 @@ pub(crate) struct Plan<'a> {
     pub(crate) scale_percent: u32,
     /// Where chance begins; each test takes its own when there is none.
     pub(crate) seed: Option<u64>,
+    /// Whether the programs are those that are shipped.
+    pub(crate) release: bool,
 }
 
 /// What `cargo xtask test` runs.
-pub(crate) const SMALL: Plan<'static> = Plan { only: &[], scale_percent: 1, seed: None };
+pub(crate) const SMALL: Plan<'static> = Plan { only: &[], scale_percent: 1, seed: None, release: false };
 
 pub(crate) fn run(workspace: &Workspace, plan: &Plan<'_>) -> Result<Counts> {
-    let fail_point_server = build_with_fail_points(workspace)?;
+    let fail_point_server = build_with_fail_points(workspace, plan.release)?;
     let figures = workspace.target.join("torture-figures.md");
     fs::write(&figures, "").with_context(|| format!("cannot write {}", figures.display()))?;
     let mut command = process::command("cargo");
     command
-        .args(["test", "--workspace", "--locked", "--test", "torture", "--"])
+        .args(["test", "--workspace", "--locked", "--test", "torture"])
+        .args(plan.release.then_some("--release"))
+        .arg("--")
         // Together they would take each other's time and disk.
         .args(["--test-threads=1", "--show-output"])
         .args(plan.only)
@@ -52,16 +56,18 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan<'_>) -> Result<Counts> {
 }
 
 /// A second server, beside the first. Both share all that was built for the first but the two crates with fail points.
-fn build_with_fail_points(workspace: &Workspace) -> Result<PathBuf> {
+fn build_with_fail_points(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     let beside = workspace.target.join("fail-points");
     let built = process::command("cargo")
         .args(["build", "--workspace", "--locked", "--features", "imageops-server/fail-points"])
         // With a test, the dependencies have the features that tests want: those that the first was built with.
         .args(["--bin", "imageops-server", "--test", "torture"])
+        .args(release.then_some("--release"))
         .current_dir(&workspace.root)
         .env("CARGO_BUILD_BUILD_DIR", &workspace.target)
         .env("CARGO_TARGET_DIR", &beside)
         .succeeds()?;
     ensure!(built, "the server with fail points does not build");
-    Ok(beside.join("debug/imageops-server"))
+    let profile = if release { "release" } else { "debug" };
+    Ok(beside.join(profile).join("imageops-server"))
 }
