@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use imageops_catalogue::Catalogue;
+use imageops_catalogue::{Catalogue, JobCounts};
 use imageops_model::{JobSpec, JobState, Micros, ScrubSpec, StoreId, StoreState, Tenant, UploadId};
 use imageops_store::{Entry, ImageRoot, Kind, Store};
 use tokio::time::{MissedTickBehavior, interval};
@@ -169,8 +169,9 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()
     }
     start_scrubs(app, time).await?;
     orphans.collect(app).await?;
-    let (queued, running) = app.catalogue.count_jobs().await?;
+    let JobCounts { queued, running, most } = app.catalogue.count_jobs().await?;
     metrics::gauge!("imageops_jobs_queued").set(queued as f64);
+    metrics::gauge!("imageops_jobs_of_one_tenant").set(most as f64);
     let damage = app.catalogue.count_damage().await?;
     metrics::gauge!("imageops_copies_damaged").set(damage.copies as f64);
     metrics::gauge!("imageops_images_lost").set(damage.images as f64);

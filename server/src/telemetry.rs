@@ -67,9 +67,13 @@ fn begin_at_zero() {
     ] {
         metrics::counter!(name).absolute(0);
     }
-    for name in
-        ["imageops_jobs_queued", "imageops_orphans_bytes", "imageops_copies_damaged", "imageops_images_lost"]
-    {
+    for name in [
+        "imageops_jobs_queued",
+        "imageops_jobs_of_one_tenant",
+        "imageops_orphans_bytes",
+        "imageops_copies_damaged",
+        "imageops_images_lost",
+    ] {
         metrics::gauge!(name).set(0.0);
     }
 }
@@ -90,6 +94,10 @@ fn describe() {
     describe_counter!("imageops_panics_total", "panics, each the end of one request or job");
     describe_gauge!("imageops_orphans_bytes", "bytes without a row that the next sweeps remove");
     describe_gauge!("imageops_jobs_running", "jobs that run in this process");
+    describe_gauge!(
+        "imageops_jobs_of_one_tenant",
+        "the most jobs that one tenant has queued or running, at the last sweep"
+    );
     describe_gauge!("imageops_jobs_queued", "jobs that wait for a worker, at the last sweep");
     describe_counter!("imageops_jobs_ended_total", "jobs that ended, by kind and state");
     describe_counter!(

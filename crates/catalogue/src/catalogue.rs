@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::Error;
 use crate::{
     BlobToVerify, Committed, Conversions, Created, Damage, Heartbeat, ImageChange, ImageFilter, ImagePage,
-    ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica, RequestKey, Result,
-    StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
+    ImageRow, JobCounts, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica,
+    RequestKey, Result, StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// The catalogue.
@@ -121,8 +121,8 @@ pub trait Catalogue: Send + Sync + 'static {
     /// crashes.
     async fn free_leases(&self, worker: Uuid, now: Micros) -> Result<u64>;
 
-    /// Number of jobs queued and of jobs running, over all tenants.
-    async fn count_jobs(&self) -> Result<(u64, u64)>;
+    /// Jobs that have not ended, over all tenants.
+    async fn count_jobs(&self) -> Result<JobCounts>;
 
     /// Adds an upload in state open. An id that is known answers its row when all that was asked for is the same, else
     /// [`Error::Conflict`].

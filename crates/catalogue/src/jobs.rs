@@ -48,6 +48,17 @@ impl NewJob {
     }
 }
 
+/// Jobs that have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    /// Wait for a worker.
+    pub queued: u64,
+    /// Run, or wait to be claimed again.
+    pub running: u64,
+    /// Of both, the most that one tenant has.
+    pub most: u64,
+}
+
 /// An idempotency key: the same id with the same fingerprint is the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestKey {

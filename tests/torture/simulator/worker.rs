@@ -88,8 +88,8 @@ async fn claim(life: &Life) -> Result<Option<JobRow>, Trouble> {
                 world.has_changed.set(true);
             } else {
                 // A search that finds nothing may have ended jobs.
-                let (queued, running) = rows.count_jobs().await?;
-                let has_ended = queued + running != world.reference.borrow().live_jobs();
+                let live = rows.count_jobs().await?;
+                let has_ended = live.queued + live.running != world.reference.borrow().live_jobs();
                 world.has_changed.set(has_ended || world.has_changed.get());
             }
             claimed

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     BlobToVerify, Catalogue, Committed, Conversions, Created, Damage, Heartbeat, ImageChange, ImageFilter,
-    ImagePage, ImageRow, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota, Replica,
-    RequestKey, Result, StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
+    ImagePage, ImageRow, JobCounts, JobOutcome, JobRow, KeyProof, KeyRow, Lease, NewJob, Page, Quota,
+    Replica, RequestKey, Result, StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
 /// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
@@ -124,7 +124,7 @@ impl Catalogue for Handle {
         in_transaction!(self, leases::free_leases, worker, now)
     }
 
-    async fn count_jobs(&self) -> Result<(u64, u64)> {
+    async fn count_jobs(&self) -> Result<JobCounts> {
         on_reader!(self, jobs::count)
     }
 

@@ -13,7 +13,7 @@ use crate::lists::{Slice, filter, found};
 use crate::rows::{
     JobRecord, StoredJob, corrupt, read_uuid, write_failure, write_json, write_number, write_uuid,
 };
-use crate::{Created, Error, JobRow, NewJob, Page, RequestKey, Result};
+use crate::{Created, Error, JobCounts, JobRow, NewJob, Page, RequestKey, Result};
 
 pub(super) const WHAT: &str = "job";
 
@@ -55,8 +55,8 @@ const COUNT_ACTIVE_OF: &str =
 /// How many times as many jobs as one tenant all tenants together may have in the queue.
 const QUEUE_TENANTS: u64 = 10;
 
-const COUNT_BY_STATE: &str =
-    "SELECT state, COUNT(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY state";
+const COUNT_BY_TENANT: &str = "SELECT COUNT(*), SUM(CASE state WHEN 'running' THEN 1 ELSE 0 END) FROM jobs \
+     WHERE state IN ('queued', 'running') GROUP BY tenant";
 
 const INSERT: &str = "INSERT INTO jobs (id, tenant, kind, spec, state, progress, failure, revision, attempt, releases, \
      cancel_requested, create_time, update_time, end_time, request_id, request_fingerprint, coalesce_key, alias, image, \
@@ -219,13 +219,17 @@ async fn count_active(db: &mut Connection) -> Result<u64> {
     u64::try_from(active).map_err(|_| corrupt("count of jobs"))
 }
 
-pub(super) async fn count(db: &mut Connection) -> Result<(u64, u64)> {
-    let counts: Vec<(String, i64)> = sqlx::query_as(COUNT_BY_STATE).fetch_all(db).await?;
-    let of = |state: JobState| {
-        let count = counts.iter().find(|(name, _)| name == state.as_str()).map_or(0, |(_, count)| *count);
-        u64::try_from(count).map_err(|_| corrupt("count of jobs"))
-    };
-    Ok((of(JobState::Queued)?, of(JobState::Running)?))
+pub(super) async fn count(db: &mut Connection) -> Result<JobCounts> {
+    let counts: Vec<(i64, i64)> = sqlx::query_as(COUNT_BY_TENANT).fetch_all(db).await?;
+    let read = |count: i64| u64::try_from(count).map_err(|_| corrupt("count of jobs"));
+    let mut all = JobCounts::default();
+    for (own, running) in counts {
+        let (own, running) = (read(own)?, read(running)?);
+        all.queued += own.saturating_sub(running);
+        all.running += running;
+        all.most = all.most.max(own);
+    }
+    Ok(all)
 }
 
 pub(super) async fn find(

@@ -5,7 +5,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::JobOutcome;
+use crate::{JobCounts, JobOutcome};
 
 const ATTEMPTS_MAX: u32 = 2;
 const QUEUE_LIMIT: u64 = 4;
@@ -234,7 +234,8 @@ async fn step(catalogue: &impl Catalogue, model: &mut Model, operation: Operatio
 
 async fn compare(catalogue: &impl Catalogue, model: &mut Model) {
     let count = |state: JobState| model.jobs.iter().filter(|job| job.state == state).count() as u64;
-    let expected = (count(JobState::Queued), count(JobState::Running));
+    let (queued, running) = (count(JobState::Queued), count(JobState::Running));
+    let expected = JobCounts { queued, running, most: queued + running };
     assert_eq!(catalogue.count_jobs().await.unwrap(), expected);
     let usage = catalogue.get_usage(&tenant()).await.unwrap();
     assert_eq!(usage.reserved_bytes, 10 * model.active());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imageops_model::{CompressSpec, CompressionChoice, EstimateSpec, JobKind, Label, Source};
 
 use super::*;
-use crate::{Cursor, JobOutcome, Page};
+use crate::{Cursor, JobCounts, JobOutcome, Page};
 
 pub(crate) async fn a_job_reads_back<D: Database>() {
     let database = D::new();
@@ -20,7 +20,7 @@ pub(crate) async fn a_job_reads_back<D: Database>() {
     assert_eq!((row.start_time, row.end_time, row.lease_time, row.worker), (None, None, None, None));
     assert!(row.revision > 0);
     assert_eq!(catalogue.get_job(&tenant(), asked.id).await.unwrap(), row);
-    assert_eq!(catalogue.count_jobs().await.unwrap(), (1, 0));
+    assert_eq!(catalogue.count_jobs().await.unwrap(), JobCounts { queued: 1, running: 0, most: 1 });
     let again = NewJob { spec: check_spec("another"), ..asked };
     assert_error!(catalogue.create_job(again, 10).await, Error::Conflict { what: "job" });
 }
@@ -34,7 +34,7 @@ pub(crate) async fn a_job_that_failed_at_once_takes_no_place<D: Database>() {
     assert!(
         catalogue.claim_job(worker(), Lane::Work, lease(at(1), at(2)), at(1), 3).await.unwrap().is_none()
     );
-    assert_eq!(catalogue.count_jobs().await.unwrap(), (0, 0));
+    assert_eq!(catalogue.count_jobs().await.unwrap(), JobCounts { queued: 0, running: 0, most: 0 });
 }
 
 pub(crate) async fn the_same_request_is_the_same_job<D: Database>() {
@@ -86,7 +86,7 @@ pub(crate) async fn the_queue_limit_holds_under_concurrency<D: Database>() {
         }
     }
     assert_eq!(made, 10);
-    assert_eq!(handles[0].count_jobs().await.unwrap(), (10, 0));
+    assert_eq!(handles[0].count_jobs().await.unwrap(), JobCounts { queued: 10, running: 0, most: 10 });
     // Running jobs count too; ended ones do not.
     let job = handles[0]
         .claim_job(worker(), Lane::Work, lease(at(100), at(130)), at(100), 3)

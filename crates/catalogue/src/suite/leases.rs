@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imageops_model::{DrainSpec, ScrubSpec};
 
 use super::*;
-use crate::JobOutcome;
+use crate::{JobCounts, JobOutcome};
 
 fn succeeded(image: Option<ImageRow>) -> JobOutcome {
     JobOutcome::Succeeded { result: "{}".to_owned(), image, replica: None }
@@ -33,7 +33,7 @@ pub(crate) async fn the_oldest_job_is_claimed_first<D: Database>() {
     assert!(
         catalogue.claim_job(worker(), Lane::Work, lease(at(9), at(39)), at(9), 3).await.unwrap().is_none()
     );
-    assert_eq!(catalogue.count_jobs().await.unwrap(), (0, 3));
+    assert_eq!(catalogue.count_jobs().await.unwrap(), JobCounts { queued: 0, running: 3, most: 3 });
 }
 
 pub(crate) async fn a_lane_does_not_wait_for_another<D: Database>() {
