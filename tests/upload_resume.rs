@@ -123,6 +123,25 @@ async fn an_id_of_other_bytes_is_no_success() {
     }
 }
 
+/// What somebody else has sent under the id is no beginning of this file.
+#[tokio::test]
+async fn an_upload_of_other_bytes_is_not_completed() {
+    let service = Service::start();
+    let client = service.client();
+    let [one, other] = ["one", "other"].map(|name| Random::new(name).bytes(2 * MIB));
+    for chunk_checks_only in [false, true] {
+        let metadata = metadata(&format!("begun {chunk_checks_only}"));
+        let stream = Stream::begin(&client, &metadata).await;
+        stream.chunks(0, &one[..MIB]).await;
+        stream.close().await.unwrap();
+        let id = name_of(&metadata).trim_start_matches("uploads/").parse().unwrap();
+        let options = UploadOptions { id: Some(id), chunk_checks_only, ..UploadOptions::default() };
+        let refused = client.upload(&mut Cursor::new(other.clone()), &options, |_| {}).await.unwrap_err();
+        assert_eq!(refused.reason(), "DIGEST_MISMATCH", "{refused}");
+    }
+    assert!(client.list_images(Default::default()).await.unwrap().images.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_library_goes_on_by_itself_over_many_cuts() {
     go_on_over_cuts(&UploadOptions::default()).await;

@@ -400,8 +400,8 @@ pub(crate) struct UploadArgs {
     #[arg(long)]
     pub(crate) zip: bool,
 
-    /// Do not take the SHA-256 of the file, which what the server has stored is compared with. Chunks are still checked, each
-    /// by itself (CRC-32C); it spares half of the work on this side.
+    /// Do not take the SHA-256 of the file, which what the server has stored is compared with, as long as the connection
+    /// holds. Chunks are still checked, each by itself (CRC-32C); it spares half of the work on this side.
     #[arg(long)]
     pub(crate) no_verify: bool,
 

@@ -26,6 +26,8 @@ struct Entry {
     newest: watch::Sender<Live>,
     /// Present while a worker of this process runs the job.
     stop: Option<Stop>,
+    /// Whether its end was asked for; its worker hears of that with a heartbeat.
+    is_cancelled: bool,
 }
 
 impl Hub {
@@ -34,6 +36,7 @@ impl Hub {
         let mut jobs = self.lock();
         let entry = jobs.entry(row.id).or_insert_with(Entry::new);
         entry.stop = Some(stop);
+        entry.is_cancelled = row.cancel_requested;
         entry.newest.send_replace(Some(Arc::new(row)));
     }
 
@@ -48,6 +51,12 @@ impl Hub {
         }
         let id = row.id;
         if let Some(entry) = jobs.get(&id) {
+            let mut row = row;
+            row.cancel_requested |= entry.is_cancelled;
+            if !is_final && let Some(newest) = &*entry.newest.borrow() {
+                // The wish to end it may have counted further.
+                row.revision = row.revision.max(newest.revision);
+            }
             entry.newest.send_replace(Some(Arc::new(row)));
             // Watchers keep the channel's last value after the sender is gone.
             if is_final || (entry.stop.is_none() && entry.newest.receiver_count() == 0) {
@@ -71,11 +80,20 @@ impl Hub {
         self.lock().get(&id).and_then(|entry| entry.newest.borrow().clone())
     }
 
-    /// Stops the worker of a job that runs here.
-    pub fn cancel(&self, id: JobId) {
-        if let Some(stop) = self.lock().get(&id).and_then(|entry| entry.stop.as_ref()) {
-            stop.because(crate::worker::StopCause::Cancelled);
-        }
+    /// Stops the worker of a job that runs here, and tells its watchers of the wish; `row` is what the catalogue made of it.
+    pub fn cancel(&self, row: &JobRow) {
+        let mut jobs = self.lock();
+        let Some(entry) = jobs.get_mut(&row.id) else { return };
+        let Some(stop) = &entry.stop else { return };
+        stop.because(crate::worker::StopCause::Cancelled);
+        entry.is_cancelled = true;
+        entry.newest.send_if_modified(|newest| {
+            let Some(live) = newest.as_mut() else { return false };
+            let live = Arc::make_mut(live);
+            live.cancel_requested = true;
+            live.revision = live.revision.max(row.revision);
+            true
+        });
     }
 
     /// Begins to watch a job. Subscribe first, read the catalogue then: nothing falls between.
@@ -92,7 +110,7 @@ impl Hub {
 
 impl Entry {
     fn new() -> Self {
-        Self { newest: watch::channel(None).0, stop: None }
+        Self { newest: watch::channel(None).0, stop: None, is_cancelled: false }
     }
 }
 

@@ -97,7 +97,16 @@ pub async fn mark_damaged(app: &App, store: StoreId, blob: &str) -> Result<Vec<I
             "stored bytes do not have their digest; they are not read any more"
         );
     }
+    tell_damage(app).await?;
     Ok(images)
+}
+
+/// Measures what is damaged now: what alerts last for.
+pub async fn tell_damage(app: &App) -> Result<()> {
+    let damage = app.catalogue.count_damage().await?;
+    metrics::gauge!("imageops_copies_damaged").set(damage.copies as f64);
+    metrics::gauge!("imageops_images_lost").set(damage.images as f64);
+    Ok(())
 }
 
 /// What a reader is told of such bytes.

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::app::{App, blocking};
 use crate::clock::{Calendar, now};
 use crate::failure::Result;
+use crate::replicas;
 use crate::rpc::{start_once, work_key};
 use crate::stores::{Slot, Stores};
 use crate::upload::give_up;
@@ -154,6 +155,8 @@ pub async fn run(app: Arc<App>) {
 }
 
 async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()> {
+    // First: what comes behind it may take long, or end the sweep.
+    replicas::tell_damage(app).await?;
     let jobs =
         app.catalogue.expire_jobs(time.plus_ms(-i64::from(app.config.job_retention_days) * DAY_MS)).await?;
     let uploads = expire_uploads(app, time).await?;
@@ -167,14 +170,16 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()
     if jobs + uploads + images + conversions > 0 {
         tracing::info!(jobs, uploads, images, conversions, "expired");
     }
-    start_scrubs(app, time).await?;
+    if let Err(failure) = start_scrubs(app, time).await {
+        tracing::warn!(
+            reason = failure.reason,
+            "a scrub that is due was not begun; the next sweep tries again"
+        );
+    }
     orphans.collect(app).await?;
     let JobCounts { queued, running, most } = app.catalogue.count_jobs().await?;
     metrics::gauge!("imageops_jobs_queued").set(queued as f64);
     metrics::gauge!("imageops_jobs_of_one_tenant").set(most as f64);
-    let damage = app.catalogue.count_damage().await?;
-    metrics::gauge!("imageops_copies_damaged").set(damage.copies as f64);
-    metrics::gauge!("imageops_images_lost").set(damage.images as f64);
     tracing::debug!(queued, running, "swept");
     Ok(())
 }

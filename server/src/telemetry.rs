@@ -67,13 +67,7 @@ fn begin_at_zero() {
     ] {
         metrics::counter!(name).absolute(0);
     }
-    for name in [
-        "imageops_jobs_queued",
-        "imageops_jobs_of_one_tenant",
-        "imageops_orphans_bytes",
-        "imageops_copies_damaged",
-        "imageops_images_lost",
-    ] {
+    for name in ["imageops_jobs_queued", "imageops_jobs_of_one_tenant", "imageops_orphans_bytes"] {
         metrics::gauge!(name).set(0.0);
     }
 }
@@ -83,11 +77,8 @@ fn describe() {
     describe_gauge!("imageops_jobs_queue_limit", "jobs that one tenant may have queued or running");
     describe_gauge!("imageops_store_free_bytes", "room that the store says it has for new bytes");
     describe_gauge!("imageops_writable", "1 while a store takes new bytes, else 0");
-    describe_gauge!(
-        "imageops_copies_damaged",
-        "stored copies that do not have their digest, at the last sweep"
-    );
-    describe_gauge!("imageops_images_lost", "images that have no sound copy, at the last sweep");
+    describe_gauge!("imageops_copies_damaged", "stored copies that do not have their digest");
+    describe_gauge!("imageops_images_lost", "images that have no sound copy");
     describe_counter!("imageops_lost_total", "images whose last sound copy was found damaged");
     describe_counter!("imageops_scrub_mismatch_total", "stored bytes that did not have their digest");
     describe_counter!("imageops_lease_stolen_total", "jobs that another worker took over from this one");

@@ -1,10 +1,11 @@
 //! The crash and fault tests of docs/reliability.md: the real server is killed, starved and lied to, and then audited.
 //!
-//! One file for each `rel_` or `sec_` test; what they share stands beside them: [`run`] (scale, seed, figures), [`content`] (the
-//! bytes of an image to be), [`roads`] (every way in), [`work`] and [`outcome`] (every job, and what must be there
-//! when it has ended), [`ledger`] and [`audit`] (what was acknowledged, and whether it is there), [`history`] and
-//! [`image_model`] (whether one order explains what clients were told). All of it is black box: processes, sockets and the
-//! files they leave; but for [`simulator`], which runs the state machines and the catalogue with simulated time and disks.
+//! One file for each `rel_` or `sec_` test; what they share stands beside them: [`run`] (scale, seed, figures),
+//! [`content`] (the bytes of an image to be), [`roads`] (every way in), [`work`] and [`outcome`] (every job, and what
+//! must be there when it has ended), [`ledger`] and [`audit`] (what was acknowledged, and whether it is there),
+//! [`history`] and [`image_model`] (whether one order explains what clients were told). All of it is black box:
+//! processes, sockets and the files they leave; but for [`simulator`], which runs the state machines and the catalogue
+//! with simulated time and disks.
 //!
 //! A binary of its own and not part of `cargo test`: its tests are hungry, run one after another, and take a scale.
 //! `cargo xtask torture` runs it in full, `cargo xtask test` at one per cent.

@@ -73,8 +73,13 @@ async fn rel_05_acknowledged_images_outlive_a_loss_of_power() {
     let steps: usize = record.steps.iter().map(Vec::len).sum();
     let mut wanted = record.choose(&mut run, cuts);
     let (mut cut, mut at, mut required, mut resumed) = (0, 0, 0, 0);
+    let mut told = record.told();
     for life in std::mem::take(&mut record.steps) {
         for step in &life {
+            // Of each and every answer, whether a cut is behind it or not.
+            while let Some((_, image)) = told.pop_if(|(moment, _)| *moment < step.time_us) {
+                record.check_durable(&image, at);
+            }
             while wanted.remove(&at) {
                 let leaves = Leaves::ALL[cut % Leaves::ALL.len()];
                 let case = format!("cut {cut} at {at} of {steps} steps, {leaves:?}");
@@ -186,6 +191,26 @@ impl Record {
             }
         }
         self.jobs.extend(done);
+    }
+
+    /// When which image was acknowledged, the last one first.
+    fn told(&self) -> Vec<(Moment, String)> {
+        let image = |upload: &Upload| {
+            let name = self.ledger.entry(upload.index, |entry| entry.acknowledged.clone())?;
+            Some((upload.acknowledged?, name))
+        };
+        let mut told: Vec<_> = self.uploads.iter().filter_map(image).collect();
+        told.sort_by_key(|(moment, _)| std::cmp::Reverse(*moment));
+        told
+    }
+
+    /// The bytes of an image that was acknowledged just now are on the medium.
+    fn check_durable(&self, image: &str, at: usize) {
+        let id = image.trim_start_matches("images/");
+        let blob = self.medium.root().join("data/store/blobs").join(id);
+        if let Some(missing) = self.medium.missing(&blob) {
+            panic!("expected {image}, which was acknowledged before step {at}, on the medium: {missing}");
+        }
     }
 
     /// Where the power fails: most cuts lie close to a flush or right behind an acknowledgement.

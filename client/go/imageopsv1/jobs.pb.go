@@ -1207,7 +1207,7 @@ type CheckRequest struct {
 	// Computes no digest: only the tables are read.
 	SkipDigests bool `protobuf:"varint,3,opt,name=skip_digests,json=skipDigests,proto3" json:"skip_digests,omitempty"`
 	// Idempotency key, a UUID, kept at least 24 hours: the same key with the same request answers the first job, with
-	// another request ALREADY_EXISTS. Empty: while a job of the tenant does the same to the same bytes, that one is answered.
+	// another request ALREADY_EXISTS. Empty: where a job of the tenant does the same already, that one may be answered.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Answers what would be answered, without starting anything; the answered job has no name.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`

@@ -52,8 +52,9 @@ pub struct UploadOptions {
     /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is sent along with the
     /// commit.
     pub expected_digests: Digests,
-    /// Takes no SHA-256 of what is read: chunks have their CRC-32C, the whole its length and the expected digests. Half of the
-    /// processor time of a client is spared.
+    /// Takes no SHA-256 of what is read as long as the upload is new and its connection holds: chunks have their CRC-32C, the
+    /// whole its length and the expected digests. Half of the processor time of a client is spared. What others may have sent
+    /// under the same id is compared with the source all the same.
     pub chunk_checks_only: bool,
     /// What the bytes are wrapped in; the digests are then those of the archive.
     pub archive: Archive,
@@ -83,10 +84,10 @@ pub struct Uploaded {
 impl Client {
     /// Uploads all of `source` and commits it.
     ///
-    /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole, unless that is left out. When the connection breaks, the upload goes
-    /// on at the server's durable offset; it is given up after a bounded number of attempts without progress. A call
-    /// that is dropped or fails leaves the upload open at the server, where it can go on until it expires. An image is only
-    /// ever one with the bytes of `source`: an id under which others were committed is an error.
+    /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole, unless that is left out. When the connection
+    /// breaks, the upload goes on at the server's durable offset; it is given up after a bounded number of attempts without
+    /// progress. A call that is dropped or fails leaves the upload open at the server, where it can go on until it expires. An
+    /// image is only ever one with the bytes of `source`: an id under which others were committed is an error.
     pub async fn upload<R>(
         &self,
         source: &mut R,
@@ -103,7 +104,8 @@ impl Client {
     }
 
     /// Uploads all of `source` as a part of a session, in place of an earlier one with its number, as [`Client::upload`]
-    /// does; [`Client::compose_image`] joins the parts. Of the options only `expected_digests`, `store` and `id` count.
+    /// does; [`Client::compose_image`] joins the parts. Of the options only `expected_digests`, `chunk_checks_only`, `store` and
+    /// `id` count.
     pub async fn upload_part<R>(
         &self,
         source: &mut R,
@@ -133,9 +135,10 @@ impl Client {
         let id = options.id.unwrap_or_else(Uuid::new_v4);
         let name = format!("uploads/{id}");
         let mut feed = Feed::new(source, size_bytes, progress);
-        feed.digest.is_left_out = options.chunk_checks_only;
         let mut attempts = Attempts::new(self.retry());
         let mut start = if options.id.is_some() { self.find_start(&name).await? } else { Start::New };
+        // Only of an upload that one unbroken stream of ours has made is it known whose bytes it has.
+        feed.digest.is_left_out = options.chunk_checks_only && matches!(start, Start::New);
         let mut durable_bytes_best = 0;
         loop {
             let (offset_bytes, first) = match start {
@@ -149,8 +152,6 @@ impl Client {
                         UploadState::Committed => Some(self.get_image(&upload.image).await?),
                         _ => None,
                     };
-                    // Whoever sent those bytes: they are compared with the source.
-                    feed.digest.is_left_out = false;
                     return feed.verified(options, *upload, image).await;
                 }
             };
@@ -171,6 +172,7 @@ impl Client {
                 attempts.pause_after(error).await?;
             }
             start = self.find_start(&name).await?;
+            feed.digest.is_left_out = false;
         }
     }
 

@@ -16,8 +16,10 @@ pub struct NewJob {
     pub spec: JobSpec,
     /// Idempotency key and a digest of the request it came with.
     pub request: Option<RequestKey>,
-    /// While a job of the tenant with the same key lives, this one is not made.
+    /// While a job of the tenant with the same key lives, this one is not made, when it may join that one.
     pub coalesce_key: Option<String>,
+    /// Which jobs with the same key it may join. Others lose their key to it.
+    pub join: Join,
     /// The client's own id of it, unique within the tenant.
     pub alias: Option<String>,
     /// Bytes of the quota that its output may need; they are held until it ends.
@@ -39,6 +41,7 @@ impl NewJob {
             spec,
             request: None,
             coalesce_key: None,
+            join: Join::Any,
             alias: None,
             reserve_bytes: 0,
             failure: None,
@@ -46,6 +49,19 @@ impl NewJob {
             create_time,
         }
     }
+}
+
+/// Which living job with the same key another one may join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Any.
+    Any,
+    /// One that nobody has asked to end.
+    NotCancelled,
+    /// One that has not begun: it reads what is there later than now.
+    NotBegun,
+    /// One behind which the tenant has queued nothing either: what jobs leave is left in their order.
+    Newest,
 }
 
 /// Jobs that have not ended.

@@ -31,7 +31,7 @@ pub use catalogue::Catalogue;
 pub use error::{Error, Result};
 pub use image::{Companion, ImageRow, LastCheck, LastSlim, Replica};
 pub use images::{FactsChange, ImageChange, ImageCursor, ImageFilter, ImageOrder, ImagePage, SortKey};
-pub use jobs::{Heartbeat, JobCounts, JobOutcome, JobRow, Lease, NewJob, RequestKey};
+pub use jobs::{Heartbeat, JobCounts, JobOutcome, JobRow, Join, Lease, NewJob, RequestKey};
 pub use keys::{KeyProof, KeyRow};
 pub use lists::{Created, Cursor, Page};
 pub use postgres::PostgresCatalogue;

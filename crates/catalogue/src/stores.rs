@@ -51,7 +51,7 @@ pub struct StoreUsage {
     pub bytes: u64,
 }
 
-/// What is damaged now.
+/// What is damaged now, what lies in the trash left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Damage {
     /// Copies that do not have their digest.

@@ -64,6 +64,11 @@ pub(crate) fn routes() -> Vec<Route> {
     .collect()
 }
 
+/// On these paths each request has an id of its own, and so a job.
+fn request_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
 /// POST `check`.
 async fn start_check(
     State(gateway): State<Arc<Gateway>>,
@@ -72,7 +77,8 @@ async fn start_check(
 ) -> Result<Response, Refusal> {
     let members = read_object(&gateway, &headers, body).await?;
     let name = text_member(&members, "inputImageName").ok_or(Refusal::text(literals::LACKING_INPUT))?;
-    let request = CheckRequest { source: Some(file(&name)), ..CheckRequest::default() };
+    let request =
+        CheckRequest { source: Some(file(&name)), request_id: request_id(), ..CheckRequest::default() };
     let mut stub = gateway.connection.stub();
     let call = stub.check(call::request(&headers, request));
     let id = match call::within(gateway.config.limits.call_timeout, call).await {
@@ -113,8 +119,12 @@ async fn start_compress(
     let members = read_object(&gateway, &headers, body).await?;
     let input = text_member(&members, "inputImageName").ok_or(Refusal::text(literals::LACKING_INPUT))?;
     let output = text_member(&members, "outputImageName").ok_or(Refusal::text(literals::LACKING_OUTPUT))?;
-    let request =
-        CompressRequest { source: Some(file(&input)), output_file: output, ..CompressRequest::default() };
+    let request = CompressRequest {
+        source: Some(file(&input)),
+        output_file: output,
+        request_id: request_id(),
+        ..CompressRequest::default()
+    };
     let mut stub = gateway.connection.stub();
     let call = stub.compress(call::request(&headers, request));
     let job = match call::within(gateway.config.limits.call_timeout, call).await {

@@ -7,8 +7,7 @@ use imageops_catalogue::{Error, Replica};
 use imageops_model::{CopySpec, JobKind, JobSpec, ReplicaState, StoreId};
 use tonic::Code;
 
-use super::identity::Identity;
-use super::jobs::{Asked, queue, repeated};
+use super::jobs::{Asked, queue, repeated, request_key};
 use super::parse_name;
 use crate::app::App;
 use crate::auth::Caller;
@@ -19,12 +18,11 @@ use crate::{reason, replicas, wire};
 
 /// Queues a copy; while one of the same image into the same store is under way, that one is answered.
 pub(super) async fn copy(app: &Arc<App>, caller: &Caller, request: v1::CopyImageRequest) -> Result<v1::Job> {
-    let identity = Identity::of(
+    let key = request_key(
         JobKind::Copy,
         &request.request_id,
         &v1::CopyImageRequest { request_id: String::new(), ..request.clone() },
     )?;
-    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, false).await? {
         return Ok(job);
     }

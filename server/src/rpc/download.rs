@@ -23,6 +23,8 @@ use crate::{reason, replicas, wire};
 
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 512 << 10;
+/// Holes of fewer bytes, between data, come as the zeros that they are: a message for each costs more.
+const HOLE_BYTES_MIN: u64 = 32 << 10;
 /// Chunks that are read ahead of the network.
 const READ_AHEAD: usize = 2;
 
@@ -127,12 +129,12 @@ fn read_piece(blob: &dyn Blob, at: u64, end: u64, sparse: bool) -> io::Result<(M
     if sparse {
         let data = blob.data_at(at)?.unwrap_or(end..end);
         let data_start = data.start.clamp(at, end);
-        if data_start > at {
+        if data_start - at >= HOLE_BYTES_MIN || data_start == end {
             let hole = v1::Hole { offset_bytes: at, length_bytes: data_start - at };
             return Ok((Message::Hole(hole), data_start));
         }
         if data.end > at {
-            stop = data.end.min(end);
+            stop = end_of_data(blob, data.end.min(end), (at + CHUNK_BYTES as u64).min(end))?;
         }
     }
     let count = CHUNK_BYTES.min(usize::try_from(stop - at).unwrap_or(CHUNK_BYTES));
@@ -140,6 +142,17 @@ fn read_piece(blob: &dyn Blob, at: u64, end: u64, sparse: bool) -> io::Result<(M
     blob.read_exact_at(&mut data, at)?;
     let chunk = v1::Chunk { offset_bytes: at, crc32c: Some(crc32c::crc32c(&data)), data: data.freeze() };
     Ok((Message::Chunk(chunk), at + count as u64))
+}
+
+/// Where the data that end at `stop` go on to, over small holes, up to `limit`.
+fn end_of_data(blob: &dyn Blob, mut stop: u64, limit: u64) -> io::Result<u64> {
+    while stop < limit {
+        match blob.data_at(stop)? {
+            Some(next) if next.start - stop < HOLE_BYTES_MIN => stop = next.end,
+            _ => break,
+        }
+    }
+    Ok(stop.min(limit))
 }
 
 /// Whether the reader is still there.
@@ -160,28 +173,29 @@ mod tests {
 
     use super::*;
 
-    /// One range of data in zeros.
-    #[derive(Debug)]
-    struct Sparse(Range<u64>, u64);
+    /// A length, and the ranges of it that are no zeros.
+    #[derive(Clone, Debug)]
+    struct Sparse(u64, Vec<Range<u64>>);
 
     impl Blob for Sparse {
         fn size_bytes(&self) -> u64 {
-            self.1
+            self.0
         }
 
         fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
             for (index, byte) in buffer.iter_mut().enumerate() {
-                *byte = u8::from(self.0.contains(&(offset + index as u64)));
+                *byte = u8::from(self.1.iter().any(|data| data.contains(&(offset + index as u64))));
             }
             Ok(())
         }
 
         fn allocated_bytes(&self) -> u64 {
-            self.1
+            self.0
         }
 
         fn data_at(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
-            Ok((offset < self.0.end).then(|| offset.max(self.0.start)..self.0.end))
+            let next = self.1.iter().find(|data| offset < data.end);
+            Ok(next.map(|data| offset.max(data.start)..data.end))
         }
 
         fn file(&self) -> Option<&File> {
@@ -189,7 +203,7 @@ mod tests {
         }
 
         fn try_clone(&self) -> io::Result<Box<dyn Blob>> {
-            Ok(Box::new(Self(self.0.clone(), self.1)))
+            Ok(Box::new(self.clone()))
         }
     }
 
@@ -212,13 +226,28 @@ mod tests {
 
     #[test]
     fn holes_are_told_where_they_are_wanted() {
-        let blob = Sparse(1_000..3_000, 10_000);
-        assert_eq!(pieces(&blob, 0..10_000, false), [(0, 10_000, false)]);
-        let all = [(0, 1_000, true), (1_000, 2_000, false), (3_000, 7_000, true)];
-        assert_eq!(pieces(&blob, 0..10_000, true), all);
-        assert_eq!(pieces(&blob, 500..600, true), [(500, 100, true)]);
-        assert_eq!(pieces(&blob, 900..1_100, true), [(900, 100, true), (1_000, 100, false)]);
-        assert_eq!(pieces(&blob, 2_999..3_001, true), [(2_999, 1, false), (3_000, 1, true)]);
-        assert_eq!(pieces(&blob, 10_000..10_000, true), []);
+        const K: u64 = 1 << 10;
+        let blob = Sparse(1_000 * K, vec![100 * K..200 * K, 200 * K..300 * K]);
+        assert_eq!(pieces(&blob, 0..400 * K, false), [(0, 400 * K, false)]);
+        let all = [(0, 100 * K, true), (100 * K, 200 * K, false), (300 * K, 700 * K, true)];
+        assert_eq!(pieces(&blob, 0..1_000 * K, true), all);
+        assert_eq!(pieces(&blob, 50 * K..60 * K, true), [(50 * K, 10 * K, true)]);
+        assert_eq!(pieces(&blob, 299 * K..301 * K, true), [(299 * K, K, false), (300 * K, K, true)]);
+        assert_eq!(pieces(&blob, 1_000 * K..1_000 * K, true), []);
+    }
+
+    #[test]
+    fn small_holes_come_with_the_data_around_them() {
+        const K: u64 = 1 << 10;
+        let blob = Sparse(2_000 * K, (0..100).map(|index| index * 20 * K..(index * 20 + 4) * K).collect());
+        let all = [
+            (0, 512 * K, false),
+            (512 * K, 512 * K, false),
+            (1_024 * K, 512 * K, false),
+            (1_536 * K, (1_984 - 1_536) * K, false),
+            (1_984 * K, 16 * K, true),
+        ];
+        assert_eq!(pieces(&blob, 0..2_000 * K, true), all);
+        assert_eq!(pieces(&blob, 10 * K..30 * K, true), [(10 * K, 20 * K, false)]);
     }
 }

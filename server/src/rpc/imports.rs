@@ -9,8 +9,7 @@ use imageops_model::{ImageState, ImportSpec, JobKind, JobSpec, Label, SourceUrl,
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
-use super::identity::Identity;
-use super::jobs::{Asked, queue, repeated};
+use super::jobs::{Asked, queue, repeated, request_key};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::failure::{Failure, Result};
@@ -29,12 +28,11 @@ pub(super) async fn import(
     caller: &Caller,
     request: v1::ImportImageRequest,
 ) -> Result<v1::Job> {
-    let identity = Identity::of(
+    let key = request_key(
         JobKind::Import,
         &request.request_id,
         &v1::ImportImageRequest { request_id: String::new(), ..request.clone() },
     )?;
-    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }

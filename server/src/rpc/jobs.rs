@@ -1,16 +1,18 @@
 //! Check, Compress, Convert, and what is done with jobs.
 
 use imageops::v1;
-use imageops_catalogue::{Created, Cursor, ImageRow, JobRow, NewJob, RequestKey, UploadRow};
+use imageops_catalogue::{Created, Cursor, ImageRow, JobRow, Join, NewJob, RequestKey, UploadRow};
 use imageops_image::format::Format;
 use imageops_model::{
     CheckSpec, CompressSpec, ConvertSpec, EstimateSpec, ImageId, JobFailure, JobId, JobKind, JobProgress,
     JobSpec, JobState, Label, Source, Tenant,
 };
+use prost::Message;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use uuid::Uuid;
 
-use super::identity::Identity;
+use super::same_work::same_work;
 use super::{pages, parse_name, slim};
 use crate::app::{App, OpenSource, blocking};
 use crate::auth::Caller;
@@ -24,22 +26,20 @@ const SPARE_BYTES: u64 = 1 << 20;
 
 /// Queues a check.
 pub(super) async fn check(app: &App, caller: &Caller, request: v1::CheckRequest) -> Result<v1::Job> {
-    let identity = Identity::of(
+    let key = request_key(
         JobKind::Check,
         &request.request_id,
         &v1::CheckRequest { request_id: String::new(), ..request.clone() },
     )?;
-    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
     let source = wire::read_source(request.source)?;
     let (md5, sha256) = wire::read_digest_choice(&request.digests, request.skip_digests)?;
-    let open = app.open_to_check(&caller.tenant, &source).await?;
-    let coalesce_key = identity.coalesce_key(&open).await?;
+    app.open_to_check(&caller.tenant, &source).await?;
     let spec = JobSpec::Check(CheckSpec { source, md5, sha256 });
     let validate_only = request.validate_only;
-    queue(app, caller, Asked { request: key, coalesce_key, validate_only, ..Asked::new(spec) }).await
+    queue(app, caller, Asked { request: key, validate_only, ..Asked::new(spec) }).await
 }
 
 /// Queues a compression.
@@ -48,12 +48,11 @@ pub(super) async fn compress(
     caller: &Caller,
     request: v1::CompressRequest,
 ) -> Result<v1::Job> {
-    let identity = Identity::of(
+    let key = request_key(
         JobKind::Compress,
         &request.request_id,
         &v1::CompressRequest { request_id: String::new(), ..request.clone() },
     )?;
-    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
@@ -67,7 +66,6 @@ pub(super) async fn compress(
         Err(failure) => return Err(failure),
     };
     let output = place(app, caller, &source, &open, request.output_file, request.output_display_name).await?;
-    let coalesce_key = identity.coalesce_key(&open).await?;
     let (failure, reserve_bytes) = (output.no_room(&open), output.image_bytes());
     let spec = CompressSpec {
         source,
@@ -85,7 +83,6 @@ pub(super) async fn compress(
     }
     let asked = Asked {
         request: key,
-        coalesce_key,
         failure,
         reserve_bytes,
         validate_only: request.validate_only,
@@ -96,12 +93,11 @@ pub(super) async fn compress(
 
 /// Queues a conversion.
 pub(super) async fn convert(app: &Arc<App>, caller: &Caller, request: v1::ConvertRequest) -> Result<v1::Job> {
-    let identity = Identity::of(
+    let key = request_key(
         JobKind::Convert,
         &request.request_id,
         &v1::ConvertRequest { request_id: String::new(), ..request.clone() },
     )?;
-    let key = identity.request_key();
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
@@ -124,14 +120,8 @@ pub(super) async fn convert(app: &Arc<App>, caller: &Caller, request: v1::Conver
         cached: false,
         compression,
     });
-    let asked = Asked {
-        request: key,
-        coalesce_key: identity.coalesce_key(&open).await?,
-        failure,
-        reserve_bytes,
-        validate_only: request.validate_only,
-        ..Asked::new(spec)
-    };
+    let validate_only = request.validate_only;
+    let asked = Asked { request: key, failure, reserve_bytes, validate_only, ..Asked::new(spec) };
     queue(app, caller, asked).await
 }
 
@@ -141,23 +131,21 @@ pub(super) async fn estimate(
     caller: &Caller,
     request: v1::EstimateCompressionRequest,
 ) -> Result<v1::Job> {
-    let identity = Identity::of(
+    let key = request_key(
         JobKind::Estimate,
         &request.request_id,
         &v1::EstimateCompressionRequest { request_id: String::new(), ..request.clone() },
     )?;
-    let key = identity.request_key();
     let request = wire::request_of_estimate(request);
     if let Some(job) = repeated(app, caller, key, request.validate_only).await? {
         return Ok(job);
     }
     let compression = wire::read_compression(&request)?;
     let source = wire::read_source(request.source)?;
-    let open = app.open_source(&caller.tenant, &source).await?;
-    let coalesce_key = identity.coalesce_key(&open).await?;
+    app.open_source(&caller.tenant, &source).await?;
     let spec = JobSpec::Estimate(EstimateSpec { source, compression });
     let validate_only = request.validate_only;
-    queue(app, caller, Asked { request: key, coalesce_key, validate_only, ..Asked::new(spec) }).await
+    queue(app, caller, Asked { request: key, validate_only, ..Asked::new(spec) }).await
 }
 
 /// Where an output goes.
@@ -266,9 +254,16 @@ impl Asked {
 /// Writes the job, or tells what it would be.
 pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1::Job> {
     let Asked { spec, request, coalesce_key, failure, reserve_bytes, upload, validate_only } = asked;
+    let (coalesce_key, join) = match (coalesce_key, request) {
+        (Some(key), _) => (Some(key), Join::Any),
+        // Who gives an id tells requests apart.
+        (None, Some(_)) => (None, Join::Any),
+        (None, None) => same_work(&spec)?.map_or((None, Join::Any), |(key, join)| (Some(key), join)),
+    };
     let new = NewJob {
         request,
         coalesce_key,
+        join,
         failure,
         reserve_bytes,
         upload,
@@ -279,14 +274,7 @@ pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1
         job.name.clear();
         return Ok(job);
     }
-    let unshared = NewJob { coalesce_key: None, ..new.clone() };
     let row = match app.catalogue.create_job(new, app.config.queue_limit).await? {
-        // Its end was asked for by another; this one wants the work.
-        Created::Existing(row) if row.cancel_requested && unshared.request.is_none() => {
-            let (Created::New(row) | Created::Existing(row)) =
-                app.catalogue.create_job(unshared, app.config.queue_limit).await?;
-            row
-        }
         Created::New(row) | Created::Existing(row) => row,
     };
     app.job_queued.notify_waiters();
@@ -340,6 +328,22 @@ pub(super) async fn repeated(
     }
 }
 
+/// The idempotency key of a request: its id, and a digest of everything else in it. The kind is part of that: requests of
+/// two kinds may be the same bytes.
+pub(super) fn request_key(
+    kind: JobKind,
+    request_id: &str,
+    content: &impl Message,
+) -> Result<Option<RequestKey>> {
+    if request_id.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::try_parse(request_id)
+        .map_err(|_| Failure::invalid("request_id", "must be a UUID, or empty"))?;
+    let digest = Sha256::new().chain_update(kind.as_str()).chain_update(content.encode_to_vec());
+    Ok(Some(RequestKey { id, fingerprint: digest.finalize().into() }))
+}
+
 /// A job, as new as this process knows it.
 pub(super) async fn find(app: &App, caller: &Caller, id: JobId) -> Result<JobRow> {
     let row = app.catalogue.get_job(&caller.tenant, id).await?;
@@ -387,7 +391,7 @@ pub(super) async fn cancel(app: &App, caller: &Caller, request: &v1::CancelJobRe
     if row.state.is_final() {
         app.hub.publish(row.clone());
     } else {
-        app.hub.cancel(id);
+        app.hub.cancel(&row);
     }
     wire::job(&row, &app.config)
 }

@@ -3,7 +3,6 @@
 mod conversions;
 mod copies;
 mod download;
-mod identity;
 mod images;
 mod imports;
 mod inspect;
@@ -12,6 +11,7 @@ mod keys;
 mod pages;
 mod quotas;
 mod records;
+mod same_work;
 mod slim;
 mod stores;
 mod uploads;

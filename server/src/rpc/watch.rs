@@ -46,7 +46,8 @@ pub(super) async fn watch(
         seen_revision: request.after_revision,
     };
     // A job that runs here is known without a query: thousands may come back at once.
-    let first = match app.hub.newest(id).filter(|row| row.tenant == caller.tenant) {
+    let is_theirs = |row: &Arc<JobRow>| row.tenant == caller.tenant && row.revision >= request.after_revision;
+    let first = match app.hub.newest(id).filter(is_theirs) {
         Some(row) => JobRow::clone(&row),
         None => jobs::find(app, caller, id).await?,
     };

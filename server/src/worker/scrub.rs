@@ -57,6 +57,7 @@ pub(super) async fn scrub(
             verify(app, spec.store, &blob, row.create_time, (stop, &meter), &mut outcome).await?;
         }
     }
+    replicas::tell_damage(app).await?;
     Ok(JobOutcome::Succeeded { result: result_of(&outcome)?, image: None, replica: None })
 }
 

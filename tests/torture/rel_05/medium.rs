@@ -134,6 +134,33 @@ impl Medium {
         self.flushes.clear();
     }
 
+    /// The directory that it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What of a file that has a name would not outlive a loss of power.
+    pub fn missing(&self, path: &Path) -> Option<String> {
+        // Bytes that came again have the name of those that lay there.
+        let Some(Entry::File(node)) = self.find(path) else { return None };
+        let Some(Entry::Directory(directory)) = self.find(path.parent()?) else { return None };
+        let flushed = self.directories[directory].flushed.get(path.file_name()?);
+        if flushed != Some(&Entry::File(node)) {
+            return Some(format!("its name stands for {flushed:?} there, not for file {node}"));
+        }
+        let file = &self.files[node];
+        let differs = (0..file.seen.len()).find(|&at| file.flushed.get(at) != file.seen.get(at));
+        let differs = differs.or((file.flushed.len() > file.seen.len()).then_some(file.seen.len()));
+        differs.map(|at| {
+            format!(
+                "from byte {at} on file {node} has other bytes; {} of {} are flushed, {} changes are not",
+                file.flushed.len(),
+                file.seen.len(),
+                file.pending.len()
+            )
+        })
+    }
+
     /// Does what a call has done.
     pub fn apply(&mut self, call: &Call) {
         match call {

@@ -13,7 +13,7 @@ use crate::lists::{Slice, filter, found};
 use crate::rows::{
     JobRecord, StoredJob, corrupt, read_uuid, write_failure, write_json, write_number, write_uuid,
 };
-use crate::{Created, Error, JobCounts, JobRow, NewJob, Page, RequestKey, Result};
+use crate::{Created, Error, JobCounts, JobRow, Join, NewJob, Page, RequestKey, Result};
 
 pub(super) const WHAT: &str = "job";
 
@@ -44,6 +44,11 @@ pub(super) const SELECT_COALESCED: &str =
 pub(super) const SELECT_OF_IMAGE: &str = select_jobs!(
     "WHERE tenant = $1 AND image = $2 AND state IN ('queued', 'running') ORDER BY create_time, id"
 );
+
+const SELECT_NEWEST: &str = "SELECT id FROM jobs WHERE tenant = $1 AND state IN ('queued', 'running') \
+     ORDER BY create_time DESC, id DESC LIMIT 1";
+
+const DROP_COALESCE_KEY: &str = "UPDATE jobs SET coalesce_key = NULL WHERE tenant = $1 AND id = $2";
 
 const SELECT_REQUEST: &str = "SELECT id, request_fingerprint FROM jobs WHERE tenant = $1 AND request_id = $2";
 
@@ -99,6 +104,21 @@ pub(super) async fn refuse_surplus(db: &mut Connection, job: &NewJob, queue_limi
     Err(Error::QueueFull)
 }
 
+async fn may_join(db: &mut Connection, join: Join, living: &JobRow) -> Result<bool> {
+    let is_queued = living.state == JobState::Queued;
+    Ok(match join {
+        Join::Any => true,
+        Join::NotCancelled => !living.cancel_requested,
+        Join::NotBegun => is_queued,
+        Join::Newest => is_queued && is_newest(db, living).await?,
+    })
+}
+
+async fn is_newest(db: &mut Connection, living: &JobRow) -> Result<bool> {
+    let newest: String = sqlx::query_scalar(SELECT_NEWEST).bind(living.tenant.as_str()).fetch_one(db).await?;
+    Ok(newest == write_uuid(living.id.0))
+}
+
 async fn is_full(db: &mut Connection, tenant: &Tenant, queue_limit: u64) -> Result<bool> {
     Ok(count_active_of(db, tenant).await? >= queue_limit
         || count_active(db).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
@@ -118,7 +138,14 @@ pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -
     if let Some(key) = &job.coalesce_key
         && let Some(living) = find_one(db, SELECT_COALESCED, &job.tenant, key).await?
     {
-        return Ok(Created::Existing(living));
+        if may_join(db, job.join, &living).await? {
+            return Ok(Created::Existing(living));
+        }
+        sqlx::query(DROP_COALESCE_KEY)
+            .bind(job.tenant.as_str())
+            .bind(write_uuid(living.id.0))
+            .execute(&mut *db)
+            .await?;
     }
     let state = if job.failure.is_some() { JobState::Failed } else { JobState::Queued };
     // A job that failed before it began takes no place in the queue.

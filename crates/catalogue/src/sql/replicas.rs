@@ -37,10 +37,12 @@ const VERIFY: &str = "UPDATE image_replicas SET verify_time = $1 WHERE store = $
 const SET_STATE: &str =
     "UPDATE image_replicas SET state = $1, update_time = $2 WHERE store = $3 AND blob = $4 AND state = $5";
 
-const COUNT_DAMAGED: &str = "SELECT COUNT(*) FROM image_replicas WHERE state = 'damaged'";
+const COUNT_DAMAGED: &str = "SELECT COUNT(*) FROM image_replicas AS damaged JOIN images ON images.id = image \
+     WHERE damaged.state = 'damaged' AND images.state <> 'trashed'";
 
-const COUNT_LOST: &str = "SELECT COUNT(DISTINCT image) FROM image_replicas AS damaged WHERE state = 'damaged' \
-     AND NOT EXISTS (SELECT 1 FROM image_replicas AS other WHERE other.image = damaged.image AND other.state = 'ready')";
+const COUNT_LOST: &str = "SELECT COUNT(DISTINCT image) FROM image_replicas AS damaged JOIN images ON images.id = image \
+     WHERE damaged.state = 'damaged' AND images.state <> 'trashed' AND NOT EXISTS \
+     (SELECT 1 FROM image_replicas AS other WHERE other.image = damaged.image AND other.state = 'ready')";
 
 /// Writes a copy, over what is known of the same store. Bytes that are doomed may be gone at any moment.
 pub(super) async fn put(db: &mut Connection, image: ImageId, replica: &Replica) -> Result<()> {

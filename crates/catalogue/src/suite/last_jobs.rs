@@ -1,7 +1,7 @@
 //! What images know of their jobs, and jobs that are the same.
 
 use super::*;
-use crate::{JobOutcome, LastCheck};
+use crate::{JobOutcome, Join, LastCheck};
 
 fn check_of(image: ImageId) -> NewJob {
     let spec = CheckSpec { source: Source::Image(image), md5: true, sha256: true };
@@ -110,6 +110,46 @@ pub(crate) async fn a_living_job_is_the_same_job<D: Database>() {
     assert_ne!(second.id, first.id);
     catalogue.cancel_job(&tenant(), second.id, at(3)).await.unwrap();
     new_row(catalogue.create_job(keyed(), 10).await.unwrap());
+    assert_sound::<D>(&catalogue).await;
+}
+
+/// A job that may not be joined loses its key to the one that is made.
+pub(crate) async fn which_living_job_is_joined<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let ask = async |key: &str, join, seconds| {
+        let new = NewJob { coalesce_key: Some(key.to_owned()), join, ..new_job(at(seconds)) };
+        match catalogue.create_job(new, 100).await.unwrap() {
+            Created::New(row) | Created::Existing(row) => row.id,
+        }
+    };
+    let claim = async |seconds| {
+        let lease = lease(at(seconds), at(seconds + 30));
+        catalogue.claim_job(worker(), Lane::Work, lease, at(seconds), 3).await.unwrap().unwrap().id
+    };
+    for join in [Join::Any, Join::NotCancelled, Join::NotBegun, Join::Newest] {
+        let key = format!("{join:?}");
+        let first = ask(&key, join, 0).await;
+        assert_eq!(ask(&key, join, 1).await, first, "{key}: one that waits");
+        let between = ask(&format!("{key} between"), join, 2).await;
+        let next = ask(&key, join, 3).await;
+        assert_eq!(next == first, join != Join::Newest, "{key}: one behind which another waits");
+        assert_eq!(ask(&key, join, 4).await, next, "{key}: the newer one has the key");
+        let running = claim(5).await;
+        assert_eq!(running, first);
+        let next = ask(&key, join, 6).await;
+        assert_eq!(next == first, matches!(join, Join::Any | Join::NotCancelled), "{key}: one that runs");
+        catalogue.cancel_job(&tenant(), first, at(7)).await.unwrap();
+        let last = ask(&key, join, 8).await;
+        assert_eq!(last == first, join == Join::Any, "{key}: one that shall end");
+        assert_eq!(ask(&key, join, 9).await, last, "{key}: one job for all who ask after that");
+        catalogue.finish_job(first, 1, JobOutcome::Cancelled, 0, at(10)).await.unwrap();
+        for job in [between, next, last] {
+            // Those that are one are cancelled once.
+            let _ = catalogue.cancel_job(&tenant(), job, at(11)).await;
+        }
+    }
+    assert_eq!(catalogue.count_jobs().await.unwrap(), crate::JobCounts::default());
     assert_sound::<D>(&catalogue).await;
 }
 
