@@ -54,7 +54,9 @@ impl Run {
 
     /// A server with directories of its own, on ports that it finds free again after each kill.
     pub fn service(&mut self, change: impl FnOnce(&mut Setup)) -> Service {
-        let (grpc, http) = (self.port(), self.port());
+        let grpc = self.port();
+        // Nobody listens on the first one yet.
+        let http = std::iter::repeat_with(|| self.port()).find(|port| *port != grpc).expect("another port");
         Service::start_changed(|setup| {
             (setup.grpc_listen, setup.http_listen) = (grpc, http);
             change(setup);
