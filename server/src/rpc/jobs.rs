@@ -16,7 +16,7 @@ use super::same_work::same_work;
 use super::{pages, parse_name, slim};
 use crate::app::{App, OpenSource, blocking};
 use crate::auth::Caller;
-use crate::clock::now;
+use crate::clock::latest;
 use crate::failure::{Failure, Result, no_space};
 use crate::worker::{invalid_output, output_is_source};
 use crate::{reason, wire};
@@ -267,7 +267,7 @@ pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1
         failure,
         reserve_bytes,
         upload,
-        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now())
+        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, latest())
     };
     if validate_only {
         let mut job = wire::job(&unqueued(new), &app.config)?;
@@ -283,8 +283,10 @@ pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1
 
 /// Starts work that is done once however often it is asked for: while a job with this key lives, that is answered.
 pub(crate) async fn start_once(app: &App, tenant: &Tenant, spec: JobSpec, key: String) -> Result<JobRow> {
-    let new =
-        NewJob { coalesce_key: Some(key), ..NewJob::new(JobId(Uuid::new_v4()), tenant.clone(), spec, now()) };
+    let new = NewJob {
+        coalesce_key: Some(key),
+        ..NewJob::new(JobId(Uuid::new_v4()), tenant.clone(), spec, latest())
+    };
     let (Created::New(row) | Created::Existing(row)) =
         app.catalogue.create_job(new, app.config.queue_limit).await?;
     app.job_queued.notify_waiters();
@@ -382,7 +384,7 @@ pub(super) async fn list(
 /// CancelJob.
 pub(super) async fn cancel(app: &App, caller: &Caller, request: &v1::CancelJobRequest) -> Result<v1::Job> {
     let id = parse_name("name", &request.name)?;
-    let row = app.catalogue.cancel_job(&caller.tenant, id, now()).await.map_err(|error| match error {
+    let row = app.catalogue.cancel_job(&caller.tenant, id, latest()).await.map_err(|error| match error {
         imageops_catalogue::Error::State { .. } => {
             Failure::new(tonic::Code::FailedPrecondition, reason::JOB_ENDED, "the job has ended already")
         }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::jobs::{Asked, queue, repeated};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::clock::now;
+use crate::clock::latest;
 use crate::failure::{Failure, Result};
 use crate::{reason, wire};
 
@@ -45,7 +45,7 @@ pub(super) async fn start(
         request,
         coalesce_key: Some(coalesce_key(image.id)),
         reserve_bytes: image.size_bytes,
-        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec.clone(), now())
+        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec.clone(), latest())
     };
     match app.catalogue.create_job(new, app.config.queue_limit).await {
         Err(error @ (Error::QueueFull | Error::QuotaExceeded { .. })) => {
@@ -102,7 +102,7 @@ async fn record(app: &App, caller: &Caller, image: ImageId, spec: JobSpec, failu
     let new = NewJob {
         coalesce_key: Some(coalesce_key(image)),
         failure: Some(failure.clone().into_job_failure()),
-        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, now())
+        ..NewJob::new(JobId(Uuid::new_v4()), caller.tenant.clone(), spec, latest())
     };
     app.catalogue.create_job(new, app.config.queue_limit).await?;
     Ok(())

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::{Stop, StopCause};
 use crate::app::App;
-use crate::clock::now;
+use crate::clock::latest;
 use crate::failure::{Failure, Result};
 use crate::reason;
 
@@ -28,10 +28,14 @@ pub(super) async fn end(app: &App, row: JobRow, stop: &Stop, result: Result<JobO
                 Failure::new(Code::DeadlineExceeded, reason::TIMEOUT, message).into_job_failure(),
             )
         }
-        (Err(_), Some(StopCause::Shutdown)) => return release(app, row).await,
+        (Err(_), Some(StopCause::Shutdown)) => return release(app, row, 1).await,
         (Err(_), Some(StopCause::Fenced)) => {
             tracing::warn!(job = %row.id, attempt = row.attempt, "another worker has taken the job over");
             return None;
+        }
+        // The job had no fault but that the catalogue was away: another attempt begins once it is back.
+        (Err(failure), None) if failure.reason == reason::UNAVAILABLE => {
+            return release(app, row, FINISH_TRIES).await;
         }
         (Err(failure), None) => JobOutcome::Failed(failure.into_job_failure()),
     };
@@ -78,11 +82,11 @@ enum Finish {
 async fn finish(app: &App, row: &JobRow, outcome: JobOutcome) -> Finish {
     let revision = row.revision + 1;
     for attempt in 0..FINISH_TRIES {
-        match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, now()).await {
+        match app.catalogue.finish_job(row.id, row.attempt, outcome.clone(), revision, latest()).await {
             Ok(row) => return Finish::Ended(Box::new(row)),
             Err(Error::Unavailable(cause) | Error::NoSpace(cause)) => {
                 tracing::warn!(job = %row.id, %cause, "the end of the job is not stored yet");
-                sleep(Duration::from_millis(50 << attempt.min(5))).await;
+                pause(attempt).await;
             }
             Err(
                 error @ (Error::QuotaExceeded { .. }
@@ -128,14 +132,27 @@ fn refused(error: Error) -> Failure {
     }
 }
 
-async fn release(app: &App, row: JobRow) -> Option<JobRow> {
-    if let Err(error) = app.catalogue.release_job(row.id, row.attempt, row.revision + 1, now()).await {
-        tracing::warn!(job = %row.id, %error, "the job was not given back; its lease runs out");
-        return None;
+/// Gives a job back to the queue, where another attempt waits for its turn.
+async fn release(app: &App, row: JobRow, tries: u32) -> Option<JobRow> {
+    for attempt in 1.. {
+        match app.catalogue.release_job(row.id, row.attempt, row.revision + 1, latest()).await {
+            Ok(()) => break,
+            Err(Error::Unavailable(_)) if attempt < tries => pause(attempt).await,
+            Err(error) => {
+                tracing::warn!(job = %row.id, %error, "the job was not given back; its lease runs out");
+                return None;
+            }
+        }
     }
     let row =
         JobRow { state: JobState::Queued, revision: row.revision + 1, worker: None, lease_time: None, ..row };
     tracing::info!(job = %row.id, "job given back to the queue");
     app.hub.publish(row);
+    app.job_queued.notify_waiters();
     None
+}
+
+/// Longer from try to try.
+async fn pause(attempt: u32) {
+    sleep(Duration::from_millis(50 << attempt.min(5))).await;
 }

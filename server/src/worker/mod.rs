@@ -40,7 +40,7 @@ pub use scrub::ScrubOutcome;
 pub use stop::{Stop, StopCause};
 
 use crate::app::App;
-use crate::clock::{now, steady};
+use crate::clock::{latest, steady};
 use crate::failure::{Result, stopped};
 
 /// Name of the file with the id that leases are held under.
@@ -115,7 +115,7 @@ async fn next_job(app: &App, lane: Lane) -> Option<imageops_catalogue::JobRow> {
         if app.shutdown.is_cancelled() {
             return None;
         }
-        match app.catalogue.claim_job(app.worker, lane, lease(), now(), app.config.job_attempts).await {
+        match app.catalogue.claim_job(app.worker, lane, lease(), latest(), app.config.job_attempts).await {
             Ok(Some(job)) => return Some(job),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "no job could be claimed"),
