@@ -70,6 +70,9 @@ struct File {
 struct Directory {
     seen: BTreeMap<OsString, Entry>,
     flushed: BTreeMap<OsString, Entry>,
+    /// Flushes that have begun, and the newest one that has ended.
+    begun: u64,
+    ended: u64,
 }
 
 enum Change {
@@ -80,8 +83,8 @@ enum Change {
 enum Flush {
     /// So many changes of a file had been made when the flush began; those that another flush covers meanwhile count down.
     File(Node, usize),
-    /// Names that a directory had when the flush began.
-    Directory(Node, BTreeMap<OsString, Entry>),
+    /// The number of a directory's flush, and the names that it had when that began.
+    Directory(Node, u64, BTreeMap<OsString, Entry>),
     /// Something else.
     Nothing,
 }
@@ -188,7 +191,9 @@ impl Medium {
                 let flush = match self.descriptors.get(fd).map(|opened| self.opened[*opened].entry) {
                     Some(Entry::File(node)) => Flush::File(node, self.files[node].pending.len()),
                     Some(Entry::Directory(node)) => {
-                        Flush::Directory(node, self.directories[node].seen.clone())
+                        let directory = &mut self.directories[node];
+                        directory.begun += 1;
+                        Flush::Directory(node, directory.begun, directory.seen.clone())
                     }
                     None => Flush::Nothing,
                 };
@@ -314,7 +319,13 @@ impl Medium {
                     }
                 }
             }
-            Flush::Directory(node, names) => self.directories[node].flushed = names,
+            Flush::Directory(node, number, names) => {
+                let directory = &mut self.directories[node];
+                // One that began earlier and ends later takes no name away.
+                if number > directory.ended {
+                    (directory.flushed, directory.ended) = (names, number);
+                }
+            }
             Flush::Nothing => {}
         }
     }
@@ -490,4 +501,23 @@ fn what_is_not_flushed_is_lost() {
     }
     fs::write(two, b"keptlost").unwrap();
     medium.check_seen();
+}
+
+#[test]
+fn flushes_of_a_directory_may_overlap() {
+    let root = tempfile::tempdir().unwrap();
+    let mut medium = Medium::of(root.path());
+    let open = |fd, path: &Path| Call::Open { fd, path: path.to_owned(), flags: "O_RDWR|O_CREAT".to_owned() };
+    let path = root.path().join("one");
+    for call in [
+        open(3, root.path()),
+        Call::FlushBegins { thread: 1, fd: 3 },
+        open(4, &path),
+        Call::FlushBegins { thread: 2, fd: 3 },
+        Call::FlushEnds { thread: 2, is_done: true },
+        Call::FlushEnds { thread: 1, is_done: true },
+    ] {
+        medium.apply(&call);
+    }
+    assert_eq!(medium.missing(&path), None);
 }
