@@ -16,6 +16,7 @@ mod leftover;
 mod metrics;
 mod multipart;
 mod openapi;
+mod pace;
 mod problem;
 mod query;
 mod route;

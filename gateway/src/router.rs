@@ -20,6 +20,7 @@ use crate::call::{self, REQUEST_ID};
 use crate::config::{GatewayConfig, Origins};
 use crate::edgegallery::{file_system, ops};
 use crate::metrics::{self, InFlight};
+use crate::pace::pace;
 use crate::problem::Problem;
 use crate::route::Route;
 use crate::spool::Spools;
@@ -55,6 +56,7 @@ pub fn router(connection: Connection, config: GatewayConfig) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::map_request(pace))
         .layer(RequestBodyTimeoutLayer::new(idle))
         .layer(middleware::from_fn_with_state(gateway.clone(), pass))
         .with_state(gateway)
