@@ -14,6 +14,7 @@ use imageops::v1::{
     CompressRequest, ConvertRequest, GetImageRequest, Image, ImageFormat, JobState, ListImagesRequest,
 };
 use imageops_client::Client;
+use uuid::Uuid;
 
 use support::images::{assert_same_content, have, qemu_img};
 use support::jobs::{download, ended, image, write_busy_disk};
@@ -56,7 +57,10 @@ async fn rel_02_conversions_and_companions_end_once() {
             _ => {
                 let format = if round % 2 == 0 { ImageFormat::Raw } else { ImageFormat::Qcow2 };
                 let level = (format == ImageFormat::Qcow2).then_some(9);
-                let request = ConvertRequest { source, format: format.into(), level, ..Default::default() };
+                // Each is work of its own.
+                let request_id = Uuid::new_v4().to_string();
+                let request =
+                    ConvertRequest { source, format: format.into(), level, request_id, ..Default::default() };
                 client.stub().convert(request).await.unwrap().into_inner().job.unwrap()
             }
         };
