@@ -401,7 +401,7 @@ pub(crate) struct UploadArgs {
     pub(crate) zip: bool,
 
     /// Do not take the SHA-256 of the file, which what the server has stored is compared with, as long as the connection
-    /// holds. Chunks are still checked, each by itself (CRC-32C); it spares half of the work on this side.
+    /// holds. Chunks are still checked, each by itself (CRC-32C).
     #[arg(long)]
     pub(crate) no_verify: bool,
 

@@ -97,11 +97,11 @@ pub async fn mark_damaged(app: &App, store: StoreId, blob: &str) -> Result<Vec<I
             "stored bytes do not have their digest; they are not read any more"
         );
     }
-    tell_damage(app).await?;
     Ok(images)
 }
 
-/// Measures what is damaged now: what alerts last for.
+/// Measures what is damaged now: what alerts last for. It reads all that is, so sweeps and scrubs do it, not each reader
+/// that finds damage.
 pub async fn tell_damage(app: &App) -> Result<()> {
     let damage = app.catalogue.count_damage().await?;
     metrics::gauge!("imageops_copies_damaged").set(damage.copies as f64);

@@ -53,8 +53,8 @@ pub struct UploadOptions {
     /// commit.
     pub expected_digests: Digests,
     /// Takes no SHA-256 of what is read as long as the upload is new and its connection holds: chunks have their CRC-32C, the
-    /// whole its length and the expected digests. Half of the processor time of a client is spared. What others may have sent
-    /// under the same id is compared with the source all the same.
+    /// whole its length and the expected digests. What others may have sent under the same id is compared with the source all
+    /// the same.
     pub chunk_checks_only: bool,
     /// What the bytes are wrapped in; the digests are then those of the archive.
     pub archive: Archive,

@@ -57,7 +57,10 @@ pub(super) async fn scrub(
             verify(app, spec.store, &blob, row.create_time, (stop, &meter), &mut outcome).await?;
         }
     }
-    replicas::tell_damage(app).await?;
+    // The next sweep tells it as well: that it could not be told is no fault of the scrub.
+    if let Err(failure) = replicas::tell_damage(app).await {
+        tracing::warn!(reason = failure.reason, "what is damaged was not counted");
+    }
     Ok(JobOutcome::Succeeded { result: result_of(&outcome)?, image: None, replica: None })
 }
 
