@@ -117,7 +117,9 @@ fn malformed(error: serde_json::Error) -> Problem {
 
 /// A body whose client went silent or away.
 fn broken_body() -> Problem {
-    Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_INCOMPLETE", "the body did not come whole")
+    let detail =
+        "the body did not come whole, or came too slowly; send it again, or resume an upload that has an id";
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_INCOMPLETE", detail)
 }
 
 /// A body of a type that is not taken here.
