@@ -8,7 +8,7 @@ use imageops_fetch::Fetcher;
 use imageops_image::format::Format;
 use imageops_image::storage::{FileStorage, Storage};
 use imageops_model::{ImageId, ImageState, ReplicaState, Source, StoreId, Tenant, UploadId};
-use imageops_store::{ImageRoot, Store};
+use imageops_store::ImageRoot;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use crate::auth::Authenticator;
 use crate::ballast::Ballast;
 use crate::blob_storage;
 use crate::config::Config;
+use crate::doomed::Doomed;
 use crate::failure::{Failure, Result};
 use crate::hub::Hub;
 use crate::limits::TenantLimits;
@@ -27,9 +28,6 @@ use crate::stored;
 use crate::stores::{Slot, Stores};
 use crate::upload::Uploads;
 use crate::{reason, replicas};
-
-/// Bytes without a row that one call removes of a store at most.
-const DOOMED_MAX: u32 = 1_000;
 
 /// The parts of a running server.
 pub struct App {
@@ -55,6 +53,8 @@ pub struct App {
     pub tenant_limits: Arc<TenantLimits>,
     /// Uploads whose bytes are under way.
     pub uploads: Uploads,
+    /// Removals of bytes without a row.
+    pub doomed: Doomed,
     /// Room for removals on a full disk.
     pub ballast: Arc<Ballast>,
     /// Rung for all who wait when a job was queued; the dispatchers of the workers wait on it.
@@ -174,30 +174,7 @@ impl App {
 
     /// Removes the bytes that lost their last row. Those of a store that is not there, or does not answer, wait.
     pub async fn remove_doomed(&self) -> Result<()> {
-        for slot in self.stores.all().into_iter().filter(Slot::is_connected) {
-            if let Some(store) = slot.store {
-                self.remove_doomed_of(slot.row.id, &store).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn remove_doomed_of(&self, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
-        for blob in self.catalogue.list_doomed(id, DOOMED_MAX).await? {
-            let (store, key) = (Arc::clone(store), blob.clone());
-            match blocking(move || store.remove(&key)).await? {
-                // No row can name them again, so nobody can have come in between.
-                Ok(()) => self.catalogue.forget_doomed(id, &blob).await?,
-                Err(error) => {
-                    tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
-                    self.stores.report(id, &error);
-                    if error.is_away() {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.doomed.remove(self).await
     }
 }
 

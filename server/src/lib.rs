@@ -12,6 +12,7 @@ mod blob_storage;
 pub mod clock;
 mod compression;
 pub mod config;
+pub mod doomed;
 pub mod exit;
 pub mod failure;
 pub mod hub;

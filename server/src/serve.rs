@@ -34,6 +34,7 @@ use crate::audit::{Sink, record_calls};
 use crate::auth::Authenticator;
 use crate::ballast::Ballast;
 use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
+use crate::doomed::Doomed;
 use crate::exit::{Exit, Fatal};
 use crate::failure::Failure;
 use crate::hub::Hub;
@@ -187,6 +188,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
     }
     Ok(Arc::new(App {
         audit,
+        doomed: Doomed::default(),
         ballast,
         authenticator: Authenticator::new(
             config.auth,

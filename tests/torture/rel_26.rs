@@ -156,14 +156,19 @@ async fn flood(run: &mut Run, connections: &[Client], pause: Duration, period: D
     let mut tick = interval(pause.max(Duration::from_micros(100)));
     // What this machine could not ask for in time it asks for later.
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let (mut asked, mut turn) = (JoinSet::new(), 0);
+    let (mut asked, mut came, mut turn) = (JoinSet::new(), Vec::new(), 0);
     while Instant::now() < end {
         tick.tick().await;
         let client = connections[turn as usize % connections.len()].clone();
         asked.spawn(ask(client, turn, run.random.next()));
         turn += 1;
+        // What goes wrong is told at once: what waits takes memory.
+        while let Some(one) = asked.try_join_next() {
+            came.push(one.expect("a piece of work"));
+        }
     }
-    asked.join_all().await
+    came.extend(asked.join_all().await);
+    came
 }
 
 /// Takes its turn: an image that comes and goes, or a check that is waited for. It is an error for it to take longer than its

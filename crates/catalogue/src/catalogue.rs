@@ -323,7 +323,7 @@ pub trait Catalogue: Send + Sync + 'static {
     async fn list_doomed(&self, store: StoreId, limit: u32) -> Result<Vec<String>>;
 
     /// Forgets doomed bytes, once they are removed.
-    async fn forget_doomed(&self, store: StoreId, blob: &str) -> Result<()>;
+    async fn forget_doomed(&self, store: StoreId, blobs: &[String]) -> Result<()>;
 
     /// Adds a copy of an active image. One in the same store that is not ready is replaced; [`Error::Conflict`] of the
     /// replica when it is ready, and of the blob when these bytes are doomed, or not those of the image `shares` any more,

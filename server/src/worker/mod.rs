@@ -98,8 +98,13 @@ async fn dispatch_lane(app: Arc<App>, lane: Lane, workers: usize) {
         let Some(job) = next_job(&app, lane).await else { break };
         let app = Arc::clone(&app);
         running.spawn(async move {
-            run::run(app, job).await;
+            run::run(Arc::clone(&app), job).await;
+            // The next job need not wait for this.
             drop(slot);
+            // Bytes whose place was taken. What cannot go now goes with a sweep.
+            if let Err(failure) = app.remove_doomed().await {
+                tracing::warn!(reason = failure.reason, "bytes that nobody needs were not removed yet");
+            }
         });
     }
     running.close();

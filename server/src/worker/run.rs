@@ -49,10 +49,6 @@ pub(super) async fn run(app: Arc<App>, mut row: JobRow) {
         metrics::counter!("imageops_jobs_ended_total", "kind" => kind, "state" => state).increment(1);
         app.hub.publish(row.clone());
         record(&app, &row).await;
-        // Bytes whose place was taken. What cannot go now goes with a sweep.
-        if let Err(failure) = app.remove_doomed().await {
-            tracing::warn!(reason = failure.reason, "bytes that nobody needs were not removed yet");
-        }
     }
 }
 

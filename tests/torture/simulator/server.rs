@@ -264,7 +264,7 @@ impl Life {
             self.remove(&blob).await;
             world
                 .change("doomed bytes are forgotten", |rows| async move {
-                    rows.forget_doomed(super::STORE, &blob).await
+                    rows.forget_doomed(super::STORE, &[blob]).await
                 })
                 .await?;
         }

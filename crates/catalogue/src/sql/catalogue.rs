@@ -317,8 +317,11 @@ impl Catalogue for Handle {
         on_reader!(self, doomed::list, store, limit)
     }
 
-    async fn forget_doomed(&self, store: StoreId, blob: &str) -> Result<()> {
-        in_transaction!(self, doomed::forget, store, blob)
+    async fn forget_doomed(&self, store: StoreId, blobs: &[String]) -> Result<()> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        in_transaction!(self, doomed::forget, store, blobs)
     }
 
     async fn add_replica(

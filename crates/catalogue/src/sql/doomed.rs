@@ -4,7 +4,7 @@ use imageops_model::{Micros, StoreId};
 
 use super::Connection;
 use crate::Result;
-use crate::rows::write_uuid;
+use crate::rows::{write_json, write_uuid};
 
 const DOOM: &str = "INSERT INTO doomed_blobs (store, blob, doom_time) SELECT $1, $2, $3 WHERE NOT EXISTS \
      (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = $2) ON CONFLICT (store, blob) DO NOTHING";
@@ -12,7 +12,11 @@ const DOOM: &str = "INSERT INTO doomed_blobs (store, blob, doom_time) SELECT $1,
 pub(super) const SELECT: &str =
     "SELECT blob FROM doomed_blobs WHERE store = $1 ORDER BY doom_time, blob LIMIT $2";
 
-const FORGET: &str = "DELETE FROM doomed_blobs WHERE store = $1 AND blob = $2";
+const FORGET: &str = concat!(
+    "DELETE FROM doomed_blobs WHERE store = $1 AND blob IN (SELECT value FROM ",
+    wanted_words!("$2"),
+    ")"
+);
 
 const FORGET_ALL: &str = "DELETE FROM doomed_blobs WHERE store = $1";
 
@@ -31,8 +35,8 @@ pub(super) async fn list(db: &mut Connection, store: StoreId, limit: u32) -> Res
     Ok(query.fetch_all(db).await?)
 }
 
-pub(super) async fn forget(db: &mut Connection, store: StoreId, blob: &str) -> Result<()> {
-    sqlx::query(FORGET).bind(write_uuid(store.0)).bind(blob).execute(db).await?;
+pub(super) async fn forget(db: &mut Connection, store: StoreId, blobs: &[String]) -> Result<()> {
+    sqlx::query(FORGET).bind(write_uuid(store.0)).bind(write_json(&blobs)?).execute(db).await?;
     Ok(())
 }
 

@@ -84,7 +84,7 @@ pub(crate) async fn bytes_that_went_are_not_shared<D: Database>() {
     }
     let late = shared(&first);
     catalogue.purge_image(&tenant(), first.id, None, true, at(3)).await.unwrap();
-    catalogue.forget_doomed(first.replicas[0].store, blob(&first)).await.unwrap();
+    catalogue.forget_doomed(first.replicas[0].store, &[blob(&first).to_owned()]).await.unwrap();
     let refused = commit_shared(&catalogue, &late, Some(first.id)).await;
     assert_error!(refused, Error::Conflict { what: "blob" });
     assert_sound::<D>(&catalogue).await;
@@ -135,7 +135,7 @@ pub(crate) async fn doomed_bytes_are_never_named_again<D: Database>() {
     let refused = catalogue.commit_upload(upload, named.clone(), None, None, at(4)).await;
     assert_error!(refused, Error::Conflict { what: "blob" });
     // Once they are gone the key may come again.
-    catalogue.forget_doomed(image.replicas[0].store, blob(&image)).await.unwrap();
+    catalogue.forget_doomed(image.replicas[0].store, &[blob(&image).to_owned()]).await.unwrap();
     catalogue.commit_upload(upload, named, None, None, at(5)).await.unwrap();
     let page = crate::ImagePage { order: ImageOrder::Newest, limit: 10, after: None };
     assert_eq!(catalogue.list_images(&tenant(), &Default::default(), page).await.unwrap().len(), 1);

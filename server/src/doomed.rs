@@ -1,0 +1,153 @@
+//! Removes the bytes that lost their last row.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::{self, StreamExt as _};
+use imageops_model::StoreId;
+use imageops_store::Store;
+
+use crate::app::{App, blocking};
+use crate::failure::Result;
+use crate::stores::Slot;
+
+/// Bytes that one pass removes of a store at most.
+const PASS_MAX: u32 = 1_000;
+/// So many are forgotten in one transaction.
+const BATCH_MAX: usize = 100;
+/// So many are removed at a time: a store that is far away answers late.
+const REMOVALS: usize = 8;
+
+/// Removals under way. Many ask at once, each for bytes of its own, and each finds those of all others doomed too: one pass
+/// over a store at a time removes them for everybody.
+#[derive(Default)]
+pub struct Doomed {
+    passes: Mutex<HashMap<StoreId, Arc<Passes>>>,
+}
+
+/// The passes over one store, numbered from 1.
+#[derive(Default)]
+struct Passes {
+    begun: AtomicU64,
+    /// The last one that came through.
+    done: tokio::sync::Mutex<u64>,
+}
+
+impl Doomed {
+    /// Removes the bytes that lost their last row by now, up to a bound. Those of a store that is not there, or does not
+    /// answer, wait for a sweep.
+    pub async fn remove(&self, app: &App) -> Result<()> {
+        for slot in app.stores.all().into_iter().filter(Slot::is_connected) {
+            if let Some(store) = slot.store {
+                self.of(slot.row.id).through(pass(app, slot.row.id, &store)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, store: StoreId) -> Arc<Passes> {
+        Arc::clone(self.passes.lock().unwrap_or_else(PoisonError::into_inner).entry(store).or_default())
+    }
+}
+
+impl Passes {
+    /// Returns when a pass that began after the call has come through: this one, or that of another who waited.
+    async fn through(&self, pass: impl Future<Output = Result<()>>) -> Result<()> {
+        let before = self.begun.load(Ordering::Acquire);
+        let mut done = self.done.lock().await;
+        if *done > before {
+            return Ok(());
+        }
+        let this = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        pass.await?;
+        *done = this;
+        Ok(())
+    }
+}
+
+async fn pass(app: &App, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
+    for batch in app.catalogue.list_doomed(id, PASS_MAX).await?.chunks(BATCH_MAX) {
+        let removals: Vec<_> = batch.iter().map(|blob| remove(Arc::clone(store), blob.clone())).collect();
+        let mut removals = stream::iter(removals).buffer_unordered(REMOVALS);
+        let (mut removed, mut is_away) = (Vec::new(), false);
+        while let Some((blob, result)) = removals.next().await {
+            match result? {
+                Ok(()) => removed.push(blob),
+                Err(error) => {
+                    tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
+                    app.stores.report(id, &error);
+                    is_away |= error.is_away();
+                }
+            }
+        }
+        // No row can name them again, so nobody can have come in between.
+        app.catalogue.forget_doomed(id, &removed).await?;
+        if is_away {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn remove(store: Arc<dyn Store>, blob: String) -> (String, Result<imageops_store::Result<()>>) {
+    let key = blob.clone();
+    (blob, blocking(move || store.remove(&key)).await)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::future::join_all;
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::failure::Failure;
+
+    #[tokio::test]
+    async fn one_pass_serves_all_who_waited() {
+        let (passes, runs) = (Passes::default(), AtomicUsize::new(0));
+        let pass = || async {
+            runs.fetch_add(1, Ordering::Relaxed);
+            yield_now().await;
+            Ok(())
+        };
+        join_all((0..100).map(|_| passes.through(pass()))).await.into_iter().for_each(Result::unwrap);
+        // That of the first one began before the others asked: it may have missed their bytes.
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+        passes.through(pass()).await.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_pass_that_failed_or_was_given_up_serves_nobody() {
+        let (passes, runs) = (Passes::default(), AtomicUsize::new(0));
+        let failing = async {
+            yield_now().await;
+            Err(Failure::internal("no answer"))
+        };
+        let pass = || async {
+            runs.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let (failed, waited) = tokio::join!(passes.through(failing), passes.through(pass()));
+        assert!(failed.is_err());
+        waited.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+        let given_up = async {
+            let endless = passes.through(std::future::pending());
+            tokio::select! { biased; _ = endless => {}, () = yield_now() => {} }
+        };
+        let (waited, ()) = tokio::join!(
+            async {
+                yield_now().await;
+                passes.through(pass()).await
+            },
+            given_up
+        );
+        waited.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+    }
+}
