@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::pace::Pace;
+
 /// How `imageInfo.filename` of the EdgeGallery check answer is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FilenameForm {
@@ -46,6 +48,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a request body may stay silent.
     pub body_idle_timeout: Duration,
+    /// Over how long it is measured whether a request body comes too slowly.
+    pub body_pace_period: Duration,
     /// How long one answer of the server may take, waiting for a job and the bytes of images aside.
     pub call_timeout: Duration,
     /// How long requests may take to end after the shutdown began.
@@ -61,6 +65,7 @@ impl Default for Limits {
             query_bytes_max: 8 << 10,
             header_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(60),
+            body_pace_period: Pace::PERIOD,
             call_timeout: Duration::from_secs(60),
             grace_period: Duration::from_secs(30),
             connections_max: 16_384,

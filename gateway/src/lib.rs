@@ -31,6 +31,7 @@ pub mod zip;
 pub use config::{FileSystemView, FilenameForm, GatewayConfig, Limits, Origins};
 pub use imageops_tls::Door;
 pub use metrics::{describe as describe_metrics, recorder as metrics_recorder};
+pub use pace::{Pace, TooSlow};
 pub use router::router;
 pub use sendfile::{FileWanted, StoredFile};
 pub use serve::{Drained, serve};

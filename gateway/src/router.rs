@@ -42,7 +42,7 @@ pub(crate) struct Gateway {
 
 /// Everything that the gateway serves, over one connection to the server.
 pub fn router(connection: Connection, config: GatewayConfig) -> Router {
-    let idle = config.limits.body_idle_timeout;
+    let (idle, period) = (config.limits.body_idle_timeout, config.limits.body_pace_period);
     let openapi = Bytes::from(openapi::document(&all_routes()).to_string());
     let spools = Spools::new(config.spool_dir.clone());
     let gateway = Arc::new(Gateway { connection, config, openapi, spools, answered: AtomicU64::new(0) });
@@ -56,7 +56,7 @@ pub fn router(connection: Connection, config: GatewayConfig) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::map_request(pace))
+        .layer(middleware::map_request(move |request| pace(request, period)))
         .layer(RequestBodyTimeoutLayer::new(idle))
         .layer(middleware::from_fn_with_state(gateway.clone(), pass))
         .with_state(gateway)

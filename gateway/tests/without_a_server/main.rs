@@ -79,6 +79,29 @@ async fn an_upload_of_nothing_is_refused_before_it_begins() {
     assert!(answer.head.contains("tus-resumable: 1.0.0"), "{}", answer.head);
 }
 
+/// It is never silent for as long as the time-out of silence: what ends the request is that too little comes.
+#[tokio::test]
+async fn sec_37_a_body_that_trickles_is_ended() {
+    let limits = Limits { body_pace_period: Duration::from_secs(1), ..Limits::default() };
+    let gateway = start(GatewayConfig { limits, ..GatewayConfig::default() }).await;
+    let (mut answers, mut client) = TcpStream::connect(gateway.address).await.unwrap().into_split();
+    let head = "POST /v1/checks HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\nContent-Type: application/json\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let trickle = async {
+        // The gateway goes away in the end.
+        while client.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let mut answer = vec![0; 4096];
+    let length = tokio::select! {
+        length = answers.read(&mut answer) => length.unwrap(),
+        () = trickle => panic!("expected an answer"),
+    };
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("BODY_INCOMPLETE"), "{answer}");
+}
+
 #[tokio::test]
 async fn legacy_refusals_have_their_literals() {
     let gateway = start(GatewayConfig::default()).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use imageops::v1;
 use imageops::v1::upload_image_request::Message;
 use imageops_catalogue::{Committed, Cursor, UploadPart, UploadRow};
+use imageops_gateway::Pace;
 use imageops_model::UploadState;
 
 use sha2::{Digest, Sha256};
@@ -19,8 +20,8 @@ use crate::auth::Caller;
 use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::upload::{
-    CommitError, Composed, Grant, Ingest, Pace, Promise, Session, admission, commit, commit_part, compose,
-    give_up, judge_prefix, refuse, store_of, unwatched,
+    CommitError, Composed, Grant, Ingest, Promise, Session, admission, commit, commit_part, compose, give_up,
+    judge_prefix, refuse, store_of, unwatched,
 };
 use crate::{reason, wire};
 
@@ -274,7 +275,9 @@ impl Stream<'_> {
                     let length = chunk.data.len() as u64;
                     self.take_chunk(chunk, ingest, grant).await?;
                     // Behind the chunk: what came of it counts.
-                    pace.came(length, waited)?;
+                    pace.came(length, waited).map_err(|slow| {
+                        Failure::new(Code::DeadlineExceeded, reason::IDLE, slow.to_string())
+                    })?;
                 }
                 Some(Message::Commit(commit)) => {
                     let promise = wire::read_promise(commit.size_bytes, commit.expected_digests.clone())?;

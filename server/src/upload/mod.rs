@@ -27,7 +27,7 @@ pub use compose::{Composed, compose};
 pub use grant::Grant;
 pub use ingest::Ingest;
 pub use session::Session;
-pub use streams::{Pace, StreamSlot, Streams};
+pub use streams::{StreamSlot, Streams};
 pub use verdict::{judge_prefix, judge_storage};
 
 use crate::app::App;

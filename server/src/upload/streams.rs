@@ -1,20 +1,13 @@
-//! How many streams bring bytes at a time, and how slowly one may: places are few, and nobody may sit on them (SEC-37).
+//! How many streams bring bytes at a time: places are few, and one tenant may not have them all (SEC-37).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use imageops_model::Tenant;
-use tonic::Code;
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::limits::refuse;
-use crate::reason;
-
-/// Least that a stream brings, in bytes for each second in which it is waited for, and over how long that is measured. The
-/// slowest links are faster.
-const BYTES_PER_SECOND_MIN: u64 = 4 << 10;
-const MEASURED: Duration = Duration::from_secs(60);
 
 /// When to come back for a place.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -75,37 +68,11 @@ impl Streams {
     }
 }
 
-/// How fast a stream is, while it is waited for: what the server takes to write is not its client's fault.
-#[derive(Debug, Default)]
-pub struct Pace {
-    waited: Duration,
-    bytes: u64,
-}
-
-impl Pace {
-    /// So many bytes came after so long. An error when too few did for too long.
-    pub fn came(&mut self, bytes: u64, waited: Duration) -> Result<()> {
-        self.waited += waited;
-        self.bytes += bytes;
-        if self.waited < MEASURED {
-            return Ok(());
-        }
-        if self.bytes < BYTES_PER_SECOND_MIN * self.waited.as_secs() {
-            let text = format!(
-                "{} bytes came in {} seconds, which is too few to keep a place for; resume on a faster link",
-                self.bytes,
-                self.waited.as_secs()
-            );
-            return Err(Failure::new(Code::DeadlineExceeded, reason::IDLE, text));
-        }
-        *self = Self::default();
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]
@@ -121,18 +88,5 @@ mod tests {
         drop(held);
         assert!(streams.taken().is_empty());
         let _all: Vec<_> = (0..5).map(|_| streams.open(&Tenant::built_in()).unwrap()).collect();
-    }
-
-    #[test]
-    fn a_stream_that_trickles_is_ended_and_a_slow_one_is_not() {
-        let second = Duration::from_secs(1);
-        let mut slow = Pace::default();
-        (0..300).for_each(|_| slow.came(4 << 10, second).unwrap());
-        let mut trickle = Pace::default();
-        (0..59).for_each(|_| trickle.came(1, second).unwrap());
-        assert_eq!(trickle.came(1, second).unwrap_err().reason, reason::IDLE);
-        // Much at once and then a pause is fast.
-        let mut bursts = Pace::default();
-        (0..10).for_each(|_| bursts.came(1 << 20, 59 * second).unwrap());
     }
 }
