@@ -138,6 +138,11 @@ async fn release(app: &App, row: JobRow, tries: u32) -> Option<JobRow> {
         match app.catalogue.release_job(row.id, row.attempt, row.revision + 1, latest()).await {
             Ok(()) => break,
             Err(Error::Unavailable(_)) if attempt < tries => pause(attempt).await,
+            // An earlier try came through whose answer was lost, or another worker has it: it is not lost.
+            Err(Error::Fenced) => {
+                tracing::info!(job = %row.id, attempt = row.attempt, "the job is not this worker's any more");
+                return None;
+            }
             Err(error) => {
                 tracing::warn!(job = %row.id, %error, "the job was not given back; its lease runs out");
                 return None;
