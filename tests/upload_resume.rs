@@ -113,10 +113,10 @@ async fn an_id_of_other_bytes_is_no_success() {
     assert_eq!(again.image, first.image, "the same bytes again are the same image");
     let mut other = data.clone();
     other[MIB] ^= 1;
-    let unhashed = UploadOptions { chunk_checks_only: true, ..options.clone() };
-    let again = client.upload(&mut Cursor::new(data.clone()), &unhashed, |_| {}).await.unwrap();
+    let hashed = UploadOptions { sha256: true, ..options.clone() };
+    let again = client.upload(&mut Cursor::new(data.clone()), &hashed, |_| {}).await.unwrap();
     assert_eq!(again.image, first.image);
-    for (other, options) in [(&other[..], &options), (&data[..MIB], &options), (&other[..], &unhashed)] {
+    for (other, options) in [(&other[..], &options), (&data[..MIB], &options), (&other[..], &hashed)] {
         let error = client.upload(&mut Cursor::new(other.to_vec()), options, |_| {}).await.unwrap_err();
         let imageops_client::Error::UploadEnded { reason, .. } = error else { panic!("{error}") };
         assert_eq!(reason, "REQUEST_ID_REUSED");
@@ -129,13 +129,13 @@ async fn an_upload_of_other_bytes_is_not_completed() {
     let service = Service::start();
     let client = service.client();
     let [one, other] = ["one", "other"].map(|name| Random::new(name).bytes(2 * MIB));
-    for chunk_checks_only in [false, true] {
-        let metadata = metadata(&format!("begun {chunk_checks_only}"));
+    for sha256 in [false, true] {
+        let metadata = metadata(&format!("begun {sha256}"));
         let stream = Stream::begin(&client, &metadata).await;
         stream.chunks(0, &one[..MIB]).await;
         stream.close().await.unwrap();
         let id = name_of(&metadata).trim_start_matches("uploads/").parse().unwrap();
-        let options = UploadOptions { id: Some(id), chunk_checks_only, ..UploadOptions::default() };
+        let options = UploadOptions { id: Some(id), sha256, ..UploadOptions::default() };
         let refused = client.upload(&mut Cursor::new(other.clone()), &options, |_| {}).await.unwrap_err();
         assert_eq!(refused.reason(), "DIGEST_MISMATCH", "{refused}");
     }
@@ -145,7 +145,7 @@ async fn an_upload_of_other_bytes_is_not_completed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_library_goes_on_by_itself_over_many_cuts() {
     go_on_over_cuts(&UploadOptions::default()).await;
-    go_on_over_cuts(&UploadOptions { chunk_checks_only: true, ..UploadOptions::default() }).await;
+    go_on_over_cuts(&UploadOptions { sha256: true, ..UploadOptions::default() }).await;
 }
 
 async fn go_on_over_cuts(options: &UploadOptions) {

@@ -74,11 +74,11 @@ fn uploads(
             server: Some(service.id()),
         },
         Contender {
-            name: "imageops upload --no-verify (gRPC)",
-            shown: format!("imageops upload --no-verify {NAME}"),
+            name: "imageops upload --sha256 (gRPC)",
+            shown: format!("imageops upload --sha256 {NAME}"),
             command: Box::new(|| {
                 let mut command = upload_command(source, &grpc);
-                command.arg("--no-verify");
+                command.arg("--sha256");
                 command
             }),
             clean: Box::new(|told| remove(service, &name_of(&told))),

@@ -400,10 +400,10 @@ pub(crate) struct UploadArgs {
     #[arg(long)]
     pub(crate) zip: bool,
 
-    /// Do not take the SHA-256 of the file, which what the server has stored is compared with, as long as the connection
-    /// holds. Chunks are still checked, each by itself (CRC-32C).
+    /// Compare what the server has stored with the file by SHA-256 instead of CRC-32; takes about as much processor time as
+    /// all else. What goes on after a cut is always compared by SHA-256.
     #[arg(long)]
-    pub(crate) no_verify: bool,
+    pub(crate) sha256: bool,
 
     /// Go on with an upload that was interrupted (uploads/ID).
     #[arg(long, value_name = "UPLOAD")]

@@ -38,7 +38,7 @@ pub(crate) async fn run(global: &Global, arguments: &UploadArgs) -> Result<Exit,
         archive: if arguments.zip { Archive::Zip } else { Archive::Unspecified },
         store: arguments.store.clone(),
         id: Some(id),
-        chunk_checks_only: arguments.no_verify,
+        sha256: arguments.sha256,
         ..UploadOptions::default()
     };
     let bar = Bar::new();

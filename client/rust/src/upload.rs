@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::retry::Attempts;
-use crate::transfer::{TransferProgress, digest_chunk};
+use crate::transfer::{TransferProgress, Whole, digest_chunk};
 
 /// Bytes of a chunk.
 const CHUNK_SIZE_BYTES: usize = 1 << 20;
@@ -49,13 +49,13 @@ pub struct UploadOptions {
     pub tags: Vec<String>,
     /// Format that the bytes must turn out to have; unspecified: decided by content.
     pub declared_format: ImageFormat,
-    /// Digests that the whole must have; empty members are not compared. The SHA-256 of what is read is sent along with the
+    /// Digests that the whole must have; empty members are not compared. A digest of what is read is sent along with the
     /// commit.
     pub expected_digests: Digests,
-    /// Takes no SHA-256 of what is read as long as the upload is new and its connection holds: chunks have their CRC-32C, the
-    /// whole its length and the expected digests. What others may have sent under the same id is compared with the source all
-    /// the same.
-    pub chunk_checks_only: bool,
+    /// Has that be the SHA-256, which costs more than all else that the client does. Without it it is the CRC-32, for faults of
+    /// memory and network, as long as the upload is new and its connection holds: what others may have sent under the same id is
+    /// compared by SHA-256 all the same.
+    pub sha256: bool,
     /// What the bytes are wrapped in; the digests are then those of the archive.
     pub archive: Archive,
     /// The store that the bytes go to, by its display name or `stores/{uuid}`. Empty: the server chooses.
@@ -84,8 +84,8 @@ pub struct Uploaded {
 impl Client {
     /// Uploads all of `source` and commits it.
     ///
-    /// Chunks carry a CRC-32C each and the commit the SHA-256 of the whole, unless that is left out. When the connection
-    /// breaks, the upload goes on at the server's durable offset; it is given up after a bounded number of attempts without
+    /// Chunks carry a CRC-32C each and the commit the CRC-32 or the SHA-256 of the whole: nothing else becomes an image. When the
+    /// connection breaks, the upload goes on at the server's durable offset; it is given up after a bounded number of attempts without
     /// progress. A call that is dropped or fails leaves the upload open at the server, where it can go on until it expires. An
     /// image is only ever one with the bytes of `source`: an id under which others were committed is an error.
     pub async fn upload<R>(
@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// Uploads all of `source` as a part of a session, in place of an earlier one with its number, as [`Client::upload`]
-    /// does; [`Client::compose_image`] joins the parts. Of the options only `expected_digests`, `chunk_checks_only`, `store` and
+    /// does; [`Client::compose_image`] joins the parts. Of the options only `expected_digests`, `sha256`, `store` and
     /// `id` count.
     pub async fn upload_part<R>(
         &self,
@@ -138,7 +138,9 @@ impl Client {
         let mut attempts = Attempts::new(self.retry());
         let mut start = if options.id.is_some() { self.find_start(&name).await? } else { Start::New };
         // Only of an upload that one unbroken stream of ours has made is it known whose bytes it has.
-        feed.digest.is_left_out = options.chunk_checks_only && matches!(start, Start::New);
+        if options.sha256 || !matches!(start, Start::New) {
+            feed.digest.be_sha256();
+        }
         let mut durable_bytes_best = 0;
         loop {
             let (offset_bytes, first) = match start {
@@ -172,7 +174,7 @@ impl Client {
                 attempts.pause_after(error).await?;
             }
             start = self.find_start(&name).await?;
-            feed.digest.is_left_out = false;
+            feed.digest.be_sha256();
         }
     }
 
@@ -288,12 +290,25 @@ struct Source<'a, R> {
     size_bytes: u64,
 }
 
-/// SHA-256 over the first `hashed_bytes` of the source.
+/// A digest of the first `hashed_bytes` of the source.
 struct SourceDigest {
-    hasher: Sha256,
+    hasher: Hasher,
     hashed_bytes: u64,
-    /// Nothing is hashed while it is.
-    is_left_out: bool,
+}
+
+#[derive(Clone)]
+enum Hasher {
+    Crc32(crc32fast::Hasher),
+    Sha256(Sha256),
+}
+
+impl Whole for Hasher {
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Crc32(hasher) => hasher.update(data),
+            Self::Sha256(hasher) => hasher.update(data),
+        }
+    }
 }
 
 impl<'a, R, P> Feed<'a, R, P>
@@ -304,7 +319,7 @@ where
     fn new(reader: &'a mut R, size_bytes: u64, progress: P) -> Self {
         Self {
             source: Source { reader, size_bytes },
-            digest: SourceDigest { hasher: Sha256::new(), hashed_bytes: 0, is_left_out: false },
+            digest: SourceDigest::new(Hasher::Crc32(crc32fast::Hasher::new())),
             progress,
             sent_bytes: 0,
         }
@@ -342,12 +357,12 @@ where
             self.sent_bytes = end_bytes;
             (self.progress)(TransferProgress { done_bytes: end_bytes, total_bytes: size_bytes });
         }
-        let sha256 = match expected.sha256.as_str() {
-            "" if self.digest.is_left_out => String::new(),
-            "" => self.digest.sha256(),
-            promised => promised.to_owned(),
-        };
-        let expected_digests = Some(Digests { sha256, ..expected.clone() });
+        let own = self.digest.finish();
+        let expected_digests = Some(Digests {
+            sha256: if expected.sha256.is_empty() { own.sha256 } else { expected.sha256.clone() },
+            crc32: expected.crc32.or(own.crc32),
+            ..expected.clone()
+        });
         let commit =
             UploadCommit { size_bytes: Some(size_bytes), expected_digests, ..UploadCommit::default() };
         send(&sender, Message::Commit(commit)).await.map(drop)
@@ -358,9 +373,6 @@ where
         let found_bytes = self.source.size_bytes;
         if found_bytes < offset_bytes {
             return Err(Error::SourceChanged { expected_bytes: offset_bytes, found_bytes });
-        }
-        if self.digest.is_left_out {
-            return Ok(());
         }
         self.source.go_to(self.digest.hashed_bytes).await?;
         while self.digest.hashed_bytes < offset_bytes {
@@ -385,10 +397,14 @@ where
 
     /// Compares an image with the source: under the same id another client may have committed other bytes.
     async fn verify(&mut self, image: &Image) -> Result<()> {
-        let sha256 = image.digests.as_ref().map(|digests| digests.sha256.as_str()).unwrap_or_default();
         if image.size_bytes == self.source.size_bytes {
             self.hash_up_to(image.size_bytes).await?;
-            if sha256.is_empty() || self.digest.is_left_out || self.digest.sha256() == sha256 {
+            let (own, stored) = (self.digest.finish(), image.digests.as_ref());
+            let is_other = stored.is_some_and(|stored| {
+                (!own.sha256.is_empty() && !stored.sha256.is_empty() && own.sha256 != stored.sha256)
+                    || (own.crc32.is_some() && stored.crc32.is_some() && own.crc32 != stored.crc32)
+            });
+            if !is_other {
                 return Ok(());
             }
         }
@@ -420,18 +436,26 @@ impl<R: AsyncRead + AsyncSeek + Unpin> Source<'_, R> {
 }
 
 impl SourceDigest {
+    fn new(hasher: Hasher) -> Self {
+        Self { hasher, hashed_bytes: 0 }
+    }
+
+    /// From now on no CRC will do: what was read is read again.
+    fn be_sha256(&mut self) {
+        if let Hasher::Crc32(_) = self.hasher {
+            *self = Self::new(Hasher::Sha256(Sha256::new()));
+        }
+    }
+
     /// CRC-32C of `data`; the digest of the whole grows by what it does not have yet.
     async fn take(&mut self, offset_bytes: u64, data: Bytes) -> Result<u32> {
-        if self.is_left_out {
-            return Ok(digest_chunk(data, None).await?.0);
-        }
         let length_bytes = data.len() as u64;
         // Chunks after a resume need not lie as those before it: only the part behind the digest goes into it.
         let known_bytes = self.hashed_bytes.saturating_sub(offset_bytes).min(length_bytes);
         if known_bytes == 0 {
             return self.grow(data).await;
         }
-        let (crc32c, _) = digest_chunk(data.clone(), None).await?;
+        let (crc32c, _) = digest_chunk(data.clone(), None::<Sha256>).await?;
         if known_bytes < length_bytes {
             self.grow(data.slice(known_bytes as usize..)).await?;
         }
@@ -441,17 +465,20 @@ impl SourceDigest {
     /// Takes all of `data` next; its CRC-32C.
     async fn grow(&mut self, data: Bytes) -> Result<u32> {
         let length_bytes = data.len() as u64;
-        let (crc32c, hasher) = digest_chunk(data, Some(self.hasher.clone())).await?;
-        if let Some(hasher) = hasher {
-            self.hasher = hasher;
-        }
+        let (crc32c, hasher) = digest_chunk(data, self.hasher.clone()).await?;
+        self.hasher = hasher;
         self.hashed_bytes += length_bytes;
         Ok(crc32c)
     }
 
     /// Of the first `hashed_bytes`.
-    fn sha256(&self) -> String {
-        hex::encode(self.hasher.clone().finalize())
+    fn finish(&self) -> Digests {
+        match self.hasher.clone() {
+            Hasher::Crc32(hasher) => Digests { crc32: Some(hasher.finalize()), ..Digests::default() },
+            Hasher::Sha256(hasher) => {
+                Digests { sha256: hex::encode(hasher.finalize()), ..Digests::default() }
+            }
+        }
     }
 }
 
@@ -501,12 +528,21 @@ mod tests {
     #[tokio::test]
     async fn the_digest_is_that_of_the_whole_wherever_the_upload_broke() {
         let bytes: Vec<u8> = (0..3 * CHUNK_SIZE_BYTES + 77).map(|index| ((index * 31) >> 7) as u8).collect();
-        let whole = hex::encode(Sha256::digest(&bytes));
-        for (broken_after, durable_bytes) in
-            [(1, 0), (2, 4096), (3, CHUNK_SIZE_BYTES as u64), (1, bytes.len() as u64)]
-        {
+        let crc32 = Digests { crc32: Some(crc32fast::hash(&bytes)), ..Digests::default() };
+        let sha256 = Digests { sha256: hex::encode(Sha256::digest(&bytes)), ..Digests::default() };
+        for (broken_after, durable_bytes, is_sha256) in [
+            (1, 0, true),
+            (2, 4096, true),
+            (3, CHUNK_SIZE_BYTES as u64, true),
+            (1, bytes.len() as u64, true),
+            (2, 4096, false),
+            (1, 1, false),
+        ] {
             let mut source = Cursor::new(bytes.clone());
             let mut feed = Feed::new(&mut source, bytes.len() as u64, |_| {});
+            if is_sha256 {
+                feed.digest.be_sha256();
+            }
             run(&mut feed, 0, broken_after).await;
             let messages = run(&mut feed, durable_bytes, usize::MAX).await;
             let mut next_bytes = durable_bytes;
@@ -519,22 +555,8 @@ mod tests {
             assert_eq!(next_bytes, bytes.len() as u64);
             let Some(Message::Commit(commit)) = messages.last() else { panic!("no commit") };
             assert_eq!(commit.size_bytes, Some(bytes.len() as u64));
-            assert_eq!(commit.expected_digests.as_ref().unwrap().sha256, whole);
+            assert_eq!(commit.expected_digests.as_ref(), Some(if is_sha256 { &sha256 } else { &crc32 }));
         }
-    }
-
-    #[tokio::test]
-    async fn without_a_digest_chunks_are_checked_still() {
-        let mut source = Cursor::new(vec![7; CHUNK_SIZE_BYTES + 1]);
-        let mut feed = Feed::new(&mut source, CHUNK_SIZE_BYTES as u64 + 1, |_| {});
-        feed.digest.is_left_out = true;
-        let messages = run(&mut feed, 1, usize::MAX).await;
-        let [_, Message::Chunk(chunk), Message::Commit(commit)] = &messages[..] else {
-            panic!("{messages:?}")
-        };
-        assert_eq!(chunk.crc32c, Some(crc32c::crc32c(&chunk.data)));
-        assert_eq!(commit.size_bytes, Some(CHUNK_SIZE_BYTES as u64 + 1));
-        assert_eq!(commit.expected_digests, Some(Digests::default()));
     }
 
     #[tokio::test]
