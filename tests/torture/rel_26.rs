@@ -31,8 +31,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const RECOVERY_MAX: Duration = Duration::from_secs(10);
 /// Work that is taken in a row when everything is well.
 const IN_A_ROW: u64 = 20;
-/// In per cent of the capacity. The contract has 80, which is told: other programs take their part of the machine.
-const GOODPUT_PERCENT_MIN: u128 = 20;
+/// Of the contract, in per cent of the capacity; and of a short run, which measures the capacity in a second or two, beside
+/// whatever else the machine does.
+const GOODPUT_PERCENT_MIN: u128 = 80;
+const GOODPUT_PERCENT_MIN_SHORT: u128 = 40;
 
 /// What came of a piece of work that was asked for.
 enum Came {
@@ -72,10 +74,8 @@ async fn rel_26_more_than_it_can_do_is_refused_at_once() {
     assert!(recovered <= RECOVERY_MAX, "expected to be well within {RECOVERY_MAX:?}, not {recovered:?}");
     assert!(!refused.is_empty(), "expected more work than the server takes");
     let goodput = done.len() as u128 * each.as_micros() * 100 / seconds.as_micros();
-    assert!(
-        goodput >= GOODPUT_PERCENT_MIN,
-        "expected {GOODPUT_PERCENT_MIN} % of the capacity to be used, not {goodput} %"
-    );
+    let least = if run.is_full() { GOODPUT_PERCENT_MIN } else { GOODPUT_PERCENT_MIN_SHORT };
+    assert!(goodput >= least, "expected {least} % of the capacity to be used, not {goodput} %");
     check_left(&service).await;
     run.finish(&format!(
         "capacity {:.1} a second; {} s of {TIMES} times as much: {} done, 99 % within {} ms, which is {goodput} % of the \

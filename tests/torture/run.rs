@@ -42,6 +42,11 @@ impl Run {
         (full * self.scale_percent).div_ceil(100).max(least)
     }
 
+    /// Whether all of it is done.
+    pub fn is_full(&self) -> bool {
+        self.scale_percent == 100
+    }
+
     /// Where chance begins.
     pub fn seed(&self) -> u64 {
         self.seed
