@@ -115,6 +115,33 @@ async fn images_come_into_a_bucket_and_go_without_a_trace() {
     is_empty(&service, &bucket).await;
 }
 
+/// rel_28: an object that is removed is gone for who reads it too; a file is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn rel_28_who_began_to_read_from_a_bucket_finishes() {
+    let Some((service, bucket)) = start() else { return };
+    let client = service.client();
+    let bytes = disk(&service, 3 * LONG_BYTES);
+    let made = upload(&client, &bytes).await;
+    let request = DownloadImageRequest { image: made.name.clone(), ..DownloadImageRequest::default() };
+    let mut messages = client.stub().download_image(request.clone()).await.unwrap().into_inner();
+    let mut read = Vec::new();
+    messages.message().await.unwrap().unwrap();
+    client.delete_image_for_good(&made.name, "").await.unwrap();
+    let refused = client.stub().download_image(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound, "nobody else begins: {refused}");
+    assert_eq!(bucket.blobs().len(), 1, "expected the bytes to stay for their reader");
+    while let Some(message) = messages.message().await.unwrap() {
+        if let Some(Message::Chunk(chunk)) = message.message {
+            let hole = usize::try_from(chunk.offset_bytes).unwrap() - read.len();
+            read.extend(std::iter::repeat_n(0, hole));
+            read.extend_from_slice(&chunk.data);
+        }
+    }
+    assert!(read == bytes, "expected the old bytes");
+    drop(messages);
+    is_empty(&service, &bucket).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_read_from_a_bucket_and_write_into_it() {
     let Some((service, bucket)) = start() else { return };

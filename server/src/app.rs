@@ -24,6 +24,7 @@ use crate::doomed::Doomed;
 use crate::failure::{Failure, Result};
 use crate::hub::Hub;
 use crate::limits::TenantLimits;
+use crate::readers::Readers;
 use crate::stored;
 use crate::stores::{Slot, Stores};
 use crate::upload::Uploads;
@@ -55,6 +56,8 @@ pub struct App {
     pub uploads: Uploads,
     /// Removals of bytes without a row.
     pub doomed: Doomed,
+    /// Who reads from buckets.
+    pub readers: Arc<Readers>,
     /// Room for removals on a full disk.
     pub ballast: Arc<Ballast>,
     /// Rung for all who wait when a job was queued; the dispatchers of the workers wait on it.

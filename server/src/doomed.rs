@@ -68,12 +68,13 @@ impl Passes {
 
 async fn pass(app: &App, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
     for batch in app.catalogue.list_doomed(id, PASS_MAX).await?.chunks(BATCH_MAX) {
-        let removals: Vec<_> = batch.iter().map(|blob| remove(Arc::clone(store), blob.clone())).collect();
+        let removals: Vec<_> = batch.iter().map(|blob| remove(app, id, store, blob.clone())).collect();
         let mut removals = stream::iter(removals).buffer_unordered(REMOVALS);
         let (mut removed, mut is_away) = (Vec::new(), false);
         while let Some((blob, result)) = removals.next().await {
             match result? {
-                Ok(()) => removed.push(blob),
+                Ok(true) => removed.push(blob),
+                Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
                     app.stores.report(id, &error);
@@ -90,9 +91,19 @@ async fn pass(app: &App, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
     Ok(())
 }
 
-async fn remove(store: Arc<dyn Store>, blob: String) -> (String, Result<imageops_store::Result<()>>) {
-    let key = blob.clone();
-    (blob, blocking(move || store.remove(&key)).await)
+/// Removes bytes, unless they are being read: a pass comes when they are not.
+fn remove(
+    app: &App,
+    id: StoreId,
+    store: &Arc<dyn Store>,
+    blob: String,
+) -> impl Future<Output = (String, Result<imageops_store::Result<bool>>)> + use<> {
+    let (readers, store, key) = (Arc::clone(&app.readers), Arc::clone(store), blob.clone());
+    let work = move || match readers.remove(id, &key) {
+        Some(_removal) => store.remove(&key).map(|()| true),
+        None => Ok(false),
+    };
+    async move { (blob, blocking(work).await) }
 }
 
 #[cfg(test)]

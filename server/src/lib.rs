@@ -20,6 +20,7 @@ pub mod import;
 pub mod keys;
 pub mod limits;
 mod listen;
+pub mod readers;
 mod reading;
 pub mod reason;
 pub mod replicas;

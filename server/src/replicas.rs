@@ -4,12 +4,13 @@ use std::vec::IntoIter;
 
 use imageops_catalogue::{ImageRow, Replica};
 use imageops_model::{ImageId, ReplicaState, StoreId};
-use imageops_store::Blob;
+use imageops_store::{Blob, Kind};
 use tonic::Code;
 
 use crate::app::{App, blocking};
 use crate::clock::now;
 use crate::failure::{Failure, Result};
+use crate::readers::Kept;
 use crate::reason;
 
 /// The ready copies of an image in stores that are there: that in the store with the highest weight first.
@@ -31,7 +32,16 @@ pub async fn open(app: &App, store: StoreId, blob: &str) -> Result<imageops_stor
         return Ok(Err(imageops_store::Error::Gone("the store is not there".to_owned())));
     };
     let blob = blob.to_owned();
-    let opened = blocking(move || opened.open(&blob)).await?;
+    let opened = match opened.kind() {
+        Kind::Directory => blocking(move || opened.open(&blob)).await?,
+        _ => {
+            let Some(reader) = app.readers.read(store, &blob) else {
+                return Ok(Err(imageops_store::Error::NotFound));
+            };
+            let opened = blocking(move || opened.open(&blob)).await?;
+            opened.map(|blob| Box::new(Kept::new(blob, reader)) as Box<dyn Blob>)
+        }
+    };
     Ok(opened.inspect_err(|error| app.stores.report(store, error)))
 }
 

@@ -189,6 +189,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
     Ok(Arc::new(App {
         audit,
         doomed: Doomed::default(),
+        readers: Arc::default(),
         ballast,
         authenticator: Authenticator::new(
             config.auth,

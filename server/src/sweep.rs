@@ -145,6 +145,12 @@ pub async fn run(app: Arc<App>) {
     loop {
         tokio::select! {
             _ = tick.tick() => {}
+            () = app.readers.freed() => {
+                if let Err(failure) = app.remove_doomed().await {
+                    tracing::warn!(reason = failure.reason, "bytes that nobody reads any more stay until the next sweep");
+                }
+                continue;
+            }
             () = app.shutdown.cancelled() => return,
         }
         let time = calendar.read(now(), Instant::now());

@@ -10,7 +10,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 /// A stored blob, open for reading by any number of threads. Its bytes never change; those of a directory can be read on
-/// after [`crate::Store::remove`].
+/// after [`crate::Store::remove`], those of a bucket cannot.
 pub trait Blob: Debug + Send + Sync {
     /// Its length.
     fn size_bytes(&self) -> u64;
