@@ -20,6 +20,7 @@ pub mod import;
 pub mod keys;
 pub mod limits;
 mod listen;
+mod open_files;
 pub mod readers;
 mod reading;
 pub mod reason;

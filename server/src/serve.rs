@@ -43,7 +43,7 @@ use crate::rpc::Service;
 use crate::shutdown::Signals;
 use crate::stores::Stores;
 use crate::upload::Uploads;
-use crate::{listen, sources, sweep, telemetry, worker};
+use crate::{listen, open_files, sources, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
@@ -86,6 +86,7 @@ pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal
 
 /// Serves until a signal, then drains.
 pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fatal> {
+    open_files::raise_limit();
     let closing = CancellationToken::new();
     let door = listen::door(&config, &closing)?;
     let app = build(config).await?;

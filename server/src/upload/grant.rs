@@ -8,6 +8,8 @@ use crate::failure::{Result, quota_exceeded};
 
 /// How far ahead of what came the quota is asked for: one transaction for so many bytes.
 const AHEAD_BYTES: u64 = 64 << 20;
+/// Less than this is not worth it: the next chunk or two take it.
+const AHEAD_BYTES_MIN: u64 = 1 << 20;
 /// So many uploads may hold more than came to them without another one being refused for it.
 const AHEAD_UPLOADS: u64 = 1_024;
 
@@ -40,10 +42,12 @@ impl Grant {
     }
 }
 
-/// How many bytes more than came an upload of unknown length may hold: none where they could be what another one lacks.
+/// How many bytes more than came an upload of unknown length may hold: a small part of the room, so that all together never hold
+/// much of it; none where there is little, which others may need to the last byte.
 fn ahead(usage: &Usage) -> u64 {
     let room = usage.quota.bytes_max.map_or(u64::MAX, |limit| limit.saturating_sub(used(usage)));
-    if room / AHEAD_UPLOADS >= AHEAD_BYTES { AHEAD_BYTES } else { 0 }
+    let part = room / AHEAD_UPLOADS;
+    if part < AHEAD_BYTES_MIN { 0 } else { part.min(AHEAD_BYTES) }
 }
 
 fn used(usage: &Usage) -> u64 {
@@ -66,7 +70,8 @@ mod tests {
         };
         assert_eq!(ahead(&usage(None)), AHEAD_BYTES);
         assert_eq!(ahead(&usage(Some(1 << 40))), AHEAD_BYTES);
-        assert_eq!(ahead(&usage(Some(64 << 30))), 0);
+        assert_eq!(ahead(&usage(Some((11 << 30) + (1 << 20)))), 10 << 20);
+        assert_eq!(ahead(&usage(Some(2 << 30))), 0, "there is less than 1 GiB of room");
         assert_eq!(ahead(&usage(Some(1 << 20))), 0, "more is used than the quota allows");
     }
 }

@@ -42,13 +42,51 @@ pub async fn give_up(app: &App, id: UploadId) {
     app.uploads.forget(id);
 }
 
-/// Sessions without an open stream that are kept for a quick resume: beyond these, a resume hashes again.
-const IDLE_SESSIONS_MAX: usize = 64;
+/// Sessions without an open stream that are kept for a quick resume: beyond these, a resume hashes again. Each is an open file
+/// and the states of its digests. More than there are streams at a time by default: when all are cut at once, all go on.
+const IDLE_SESSIONS_MAX: usize = 512;
 
 /// All uploads whose bytes are under way in this process.
 pub struct Uploads {
-    sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
+    sessions: Mutex<Sessions>,
     streams: Arc<Streams>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    by_upload: HashMap<UploadId, Used>,
+    /// How often a session was asked for.
+    uses: u64,
+}
+
+struct Used {
+    session: Arc<Session>,
+    /// When, in uses of all.
+    last: u64,
+}
+
+impl Sessions {
+    /// The session of an upload, made when there is none. Of too many that are idle, those that were not used for longest go.
+    fn open(&mut self, id: UploadId, idle_max: usize) -> Arc<Session> {
+        self.uses += 1;
+        let used = self.by_upload.entry(id).or_insert_with(|| Used { session: Arc::default(), last: 0 });
+        used.last = self.uses;
+        let session = Arc::clone(&used.session);
+        if self.by_upload.len() > idle_max {
+            // A session that nobody else holds is idle: only the time to hash again is lost with it.
+            let is_idle = |used: &Used| Arc::strong_count(&used.session) == 1;
+            let mut idle: Vec<u64> =
+                self.by_upload.values().filter(|used| is_idle(used)).map(|used| used.last).collect();
+            if idle.len() > idle_max {
+                // Some more than need be, so that not each call has to look.
+                let surplus = idle.len() - idle_max + idle_max / 8;
+                idle.sort_unstable();
+                let oldest = idle[surplus.min(idle.len() - 1)];
+                self.by_upload.retain(|_, used| !is_idle(used) || used.last >= oldest);
+            }
+        }
+        session
+    }
 }
 
 impl Uploads {
@@ -64,21 +102,39 @@ impl Uploads {
 
     /// The session of an upload, made when there is none.
     pub fn session(&self, id: UploadId) -> Arc<Session> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.len() > IDLE_SESSIONS_MAX {
-            // A session that nobody else holds is idle: only the time to hash again is lost with it.
-            let mut spare = sessions.len() - IDLE_SESSIONS_MAX;
-            sessions.retain(|_, session| {
-                let keep = spare == 0 || Arc::strong_count(session) > 1;
-                spare -= usize::from(!keep);
-                keep
-            });
-        }
-        Arc::clone(sessions.entry(id).or_default())
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).open(id, IDLE_SESSIONS_MAX)
     }
 
     /// Forgets the session of an upload that has ended.
     pub fn forget(&self, id: UploadId) {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).by_upload.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn id(number: u128) -> UploadId {
+        UploadId(Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn idle_sessions_go_the_oldest_first_and_those_in_use_stay() {
+        let mut sessions = Sessions::default();
+        let held: Vec<_> = (0..100).map(|number| sessions.open(id(number), 8)).collect();
+        assert_eq!(sessions.by_upload.len(), 100, "however many are in use");
+        for number in 100..110 {
+            sessions.open(id(number), 8);
+            // Used again and again: never the oldest.
+            sessions.open(id(100), 8);
+        }
+        let idle = sessions.by_upload.keys().filter(|upload| **upload >= id(100)).count();
+        assert!((7..=8).contains(&idle), "{idle}");
+        let is_kept = |number| sessions.by_upload.contains_key(&id(number));
+        assert!(is_kept(100) && is_kept(109) && !is_kept(101) && !is_kept(102));
+        drop(held);
     }
 }
