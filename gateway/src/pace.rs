@@ -7,9 +7,6 @@ use axum::extract::Request;
 use futures::{StreamExt as _, stream};
 use http_body_util::{BodyStream, StreamBody};
 
-/// Least that comes, in bytes for each second in which it is waited for. The slowest links are faster.
-const BYTES_PER_SECOND_MIN: u64 = 4 << 10;
-
 /// What ends that is slower.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -36,6 +33,8 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// Least that comes, in bytes for each second in which it is waited for. The slowest links are faster.
+    pub const BYTES_PER_SECOND_MIN: u64 = 4 << 10;
     /// Over how long it is measured.
     pub const PERIOD: Duration = Duration::from_secs(60);
 
@@ -52,7 +51,7 @@ impl Pace {
             return Ok(());
         }
         let Self { waited, bytes, .. } = std::mem::replace(self, Self::over(self.period));
-        if bytes < BYTES_PER_SECOND_MIN * waited.as_secs() {
+        if bytes < Self::BYTES_PER_SECOND_MIN * waited.as_secs() {
             return Err(TooSlow { bytes, waited });
         }
         Ok(())

@@ -9,7 +9,6 @@ use imageops_image::format::Format;
 use imageops_image::storage::{FileStorage, Storage};
 use imageops_model::{ImageId, ImageState, ReplicaState, Source, StoreId, Tenant, UploadId};
 use imageops_store::ImageRoot;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
@@ -18,6 +17,7 @@ use uuid::Uuid;
 use crate::audit::Sink;
 use crate::auth::Authenticator;
 use crate::ballast::Ballast;
+use crate::bells::Bells;
 use crate::blob_storage;
 use crate::config::Config;
 use crate::doomed::Doomed;
@@ -60,8 +60,8 @@ pub struct App {
     pub readers: Arc<Readers>,
     /// Room for removals on a full disk.
     pub ballast: Arc<Ballast>,
-    /// Rung for all who wait when a job was queued; the dispatchers of the workers wait on it.
-    pub job_queued: Notify,
+    /// Rung when a job was queued; the dispatchers of the workers wait on them.
+    pub bells: Bells,
     /// Work that must come to its end before the process goes.
     pub tasks: TaskTracker,
     /// Cancelled when the server begins to go down: no new work, watchers come back later, jobs go back to the queue.

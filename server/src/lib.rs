@@ -8,6 +8,7 @@ pub mod app;
 mod audit;
 pub mod auth;
 mod ballast;
+pub mod bells;
 mod blob_storage;
 pub mod clock;
 mod compression;

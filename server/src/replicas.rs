@@ -12,8 +12,10 @@ use crate::clock::now;
 use crate::failure::{Failure, Result};
 use crate::readers::Kept;
 use crate::reason;
+use crate::stores::Slot;
 
-/// The ready copies of an image in stores that are there: that in the store with the highest weight first.
+/// The ready copies of an image in stores that are there: that in the store with the highest weight first, and those in stores
+/// that take no writes now, and may not answer, last.
 pub fn readable(app: &App, image: &ImageRow) -> Vec<Replica> {
     let ready = |store| {
         image
@@ -22,8 +24,9 @@ pub fn readable(app: &App, image: &ImageRow) -> Vec<Replica> {
             .find(|replica| replica.store == store && replica.state == ReplicaState::Ready)
             .cloned()
     };
-    let stores = app.stores.all().into_iter().filter(|slot| slot.store.is_some());
-    stores.filter_map(|slot| ready(slot.row.id)).collect()
+    let (sound, doubtful): (Vec<_>, Vec<_>) =
+        app.stores.all().into_iter().filter(|slot| slot.store.is_some()).partition(Slot::is_connected);
+    sound.into_iter().chain(doubtful).filter_map(|slot| ready(slot.row.id)).collect()
 }
 
 /// Opens one copy.

@@ -20,7 +20,6 @@ use imageops_store::{DirectoryStore, ImageRoot, Store, make_directories};
 use imageops_tls::Door;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +32,7 @@ use crate::app::App;
 use crate::audit::{Sink, record_calls};
 use crate::auth::Authenticator;
 use crate::ballast::Ballast;
+use crate::bells::Bells;
 use crate::config::{AuthMode, Config, LegacyFilename, LegacyProfile};
 use crate::doomed::Doomed;
 use crate::exit::{Exit, Fatal};
@@ -205,7 +205,7 @@ pub(crate) async fn assemble(config: Config) -> Result<Arc<App>, Fatal> {
         worker,
         image_root,
         hub: Arc::new(Hub::default()),
-        job_queued: Notify::new(),
+        bells: Bells::default(),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         drain_over: CancellationToken::new(),

@@ -80,11 +80,17 @@ impl<'a> Attempts<'a> {
         if getrandom::fill(&mut chance).is_err() {
             chance = [u8::MAX; 2];
         }
-        let pause = self.policy.pause(self.failures, u16::from_ne_bytes(chance));
-        tokio::time::sleep(pause.max(error.retry_after().unwrap_or_default().min(self.policy.pause_max)))
-            .await;
+        let chance = u16::from_ne_bytes(chance);
+        let pause = self.policy.pause(self.failures, chance);
+        let asked = error.retry_after().unwrap_or_default().min(self.policy.pause_max);
+        tokio::time::sleep(pause.max(spread(asked, chance))).await;
         Ok(())
     }
+}
+
+/// Up to half as long again as the server asked for: who was refused together does not come back together.
+fn spread(asked: Duration, chance: u16) -> Duration {
+    asked + (asked / 2).mul_f64(f64::from(chance) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]
@@ -102,6 +108,8 @@ mod tests {
         assert_eq!(longest, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
         assert_eq!(policy.pause(3, 0).as_millis(), 400);
         assert_eq!(policy.pause(u32::MAX, u16::MAX), policy.pause_max);
+        let asked = Duration::from_secs(4);
+        assert_eq!([0, u16::MAX].map(|chance| spread(asked, chance).as_secs()), [4, 6]);
     }
 
     #[tokio::test]

@@ -43,6 +43,18 @@ pub enum Lane {
     Drain,
 }
 
+impl JobKind {
+    /// The workers that take jobs of this kind.
+    pub fn lane(self) -> Lane {
+        match self {
+            Self::Check | Self::Compress | Self::Estimate | Self::Convert | Self::Copy => Lane::Work,
+            Self::Import => Lane::Import,
+            Self::Scrub => Lane::Scrub,
+            Self::Drain => Lane::Drain,
+        }
+    }
+}
+
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

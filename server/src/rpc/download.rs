@@ -2,16 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use std::vec::IntoIter;
 
 use bytes::BytesMut;
 use imageops::v1;
 use imageops::v1::download_image_response::Message;
 use imageops_catalogue::{ImageRow, Replica};
-use imageops_gateway::StoredFile;
+use imageops_gateway::{Pace, StoredFile};
 use imageops_model::{ImageId, StoreId};
 use imageops_store::{Blob, Error};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status};
 
@@ -27,6 +29,9 @@ const CHUNK_BYTES: usize = 512 << 10;
 const HOLE_BYTES_MIN: u64 = 32 << 10;
 /// Chunks that are read ahead of the network.
 const READ_AHEAD: usize = 2;
+
+/// How long one may take.
+const STALL: Duration = Duration::from_secs(CHUNK_BYTES as u64 / Pace::BYTES_PER_SECOND_MIN);
 
 type Sender = mpsc::Sender<Result<v1::DownloadImageResponse, Status>>;
 
@@ -155,14 +160,16 @@ fn end_of_data(blob: &dyn Blob, mut stop: u64, limit: u64) -> io::Result<u64> {
     Ok(stop.min(limit))
 }
 
-/// Whether the reader is still there.
+/// Whether the reader is still there. One that takes less than an upload must bring is let go: what was read ahead for it is in
+/// memory (SEC-37).
 async fn send(sender: &Sender, message: Message) -> bool {
-    sender.send(Ok(v1::DownloadImageResponse { message: Some(message) })).await.is_ok()
+    let message = Ok(v1::DownloadImageResponse { message: Some(message) });
+    matches!(timeout(STALL, sender.send(message)).await, Ok(Ok(())))
 }
 
 async fn fail(sender: &Sender, failure: Failure) {
     // Nobody is there to be told when it fails.
-    let _ = sender.send(Err(failure.into())).await;
+    let _ = timeout(STALL, sender.send(Err(failure.into()))).await;
 }
 
 #[cfg(test)]

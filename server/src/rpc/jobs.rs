@@ -274,11 +274,7 @@ pub(super) async fn queue(app: &App, caller: &Caller, asked: Asked) -> Result<v1
         job.name.clear();
         return Ok(job);
     }
-    let row = match app.catalogue.create_job(new, app.config.queue_limit).await? {
-        Created::New(row) | Created::Existing(row) => row,
-    };
-    app.job_queued.notify_waiters();
-    wire::job(&row, &app.config)
+    wire::job(&create(app, new).await?, &app.config)
 }
 
 /// Starts work that is done once however often it is asked for: while a job with this key lives, that is answered.
@@ -287,10 +283,17 @@ pub(crate) async fn start_once(app: &App, tenant: &Tenant, spec: JobSpec, key: S
         coalesce_key: Some(key),
         ..NewJob::new(JobId(Uuid::new_v4()), tenant.clone(), spec, latest())
     };
-    let (Created::New(row) | Created::Existing(row)) =
-        app.catalogue.create_job(new, app.config.queue_limit).await?;
-    app.job_queued.notify_waiters();
-    Ok(row)
+    create(app, new).await
+}
+
+async fn create(app: &App, new: NewJob) -> Result<JobRow> {
+    Ok(match app.catalogue.create_job(new, app.config.queue_limit).await? {
+        Created::New(row) => {
+            app.bells.ring(row.spec.kind());
+            row
+        }
+        Created::Existing(row) => row,
+    })
 }
 
 /// The row that a job would have.

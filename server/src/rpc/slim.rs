@@ -53,7 +53,7 @@ pub(super) async fn start(
         }
         Err(error) => Err(error.into()),
         Ok(Created::New(row)) => {
-            app.job_queued.notify_waiters();
+            app.bells.ring(row.spec.kind());
             wire::job(&row, &app.config)
         }
         // The same request, or another one that was faster.

@@ -120,7 +120,7 @@ fn find(app: &App, name: &str) -> Result<Slot> {
 /// which tells of what the others do, the operator's.
 async fn show(app: &App, caller: &Caller, slot: Slot) -> Result<v1::Store> {
     let usage = match require_operator(caller) {
-        Ok(()) => Some(app.catalogue.store_usage(slot.row.id).await?),
+        Ok(()) => Some(app.stores.counts.of(&*app.catalogue, slot.row.id).await?),
         Err(_) => None,
     };
     let mut store = wire::store(&slot, usage);

@@ -6,6 +6,7 @@
 mod open;
 mod place;
 mod setting;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use imageops_catalogue::{Catalogue, Created, StoreRow};
 use imageops_model::{Micros, StoreId, StoreKind, StoreState};
 use imageops_store::{Error, ImageRoot, Space, Store};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tonic::Code;
 use uuid::Uuid;
@@ -27,6 +28,7 @@ pub use self::open::Credentials;
 use self::open::{Opener, sentence};
 use self::place::{Candidate, place};
 pub use self::setting::{InvalidStoreSetting, StoreSetting, has_limit, is_store_name};
+pub use self::usage::Counts;
 use crate::app::blocking;
 use crate::clock::now;
 use crate::failure::{Failure, Result, no_space};
@@ -38,6 +40,10 @@ pub const DEFAULT_STORE: &str = "default";
 const DEFAULT_WEIGHT: i32 = -1;
 /// How long a probe may take before its store counts as one that does not answer.
 const PROBE_MAX: Duration = Duration::from_secs(10);
+/// How long a store is waited for that is asked for its room: new bytes go elsewhere then.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+/// So many ask a store at a time. If it hangs, each of them holds a thread.
+const ROOM_ASKED: usize = 8;
 /// Most stores.
 pub const STORES_MAX: usize = 256;
 
@@ -51,6 +57,8 @@ pub struct Stores {
     /// Those with a call that failed: whether they take writes, a probe finds out.
     suspects: Mutex<BTreeSet<StoreId>>,
     suspected: Notify,
+    /// How much is in them.
+    pub counts: Counts,
 }
 
 /// A store as it is now.
@@ -67,6 +75,7 @@ pub struct Slot {
     /// Its room at that time.
     pub space: Space,
     is_probing: Arc<AtomicBool>,
+    asking: Arc<Semaphore>,
 }
 
 impl Slot {
@@ -78,6 +87,7 @@ impl Slot {
             probe_time: now(),
             space: Space::default(),
             is_probing: Arc::default(),
+            asking: Arc::new(Semaphore::new(ROOM_ASKED)),
         }
     }
 
@@ -130,6 +140,7 @@ impl Stores {
             catalogue: catalogue_id,
             suspects: Mutex::default(),
             suspected: Notify::new(),
+            counts: Counts::default(),
         };
         let slot = connected(row, default).await?;
         stores.write().insert(slot.row.id, slot);
@@ -303,38 +314,42 @@ impl Stores {
                 return Err(disconnected());
             }
         }
-        let (stores, wanted) = (Arc::clone(self), wanted.to_owned());
-        let without = without.to_vec();
-        blocking(move || stores.choose(&wanted, size_bytes, &without)).await?
-    }
-
-    /// Asks the stores for their room. Blocks.
-    fn choose(&self, wanted: &str, size_bytes: Option<u64>, without: &[StoreId]) -> Result<StoreId> {
         let mut slots = self.all();
         slots.retain(|slot| slot.takes_bytes() && !without.contains(&slot.row.id));
         if !wanted.is_empty() {
             slots.retain(|slot| slot.row.name == wanted || slot.row.id.to_string() == wanted);
         }
-        if slots.is_empty() {
-            return Err(disconnected());
-        }
-        let candidates: Vec<Candidate> = slots
-            .iter()
-            .filter_map(|slot| {
-                let store = slot.store.as_ref()?;
-                // What is staged must fit as well as what is stored.
-                let (space, staging) = (store.space().ok()?, store.staging_space().ok()?);
-                let free_bytes = match (space.free_bytes, staging.free_bytes) {
-                    (Some(stored), Some(staged)) => Some(stored.min(staged)),
-                    (one, other) => one.or(other),
-                };
-                Some(Candidate { id: slot.row.id, weight: slot.row.weight, free_bytes })
-            })
-            .collect();
+        let candidates: Vec<_> = join_all(slots.into_iter().map(|slot| self.candidate(slot))).await;
+        let candidates: Vec<_> = candidates.into_iter().flatten().collect();
         if candidates.is_empty() {
             return Err(disconnected());
         }
         place(&candidates, size_bytes).ok_or_else(no_space)
+    }
+
+    /// Asks a store for its room; `None` when it does not answer, which a probe looks into.
+    async fn candidate(&self, slot: Slot) -> Option<Candidate> {
+        let (id, weight) = (slot.row.id, slot.row.weight);
+        let store = slot.store?;
+        let answer = timeout(ROOM_WAIT, async {
+            let place = slot.asking.acquire_owned().await.ok()?;
+            let asked = move || {
+                let _place = place;
+                // What is staged must fit as well as what is stored.
+                Some((store.space().ok()?, store.staging_space().ok()?))
+            };
+            blocking(asked).await.ok()?
+        });
+        let Ok(answer) = answer.await else {
+            self.suspect(id);
+            return None;
+        };
+        let (space, staging) = answer?;
+        let free_bytes = match (space.free_bytes, staging.free_bytes) {
+            (Some(stored), Some(staged)) => Some(stored.min(staged)),
+            (one, other) => one.or(other),
+        };
+        Some(Candidate { id, weight, free_bytes })
     }
 
     /// Whether new bytes are taken: some store is enabled and there.

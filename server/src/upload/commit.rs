@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use imageops_catalogue::{Committed, Companion, Error, ImageRow, NewJob, UploadPart, UploadRow};
 use imageops_image::digest::Digests;
 use imageops_model::{
-    CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobSpec, Micros, Source, StoreId,
-    UploadState,
+    CheckSpec, ImageDetails, ImageId, ImageState, JobFailure, JobId, JobKind, JobSpec, Micros, Source,
+    StoreId, UploadState,
 };
 use imageops_store::fail_point;
 use tonic::Code;
@@ -288,7 +288,7 @@ async fn store(
         app.discard_staged(*part).await;
     }
     if committed.check_job.is_some() {
-        app.job_queued.notify_waiters();
+        app.bells.ring(JobKind::Check);
     }
     fail_point::reach("before-answer");
     metrics::counter!("imageops_uploads_acknowledged_total").increment(1);

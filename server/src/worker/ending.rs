@@ -152,8 +152,9 @@ async fn release(app: &App, row: JobRow, tries: u32) -> Option<JobRow> {
     let row =
         JobRow { state: JobState::Queued, revision: row.revision + 1, worker: None, lease_time: None, ..row };
     tracing::info!(job = %row.id, "job given back to the queue");
+    let kind = row.spec.kind();
     app.hub.publish(row);
-    app.job_queued.notify_waiters();
+    app.bells.ring(kind);
     None
 }
 

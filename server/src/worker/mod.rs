@@ -115,7 +115,7 @@ async fn dispatch_lane(app: Arc<App>, lane: Lane, workers: usize) {
 async fn next_job(app: &App, lane: Lane) -> Option<imageops_catalogue::JobRow> {
     loop {
         // Listened to from before the look: a job that is queued behind it rings.
-        let mut bell = pin!(app.job_queued.notified());
+        let mut bell = pin!(app.bells.heard(lane));
         bell.as_mut().enable();
         if app.shutdown.is_cancelled() {
             return None;
