@@ -418,9 +418,13 @@ async fn what_is_not_what_was_promised_leaves_nothing() {
         _ => Reply::head("404 Not Found", "content-length: 0\r\n"),
     });
     let other_digest = Digests { sha256: "1".repeat(64), ..Digests::default() };
+    let other_sha512 = Digests { sha512: "1".repeat(128), ..Digests::default() };
+    let other_crc32 = Digests { crc32: Some(1), ..Digests::default() };
     let plain = UploadMetadata::default;
     let cases = [
         ("/file", "DIGEST_MISMATCH", UploadMetadata { expected_digests: Some(other_digest), ..plain() }),
+        ("/file", "DIGEST_MISMATCH", UploadMetadata { expected_digests: Some(other_sha512), ..plain() }),
+        ("/file", "DIGEST_MISMATCH", UploadMetadata { expected_digests: Some(other_crc32), ..plain() }),
         ("/file", "SIZE_MISMATCH", UploadMetadata { size_bytes: Some(1 << 19), ..plain() }),
         ("/long", "SIZE_MISMATCH", UploadMetadata { size_bytes: Some(1 << 19), ..plain() }),
         ("/long", "TOO_LARGE", plain()),

@@ -76,6 +76,10 @@ fn a_record_comes_before_its_bytes() {
     assert_eq!(rest.call("GET", &content).status, 409, "there are no bytes yet");
     let wrong = [("x-checksum-sha256", &*digests(b"others").sha256)];
     assert_problem(&rest.put(&content, &wrong, &data), 422, "DIGEST_MISMATCH");
+    let other = "1".repeat(128);
+    let refused = rest.put(&content, &[("x-checksum-sha512", &*other)], &data);
+    assert_problem(&refused, 422, "DIGEST_MISMATCH");
+    assert_problem(&rest.put(&format!("{content}?sha512={other}"), &[], &data), 422, "DIGEST_MISMATCH");
     let right = digests(&data);
     let headers = [("x-checksum-sha256", &*right.sha256), ("x-checksum-md5", &*right.md5)];
     let filled = rest.put(&format!("{content}?format=raw&check=true&sha512=true"), &headers, &data);

@@ -374,11 +374,14 @@ async fn other_digests_than_promised_are_refused() {
     let wrong = [
         Digests { md5: digests(b"x").md5, ..Digests::default() },
         Digests { md5: right.md5.clone(), sha256: digests(b"x").sha256, ..Digests::default() },
+        Digests { crc32: Some(1), ..Digests::default() },
+        Digests { sha512: "1".repeat(128), ..Digests::default() },
     ];
     for wrong in wrong {
         let in_metadata = UploadMetadata { expected_digests: Some(wrong.clone()), ..metadata("wrong") };
         let in_commit = UploadCommit { expected_digests: Some(wrong), ..Default::default() };
-        for (metadata, commit) in [(in_metadata, UploadCommit::default()), (metadata("wrong"), in_commit)] {
+        let behind = UploadMetadata { sha512: true, ..metadata("wrong") };
+        for (metadata, commit) in [(in_metadata, UploadCommit::default()), (behind, in_commit)] {
             let stream = Stream::begin(&client, &metadata).await;
             stream.chunks(0, &data).await;
             let refused = stream.commit(commit).await.unwrap_err();

@@ -60,6 +60,10 @@ pub(crate) struct ImportArgs {
     #[arg(long, default_value = "", hide_default_value = true, value_name = "HEX")]
     sha256: String,
 
+    /// SHA-512 that the file must have, as it comes.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "HEX")]
+    sha512: String,
+
     /// MD5 that the file must have, as it comes.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "HEX")]
     md5: String,
@@ -75,7 +79,12 @@ pub(crate) struct ImportArgs {
 
 impl ImportArgs {
     fn request(&self) -> ImportImageRequest {
-        let digests = Digests { md5: self.md5.clone(), sha256: self.sha256.clone(), ..Digests::default() };
+        let digests = Digests {
+            md5: self.md5.clone(),
+            sha256: self.sha256.clone(),
+            sha512: self.sha512.clone(),
+            ..Digests::default()
+        };
         let metadata = UploadMetadata {
             display_name: self.name.clone(),
             description: self.description.clone(),

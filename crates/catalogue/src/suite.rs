@@ -350,6 +350,8 @@ pub(crate) fn upload_row(create_time: Micros) -> UploadRow {
             sha512: true,
             becomes_part: false,
             import: false,
+            expected_sha512: Some("5".repeat(128)),
+            expected_crc32: Some(7),
         },
         durable_bytes: 0,
         reserved_bytes: 1000,

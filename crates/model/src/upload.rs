@@ -71,7 +71,7 @@ pub enum Archive {
 }
 
 /// What the client of an upload asks for beside the image. Rows keep it: what came later is absent in older ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UploadWishes {
     /// Takes an image whose structures contradict each other, into quarantine.
@@ -84,6 +84,10 @@ pub struct UploadWishes {
     pub becomes_part: bool,
     /// Its bytes are fetched by a job, and by nobody else.
     pub import: bool,
+    /// SHA-512 that the bytes must have, in lower-case hexadecimal.
+    pub expected_sha512: Option<String>,
+    /// CRC-32 that the bytes must have.
+    pub expected_crc32: Option<u32>,
 }
 
 mod state_names {

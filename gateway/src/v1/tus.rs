@@ -222,7 +222,7 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<UploadMetadata, Problem> {
         let value = value.ok_or_else(|| Problem::invalid(NAME, "has a value that is no base64 of a text"))?;
         match key {
             "filename" | "display_name" => describe(&mut metadata, "display_name", &value)?,
-            "format" | "sha256" | "md5" => describe(&mut metadata, key, &value)?,
+            "format" | "sha512" | "sha256" | "md5" => describe(&mut metadata, key, &value)?,
             _ => {}
         }
     }

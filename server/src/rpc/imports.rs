@@ -67,7 +67,7 @@ async fn upload(
     }
     metadata.request_id = Uuid::new_v4().to_string();
     if metadata.image.is_empty() && metadata.display_name.is_empty() {
-        metadata.display_name = name_of(url);
+        metadata.display_name = name_of(url, metadata.archive != 0);
     }
     let wanted = metadata.store.clone();
     let asked = admission::read(app, &caller.tenant, metadata)?;
@@ -83,11 +83,12 @@ async fn upload(
     Ok(UploadRow { store: Some(store), wishes, expire_time, ..asked })
 }
 
-/// The last part of the path, where it can be a label.
-fn name_of(url: &Url) -> String {
+/// The last part of the path, where it can be a label; without the ending of a packing that comes off.
+fn name_of(url: &Url, is_unpacked: bool) -> String {
     let last = url.path().rsplit('/').next().unwrap_or_default();
     let name = percent_decode_str(last).decode_utf8_lossy();
-    let name = PACKINGS.iter().find_map(|packing| name.strip_suffix(packing)).unwrap_or(&name);
+    let unpacked = PACKINGS.iter().find_map(|packing| name.strip_suffix(packing)).filter(|_| is_unpacked);
+    let name = unpacked.unwrap_or(&name);
     if Label::new(name).is_ok() { name.to_owned() } else { String::new() }
 }
 
@@ -99,14 +100,16 @@ mod tests {
 
     #[test]
     fn an_image_is_called_like_its_file() {
-        for (url, name) in [
-            ("https://a.example/b/debian-13.qcow2", "debian-13.qcow2"),
-            ("https://a.example/b/disk.raw.xz?token=secret", "disk.raw"),
-            ("https://a.example/b/a%20b.img", "a b.img"),
-            ("https://a.example/", ""),
-            ("https://a.example/a%0Ab", ""),
+        for (url, is_unpacked, name) in [
+            ("https://a.example/b/debian-13.qcow2", false, "debian-13.qcow2"),
+            ("https://a.example/b/debian-13.qcow2", true, "debian-13.qcow2"),
+            ("https://a.example/b/disk.raw.xz?token=secret", true, "disk.raw"),
+            ("https://a.example/b/disk.raw.xz", false, "disk.raw.xz"),
+            ("https://a.example/b/a%20b.img", false, "a b.img"),
+            ("https://a.example/", false, ""),
+            ("https://a.example/a%0Ab", false, ""),
         ] {
-            assert_eq!(name_of(&Url::parse(url).unwrap()), name, "{url}");
+            assert_eq!(name_of(&Url::parse(url).unwrap(), is_unpacked), name, "{url}");
         }
     }
 }

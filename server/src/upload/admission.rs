@@ -68,9 +68,12 @@ pub fn read(app: &App, tenant: &Tenant, metadata: v1::UploadMetadata) -> Result<
         wishes: UploadWishes {
             accept_corrupt: metadata.accept_corrupt,
             check: metadata.check,
-            sha512: metadata.sha512,
+            // What must be compared must be computed.
+            sha512: metadata.sha512 || promise.sha512.is_some(),
             becomes_part: metadata.becomes_part,
             import: false,
+            expected_sha512: promise.sha512,
+            expected_crc32: promise.crc32,
         },
         durable_bytes: 0,
         reserved_bytes: 0,

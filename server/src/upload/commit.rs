@@ -46,7 +46,8 @@ impl Promise {
             size_bytes: upload.size_bytes,
             md5: upload.expected_md5.clone(),
             sha256: upload.expected_sha256.clone(),
-            ..Self::default()
+            sha512: upload.wishes.expected_sha512.clone(),
+            crc32: upload.wishes.expected_crc32,
         }
     }
 }

@@ -140,7 +140,8 @@ fn is_same_request(known: &UploadRow, asked: &UploadRow) -> bool {
     // What the commit told is no part of the request that began it.
     let named_behind = known.wishes.becomes_part && known.part.is_some();
     let part = known.part.as_ref().filter(|_| !named_behind);
-    let wishes = UploadWishes { becomes_part: asked.wishes.becomes_part || named_behind, ..asked.wishes };
+    let wishes =
+        UploadWishes { becomes_part: asked.wishes.becomes_part || named_behind, ..asked.wishes.clone() };
     known.tenant == asked.tenant
         && known.label == asked.label
         && known.details == asked.details
@@ -182,7 +183,7 @@ pub(super) fn apply(before: &UploadRow, event: UploadEvent, now: Micros) -> Resu
 
 /// Makes a part of an open upload that was not begun as one.
 pub(super) async fn name_part(db: &mut Connection, before: &UploadRow, part: &UploadPart) -> Result<()> {
-    let wishes = UploadWishes { becomes_part: true, ..before.wishes };
+    let wishes = UploadWishes { becomes_part: true, ..before.wishes.clone() };
     let updated = sqlx::query(NAME_PART)
         .bind(&part.session)
         .bind(i64::from(part.number))

@@ -215,7 +215,7 @@ async fn begin(catalogue: &impl Catalogue, made: &mut Made, operation: Operation
             UploadRow { part, size_bytes: Some(size_bytes), ..plain }
         }
         Operation::Unnamed => {
-            let wishes = UploadWishes { becomes_part: true, ..plain.wishes };
+            let wishes = UploadWishes { becomes_part: true, ..plain.wishes.clone() };
             UploadRow { wishes, size_bytes: None, ..plain }
         }
         Operation::Fill(place) => {
