@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HOST,
-    IF_RANGE, LOCATION, RANGE, USER_AGENT,
+    IF_RANGE, LOCATION, RANGE, TRANSFER_ENCODING, USER_AGENT,
 };
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use rustls::ClientConfig;
@@ -95,10 +95,13 @@ impl Client {
             (status, _) if status.is_server_error() => return Err(Error::Unreachable),
             _ => return Err(Error::Refused),
         }
-        if let Some(encoding) = text(&head.headers, &CONTENT_ENCODING)
-            && !encoding.eq_ignore_ascii_case("identity")
-        {
+        let is_identity = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+        if !head.headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
             return Err(Error::Invalid("the source packs its answer, which was not asked for"));
+        }
+        // Of the two the body has that of its pieces (RFC 9112, 6.3): the other one would cut it short.
+        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(Error::Invalid("the source tells the length of its answer in two ways"));
         }
         let length = match head.headers.get(CONTENT_LENGTH) {
             Some(_) => Some(
@@ -116,9 +119,8 @@ impl Client {
                 Some(wanted.total_bytes)
             }
         };
-        if let (Some(wanted), Some(etag)) = (wanted, &etag)
-            && *etag != wanted.etag
-        {
+        // A part has the tag of its whole (RFC 9110, 15.3.7): one without it, or with a weak one, may be of another file.
+        if wanted.is_some_and(|wanted| etag.as_ref() != Some(&wanted.etag)) {
             return Err(Error::Changed);
         }
         let has_ranges =
