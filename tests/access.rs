@@ -5,6 +5,8 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 
 use imageops::v1::upload_image_request::Message as UploadMessage;
@@ -28,7 +30,7 @@ use support::jobs::{check_file, file, image};
 use support::source::import;
 use support::status::{assert_status, eventually, reason};
 use support::upload::{Stream, metadata, name_of, upload};
-use support::{Service, binary, wait_for};
+use support::{DEADLINE, Service, binary, wait_for};
 
 fn start() -> Service {
     // Everything that could be logged is: secrets must not be among it.
@@ -112,6 +114,37 @@ async fn no_rpc_answers_without_a_known_key() {
             assert_status(&refused, Code::Unauthenticated, "UNAUTHENTICATED");
         }
         assert!(!is_denied(&call_empty(&service, Some(&known), method).await), "{method}");
+    }
+}
+
+/// SEC-37: whoever is not known is answered before they have sent what they want to, and the server keeps none of it.
+#[tokio::test]
+async fn sec_37_nobody_is_listened_to_before_it_is_known_who_speaks() {
+    let service = start();
+    let connection =
+        Connection::connect_lazy(&format!("http://{}", service.grpc()), ConnectOptions::default()).unwrap();
+    for method in methods().keys() {
+        let mut grpc = tonic::client::Grpc::new(connection.clone());
+        grpc.ready().await.unwrap();
+        let path = format!("/imageops.v1.{method}").parse().unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let silent = Request::new(futures::stream::pending::<()>());
+        let answer = grpc.client_streaming(silent, path, codec);
+        let answer =
+            tokio::time::timeout(DEADLINE, answer).await.expect("an answer before there is a message");
+        assert_status(&answer.unwrap_err(), Code::Unauthenticated, "UNAUTHENTICATED");
+    }
+    for path in ["/v1/imports", "/api/v1/vmimage/check"] {
+        let mut stream = TcpStream::connect(service.http()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 900000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&[b' '; 20_000]).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401", "{path}");
     }
 }
 

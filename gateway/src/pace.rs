@@ -6,6 +6,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use futures::{StreamExt as _, stream};
 use http_body_util::{BodyStream, StreamBody};
+use tokio::time::timeout;
 
 /// What ends that is slower.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,11 @@ pub struct TooSlow {
     bytes: u64,
     waited: Duration,
 }
+
+/// What ends of which nothing comes at all.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing came for {} seconds", .0.as_secs())]
+struct Silent(Duration);
 
 /// What came since it was measured last, and how long it was waited for: what the receiver takes is not the sender's fault.
 #[derive(Debug)]
@@ -59,16 +65,18 @@ impl Pace {
 }
 
 /// Has the body of a request end when it comes too slowly.
-pub(crate) async fn pace(request: Request, period: Duration) -> Request {
-    request.map(|body| if body.is_end_stream() { body } else { paced(body, period) })
+pub(crate) async fn pace(request: Request, silence_max: Duration, period: Duration) -> Request {
+    request.map(|body| if body.is_end_stream() { body } else { paced(body, silence_max, period) })
 }
 
-fn paced(body: Body, period: Duration) -> Body {
+/// A body that ends when it is silent for too long, or comes too slowly, measured over `period`.
+pub fn paced(body: Body, silence_max: Duration, period: Duration) -> Body {
     let place = (BodyStream::new(body), Pace::over(period));
-    let frames = stream::try_unfold(place, |(mut frames, mut pace)| async move {
+    let frames = stream::try_unfold(place, move |(mut frames, mut pace)| async move {
         // Time that passes while nobody asks for more is not the client's.
         let asked = Instant::now();
-        let Some(frame) = frames.next().await else { return Ok(None) };
+        let next = timeout(silence_max, frames.next()).await;
+        let Some(frame) = next.map_err(|_| axum::Error::new(Silent(silence_max)))? else { return Ok(None) };
         let frame = frame?;
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         pace.came(length, asked.elapsed()).map_err(axum::Error::new)?;
@@ -104,9 +112,17 @@ mod tests {
     #[tokio::test]
     async fn a_body_comes_as_it_is() {
         let pieces = ["a", "body", "in pieces"].map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
-        let whole = paced(Body::from_stream(stream::iter(pieces)), Pace::PERIOD).collect().await.unwrap();
+        let whole = paced(Body::from_stream(stream::iter(pieces)), Pace::PERIOD, Pace::PERIOD)
+            .collect()
+            .await
+            .unwrap();
         assert_eq!(whole.to_bytes(), "abodyin pieces");
         let broken = [Ok(Bytes::from("a")), Err(std::io::Error::other("broken"))];
-        assert!(paced(Body::from_stream(stream::iter(broken)), Pace::PERIOD).collect().await.is_err());
+        assert!(
+            paced(Body::from_stream(stream::iter(broken)), Pace::PERIOD, Pace::PERIOD)
+                .collect()
+                .await
+                .is_err()
+        );
     }
 }

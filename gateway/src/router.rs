@@ -13,7 +13,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use imageops_client::Connection;
 use imageops_tls::Peer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use uuid::Uuid;
 
 use crate::call::{self, REQUEST_ID};
@@ -56,8 +55,7 @@ pub fn router(connection: Connection, config: GatewayConfig) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::map_request(move |request| pace(request, period)))
-        .layer(RequestBodyTimeoutLayer::new(idle))
+        .layer(middleware::map_request(move |request| pace(request, idle, period)))
         .layer(middleware::from_fn_with_state(gateway.clone(), pass))
         .with_state(gateway)
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use axum::http::{Extensions, HeaderMap};
 use imageops_catalogue::{Catalogue, KeyProof, KeyRow};
 use imageops_model::{KeyId, Scope, Tenant};
 use imageops_tls::Peer;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use crate::audit::Record;
 use crate::clock::latest;
@@ -51,10 +51,10 @@ impl From<KeyRow> for Caller {
 
 /// Who is at the other end of the connection that a request came by. The gateway in this process names whoever is at its
 /// own, in metadata; what comes over the network names itself nowhere but in its connection.
-pub fn peer_of<T>(request: &Request<T>) -> Option<Peer> {
-    match request.extensions().get::<Peer>() {
+pub fn peer_of(extensions: &Extensions, headers: &HeaderMap) -> Option<Peer> {
+    match extensions.get::<Peer>() {
         Some(peer) => Some(peer.clone()),
-        None => request.metadata().get("imageops-peer")?.to_str().ok()?.parse().ok(),
+        None => headers.get("imageops-peer")?.to_str().ok()?.parse().ok(),
     }
 }
 
@@ -73,8 +73,8 @@ impl Authenticator {
     }
 
     /// The caller of a request.
-    pub async fn identify<T>(&self, request: &Request<T>) -> Result<Caller> {
-        let certificate = peer_of(request).and_then(|peer| peer.certificate_sha256);
+    pub async fn identify(&self, peer: Option<&Peer>, headers: &HeaderMap) -> Result<Caller> {
+        let certificate = peer.and_then(|peer| peer.certificate_sha256);
         if self.certificates_only && certificate.is_none() {
             return Err(unauthenticated("show a client certificate"));
         }
@@ -85,13 +85,13 @@ impl Authenticator {
                 record: Record::default(),
                 scopes: vec![Scope::Admin],
             }),
-            AuthMode::Token => self.by_token(request.metadata()).await,
+            AuthMode::Token => self.by_token(headers).await,
             AuthMode::Mtls => self.by_certificate(certificate).await,
         }
     }
 
-    async fn by_token(&self, metadata: &MetadataMap) -> Result<Caller> {
-        let header = metadata.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    async fn by_token(&self, headers: &HeaderMap) -> Result<Caller> {
+        let header = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let secret = header
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))

@@ -14,6 +14,7 @@ pub mod clock;
 mod compression;
 pub mod config;
 pub mod doomed;
+mod entrance;
 pub mod exit;
 pub mod failure;
 pub mod hub;

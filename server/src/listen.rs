@@ -31,15 +31,13 @@ pub(crate) fn door(config: &Config, stop: &CancellationToken) -> Result<Door, Fa
     Ok(Door::encrypted(certificates))
 }
 
-/// Most connections of gRPC at a time; more wait in the listener's queue. As many as those of REST.
-const CONNECTIONS_MAX: usize = 16_384;
-
-/// The connections that come to a port of gRPC.
+/// The connections that come to a port of gRPC, so many at a time; more wait in the listener's queue.
 pub(crate) fn incoming(
     listener: TcpListener,
     door: Door,
+    connections_max: usize,
 ) -> impl futures::Stream<Item = Result<Accepted, io::Error>> {
-    let ready = ReceiverStream::new(door.accept_all(listener, CONNECTIONS_MAX));
+    let ready = ReceiverStream::new(door.accept_all(listener, connections_max));
     ready.map(|(stream, peer, place)| Ok(Accepted { stream, peer, _place: place }))
 }
 

@@ -17,6 +17,22 @@ pub(crate) fn raise_limit() {
     }
 }
 
+/// Files that are kept for stores, the catalogue and jobs.
+const FILES_KEPT: u64 = 512;
+/// So many connections a listener has at least, whatever the limit.
+const CONNECTIONS_MIN: u64 = 64;
+
+/// How many connections each of so many listeners may have: `most`, or as many as leave files for the work.
+pub(crate) fn connections_max(most: usize, listeners: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let each = limit.saturating_sub(FILES_KEPT) / (listeners as u64).max(1);
+    let allowed = usize::try_from(each.max(CONNECTIONS_MIN)).unwrap_or(usize::MAX).min(most);
+    if allowed < most {
+        tracing::warn!(limit, "a port has {allowed} connections at most: raise the limit of open files");
+    }
+    allowed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,5 +44,7 @@ mod tests {
         assert!(setrlimit(Resource::Nofile, Rlimit { current: Some(900), maximum }).is_ok());
         raise_limit();
         assert_eq!(getrlimit(Resource::Nofile), Rlimit { current: maximum, maximum });
+        assert_eq!(connections_max(10, 2), 10);
+        assert_eq!(connections_max(usize::MAX, usize::MAX), 64);
     }
 }

@@ -43,10 +43,12 @@ use crate::rpc::Service;
 use crate::shutdown::Signals;
 use crate::stores::Stores;
 use crate::upload::Uploads;
-use crate::{listen, open_files, sources, sweep, telemetry, worker};
+use crate::{entrance, listen, open_files, sources, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
+/// Largest message to the services that carry no bytes of images.
+const RECORD_MAX_BYTES: usize = 1 << 20;
 /// How often the stores are probed (zstack.md 1.4).
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often those are looked for that are not there, or fail their writes: one that is back takes bytes within 10 s
@@ -101,13 +103,14 @@ pub async fn serve(config: Config, metrics: PrometheusHandle) -> Result<(), Fata
 
     let (health, routes) = routes(&app).await?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
-    let gateway = gateway(&app.config, routes.clone(), metrics);
+    let limits = limits(&app.config, 1 + rest.len());
+    let gateway = gateway(&app.config, routes.clone(), limits.clone(), metrics);
     let workers = tokio::spawn(worker::dispatch(Arc::clone(&app)));
     let sweeper = tokio::spawn(sweep::run(Arc::clone(&app)));
     let prober = tokio::spawn(probe(Arc::clone(&app), health.clone()));
-    let grpc = tokio::spawn(serve_grpc(routes, grpc, door.clone(), closing.clone()));
+    let grpc = tokio::spawn(serve_grpc(routes, grpc, door.clone(), limits.connections_max, closing.clone()));
     let rest = rest.into_iter().map(|listener| {
-        let (gateway, limits, closing) = (gateway.clone(), limits(&app.config), closing.clone());
+        let (gateway, limits, closing) = (gateway.clone(), limits.clone(), closing.clone());
         let door = door.clone();
         tokio::spawn(async move { imageops_gateway::serve(listener, door, gateway, &limits, closing).await })
     });
@@ -323,13 +326,13 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let records = ImagesServer::new(service.clone())
-        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_decoding_message_size(RECORD_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let stores = StoresServer::new(service.clone())
-        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_decoding_message_size(RECORD_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let keys = KeysServer::new(service)
-        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_decoding_message_size(RECORD_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let routes = Routes::new(work)
         .add_service(records)
@@ -338,11 +341,12 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?);
-    let recorded = routes.into_axum_router().layer(from_fn_with_state(app.audit.clone(), record_calls));
+    let guarded = routes.into_axum_router().layer(from_fn_with_state(Arc::clone(app), entrance::enter));
+    let recorded = guarded.layer(from_fn_with_state(app.audit.clone(), record_calls));
     Ok((health, Routes::from(recorded).prepare()))
 }
 
-fn gateway(config: &Config, routes: Routes, metrics: PrometheusHandle) -> axum::Router {
+fn gateway(config: &Config, routes: Routes, limits: Limits, metrics: PrometheusHandle) -> axum::Router {
     let config = GatewayConfig {
         image_path_label: path_label(&config.image_path),
         filename_form: match config.legacy_filename {
@@ -355,7 +359,7 @@ fn gateway(config: &Config, routes: Routes, metrics: PrometheusHandle) -> axum::
             Origins::List(config.cors_origins.clone())
         },
         spool_dir: Some(config.data_dir.clone()),
-        limits: limits(config),
+        limits,
         metrics: Some(metrics),
         file_system_view: match config.legacy_profile {
             LegacyProfile::Seed => FileSystemView::Seed,
@@ -371,8 +375,9 @@ fn path_label(path: &Path) -> String {
     absolute.to_string_lossy().trim_end_matches('/').to_owned()
 }
 
-fn limits(config: &Config) -> Limits {
-    Limits { grace_period: closing_time(config), ..Limits::default() }
+fn limits(config: &Config, listeners: usize) -> Limits {
+    let limits = Limits { grace_period: closing_time(config), ..Limits::default() };
+    Limits { connections_max: open_files::connections_max(limits.connections_max, listeners), ..limits }
 }
 
 /// What of the drain is left once no connection is let in any more.
@@ -384,6 +389,7 @@ async fn serve_grpc(
     routes: Routes,
     listener: TcpListener,
     door: Door,
+    connections_max: usize,
     closing: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
@@ -400,7 +406,10 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(listen::incoming(listener, door), closing.cancelled_owned())
+        .serve_with_incoming_shutdown(
+            listen::incoming(listener, door, connections_max),
+            closing.cancelled_owned(),
+        )
         .await
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use crate::app::{App, blocking};
+use crate::audit::Deed;
 use crate::clock::{Calendar, now};
 use crate::failure::Result;
 use crate::replicas;
@@ -209,6 +210,17 @@ async fn empty_trash(app: &App, time: Micros) -> Result<u64> {
             return Ok(removed);
         }
         removed += images.len() as u64;
+        for image in images {
+            let deed = Deed {
+                method: "Sweep/PurgeImage",
+                outcome: "OK",
+                tenant: &image.tenant.to_string(),
+                subject: &image.id.to_string(),
+                sha256: &image.sha256,
+                ..Deed::default()
+            };
+            app.audit.write(deed.told());
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{compress, literals, ops_answers, python_json};
 use crate::call;
 use crate::json as strict_json;
+use crate::json_body::{Missing, collect};
 use crate::route::{Content, Route};
 use crate::router::Gateway;
 
@@ -285,19 +286,22 @@ async fn read_object(
     let announced =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Read in every case: a client that is still sending would see a reset instead of the answer.
-    let body = read_body(gateway, body).await?;
+    let body = read_body(gateway, headers, body).await?;
     if !strict_json::is_json(announced) {
         return Err(Refusal::text(literals::LACKING_INPUT));
     }
     parse_object(&body)
 }
 
-async fn read_body(gateway: &Gateway, body: Body) -> Result<bytes::Bytes, Refusal> {
-    match axum::body::to_bytes(body, gateway.config.limits.json_body_bytes_max).await {
-        Ok(body) => Ok(body),
-        Err(error) if crate::v1::is_too_long(&error) => Err(Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE)),
-        Err(_) => Err(Refusal::plain(StatusCode::REQUEST_TIMEOUT)),
-    }
+async fn read_body(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, Refusal> {
+    collect(gateway, headers, body).await.map_err(|missing| match missing {
+        Missing::TooLong => Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE),
+        Missing::Broken => Refusal::plain(StatusCode::REQUEST_TIMEOUT),
+        Missing::Refused(status) => match refuse_denied(&status) {
+            Err(refusal) => refusal,
+            Ok(()) => Refusal::plain(StatusCode::SERVICE_UNAVAILABLE),
+        },
+    })
 }
 
 fn parse_object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {

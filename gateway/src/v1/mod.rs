@@ -15,8 +15,6 @@ mod stores;
 mod tus;
 mod uploads;
 
-use std::error::Error as _;
-
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -27,6 +25,7 @@ use uuid::Uuid;
 
 pub(crate) use self::sessions::COMPOSE_TIMEOUT;
 use crate::json;
+use crate::json_body::{Missing, collect};
 use crate::problem::Problem;
 use crate::route::Route;
 use crate::router::Gateway;
@@ -96,13 +95,14 @@ async fn read_message<M: DeserializeOwned>(
 
 /// A body that is strict JSON.
 async fn read_json(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let bytes_max = gateway.config.limits.json_body_bytes_max;
-    let body = axum::body::to_bytes(body, bytes_max).await.map_err(|error| {
-        if is_too_long(&error) {
-            let detail = format!("a JSON body has at most {bytes_max} bytes");
-            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail);
+    let body = collect(gateway, headers, body).await.map_err(|missing| match missing {
+        Missing::TooLong => {
+            let detail =
+                format!("a JSON body has at most {} bytes", gateway.config.limits.json_body_bytes_max);
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail)
         }
-        broken_body()
+        Missing::Broken => broken_body(),
+        Missing::Refused(status) => status.into(),
     })?;
     if !json::is_json(content_type(headers)) {
         return Err(unsupported("application/json"));
@@ -133,11 +133,6 @@ fn wrong_method(detail: &str, allow: &'static str) -> Response {
     let mut response = problem.into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
-}
-
-/// Whether reading a body stopped at its bound.
-pub(crate) fn is_too_long(error: &axum::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
 /// A message as canonical JSON.

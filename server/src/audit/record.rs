@@ -10,6 +10,7 @@ use imageops_tls::Peer;
 use serde::Serialize;
 
 use super::line::{Line, Outcome};
+use super::sink::Sink;
 use crate::auth::Caller;
 use crate::clock::now;
 
@@ -34,6 +35,7 @@ struct Facts {
     sha256: String,
     /// What the call holds until its answer has ended.
     held: Option<Box<dyn Any + Send>>,
+    is_told: bool,
 }
 
 /// A record as it is written.
@@ -82,10 +84,17 @@ impl Record {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The call needs `scope` and names `subject`.
-    pub(crate) fn entered(&self, scope: Scope, peer: Option<Peer>, subject: &str) {
+    /// The call came from there.
+    pub(crate) fn came_from(&self, peer: Option<Peer>) {
         let mut facts = self.facts();
-        (facts.scope, facts.peer, facts.subject) = (Some(scope), peer, short(subject));
+        // If it is refused at once that is told, whatever it needs.
+        (facts.scope, facts.peer) = (Some(Scope::Read), peer);
+    }
+
+    /// The call needs `scope` and names `subject`.
+    pub(crate) fn needs(&self, scope: Scope, subject: &str) {
+        let mut facts = self.facts();
+        (facts.scope, facts.subject) = (Some(scope), short(subject));
     }
 
     /// It is known who calls.
@@ -117,9 +126,28 @@ impl Record {
         self.facts().held = Some(Box::new(held));
     }
 
+    /// Records an image that came of work which went on without its caller: the line of the call is written by then.
+    pub(crate) fn image_of_work(&self, sink: &Sink, method: &str, image: &v1::Image) {
+        self.image(image);
+        let facts = self.facts();
+        if facts.is_told {
+            let deed = Deed {
+                method,
+                outcome: "OK",
+                tenant: &facts.tenant,
+                subject: &facts.subject,
+                result: &facts.result,
+                sha256: &facts.sha256,
+                ..Deed::default()
+            };
+            sink.write(deed.told());
+        }
+    }
+
     /// The line of this call; `None` when it is not recorded.
     pub(super) fn tell(&self, line: &Line, outcome: &Outcome) -> Option<String> {
-        let facts = self.facts();
+        let mut facts = self.facts();
+        facts.is_told = true;
         let changes = facts.scope? != Scope::Read || line.method == DOWNLOAD;
         if !changes && !outcome.is_refusal() {
             return None;
@@ -204,7 +232,7 @@ mod tests {
         ] {
             let record = Record::default();
             if let Some(scope) = scope {
-                record.entered(scope, None, "jobs/x");
+                record.needs(scope, "jobs/x");
             }
             let told = record.tell(&line(method), outcome);
             assert_eq!(told.is_some(), is_told, "{method} {outcome:?}: {told:?}");
@@ -215,7 +243,8 @@ mod tests {
     fn names_are_short_and_on_one_line() {
         let record = Record::default();
         let peer = Peer { address: "127.0.0.1:9".parse().unwrap(), certificate_sha256: Some([1; 32]) };
-        record.entered(Scope::Write, Some(peer), &format!("a\nb\"{}", "x".repeat(1000)));
+        record.came_from(Some(peer));
+        record.needs(Scope::Write, &format!("a\nb\"{}", "x".repeat(1000)));
         let told = record.tell(&line("ImageOps/Check"), &Outcome::Done).unwrap();
         assert!(told.len() < 1000 && !told.contains('\n'), "{told}");
         let value: serde_json::Value = serde_json::from_str(&told).unwrap();

@@ -25,7 +25,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::GetImageRequest>,
     ) -> Result<Response<v1::GetImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         Ok(Response::new(get(&self.app, &caller, &request).await?))
     }
 
@@ -33,7 +33,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Result<Response<v1::ListImagesResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         Ok(Response::new(list(&self.app, &caller, request).await?))
     }
 
@@ -41,7 +41,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::UpdateImageRequest>,
     ) -> Result<Response<v1::UpdateImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let image = update(&self.app, &caller, request).await?;
         caller.record.image(&image);
         Ok(Response::new(v1::UpdateImageResponse { image: Some(image) }))
@@ -51,7 +51,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::DeleteImageRequest>,
     ) -> Result<Response<v1::DeleteImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Delete).await?;
+        let (caller, request) = self.enter(request, Scope::Delete)?;
         let image = self.app.making_room(|| delete(&self.app, &caller, &request)).await?;
         caller.record.image(&image);
         Ok(Response::new(v1::DeleteImageResponse { image: Some(image) }))
@@ -61,7 +61,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::RestoreImageRequest>,
     ) -> Result<Response<v1::RestoreImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let image = restore(&self.app, &caller, &request).await?;
         caller.record.image(&image);
         Ok(Response::new(v1::RestoreImageResponse { image: Some(image) }))
@@ -71,7 +71,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::PurgeImageRequest>,
     ) -> Result<Response<v1::PurgeImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Delete).await?;
+        let (caller, request) = self.enter(request, Scope::Delete)?;
         self.app.making_room(|| records::purge(&self.app, &caller, &request)).await?;
         Ok(Response::new(v1::PurgeImageResponse {}))
     }
@@ -80,7 +80,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::CreateImageRequest>,
     ) -> Result<Response<v1::CreateImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let image = records::create(&self.app, &caller, request).await?;
         caller.record.image(&image);
         Ok(Response::new(v1::CreateImageResponse { image: Some(image) }))
@@ -90,7 +90,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::ImportImageRequest>,
     ) -> Result<Response<v1::ImportImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = imports::import(&self.app, &caller, request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::ImportImageResponse { job: Some(job) }))
@@ -100,7 +100,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::CopyImageRequest>,
     ) -> Result<Response<v1::CopyImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = copies::copy(&self.app, &caller, request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::CopyImageResponse { job: Some(job) }))
@@ -110,7 +110,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::RemoveReplicaRequest>,
     ) -> Result<Response<v1::RemoveReplicaResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Delete).await?;
+        let (caller, request) = self.enter(request, Scope::Delete)?;
         let image = self.app.making_room(|| copies::remove(&self.app, &caller, &request)).await?;
         caller.record.image(&image);
         Ok(Response::new(v1::RemoveReplicaResponse { image: Some(image) }))
@@ -120,7 +120,7 @@ impl v1::images_server::Images for Service {
         &self,
         request: Request<v1::GetUsageRequest>,
     ) -> Result<Response<v1::GetUsageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         let usage = quotas::usage(&self.app, &caller, request).await?;
         Ok(Response::new(v1::GetUsageResponse { usage: Some(usage) }))
     }

@@ -21,7 +21,7 @@ impl v1::keys_server::Keys for Service {
         &self,
         request: Request<v1::CreateKeyRequest>,
     ) -> Result<Response<v1::CreateKeyResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Admin).await?;
+        let (caller, request) = self.enter(request, Scope::Admin)?;
         let made = create(&self.app, &caller, request).await?;
         made.key.iter().for_each(|key| caller.record.made(&key.name));
         Ok(Response::new(made))
@@ -31,7 +31,7 @@ impl v1::keys_server::Keys for Service {
         &self,
         request: Request<v1::GetKeyRequest>,
     ) -> Result<Response<v1::GetKeyResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Admin).await?;
+        let (caller, request) = self.enter(request, Scope::Admin)?;
         let key = self.app.catalogue.get_key(within(&caller), parse_name("name", &request.name)?).await;
         let key = key.map_err(Failure::from)?;
         Ok(Response::new(v1::GetKeyResponse { key: Some(wire::key(&key, now())) }))
@@ -41,7 +41,7 @@ impl v1::keys_server::Keys for Service {
         &self,
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Admin).await?;
+        let (caller, request) = self.enter(request, Scope::Admin)?;
         Ok(Response::new(list(&self.app, &caller, request).await?))
     }
 
@@ -49,7 +49,7 @@ impl v1::keys_server::Keys for Service {
         &self,
         request: Request<v1::RevokeKeyRequest>,
     ) -> Result<Response<v1::RevokeKeyResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Admin).await?;
+        let (caller, request) = self.enter(request, Scope::Admin)?;
         let id = parse_name("name", &request.name)?;
         let key = self.app.catalogue.revoke_key(within(&caller), id, now()).await.map_err(Failure::from)?;
         Ok(Response::new(v1::RevokeKeyResponse { key: Some(wire::key(&key, now())) }))

@@ -19,7 +19,6 @@ mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::Stream;
 use imageops::v1;
@@ -29,8 +28,8 @@ use imageops_model::Scope;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
-use crate::audit::{Record, subject_of};
-use crate::auth::{Caller, peer_of};
+use crate::audit::subject_of;
+use crate::auth::Caller;
 use crate::failure::{Failure, Result};
 
 pub(crate) use jobs::start_once;
@@ -51,19 +50,17 @@ impl Service {
         Self { app }
     }
 
-    /// The caller of a request, and the request itself.
-    async fn enter<T: 'static>(&self, request: Request<T>, scope: Scope) -> Result<(Caller, T)> {
-        let record = request.extensions().get::<Record>().cloned().unwrap_or_default();
-        record.entered(scope, peer_of(&request), &subject_of(request.get_ref()));
+    /// The caller of a request, who was let in at the entrance, and the request itself.
+    fn enter<T: 'static>(&self, request: Request<T>, scope: Scope) -> Result<(Caller, T)> {
+        let (_, mut extensions, message) = request.into_parts();
+        let caller: Caller =
+            extensions.remove().ok_or_else(|| Failure::internal("a call that did not pass the entrance"))?;
+        caller.record.needs(scope, &subject_of(&message));
         if scope == Scope::Write && self.app.shutdown.is_cancelled() {
             return Err(watch::shutting_down());
         }
-        let mut caller = self.app.authenticator.identify(&request).await?;
-        record.called_by(&caller);
-        record.hold(self.app.tenant_limits.admit(&caller.tenant, Instant::now())?);
-        caller.record = record;
         caller.allow(scope)?;
-        Ok((caller, request.into_inner()))
+        Ok((caller, message))
     }
 }
 
@@ -78,7 +75,7 @@ fn parse_name<T: std::str::FromStr<Err = imageops_model::InvalidName>>(
 #[tonic::async_trait]
 impl ImageOps for Service {
     async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = jobs::check(&self.app, &caller, request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::CheckResponse { job: Some(job) }))
@@ -88,7 +85,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::CompressRequest>,
     ) -> Result<Response<v1::CompressResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = jobs::compress(&self.app, &caller, request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::CompressResponse { job: Some(job) }))
@@ -98,7 +95,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::EstimateCompressionRequest>,
     ) -> Result<Response<v1::EstimateCompressionResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = jobs::estimate(&self.app, &caller, request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::EstimateCompressionResponse { job: Some(job) }))
@@ -108,7 +105,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::InspectRequest>,
     ) -> Result<Response<v1::InspectResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         let inspection = inspect::inspect(&self.app, &caller, request).await?;
         Ok(Response::new(v1::InspectResponse { inspection: Some(inspection) }))
     }
@@ -119,7 +116,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         Ok(Response::new(watch::watch(&self.app, &caller, request).await?))
     }
 
@@ -127,13 +124,11 @@ impl ImageOps for Service {
         &self,
         request: Request<Streaming<v1::UploadImageRequest>>,
     ) -> Result<Response<v1::UploadImageResponse>, Status> {
-        let (caller, messages) = self.enter(request, Scope::Write).await?;
+        let (caller, messages) = self.enter(request, Scope::Write)?;
         let record = caller.record.clone();
         let answer = uploads::upload(&self.app, caller, messages).await?;
-        match (&answer.image, &answer.upload) {
-            (Some(image), _) => record.image(image),
-            (None, Some(upload)) => record.made(&upload.name),
-            (None, None) => {}
+        if let (None, Some(upload)) = (&answer.image, &answer.upload) {
+            record.made(&upload.name);
         }
         Ok(Response::new(answer))
     }
@@ -145,7 +140,7 @@ impl ImageOps for Service {
         request: Request<v1::DownloadImageRequest>,
     ) -> Result<Response<Self::DownloadImageStream>, Status> {
         let wants_file = request.extensions().get::<FileWanted>().is_some();
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         download::download(&self.app, &caller, request, wants_file).await.map_err(Status::from)
     }
 
@@ -153,7 +148,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::GetUploadRequest>,
     ) -> Result<Response<v1::GetUploadResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         let upload = uploads::get(&self.app, &caller, &request).await?;
         Ok(Response::new(v1::GetUploadResponse { upload: Some(upload) }))
     }
@@ -162,7 +157,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::ListUploadsRequest>,
     ) -> Result<Response<v1::ListUploadsResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         Ok(Response::new(uploads::list(&self.app, &caller, request).await?))
     }
 
@@ -170,7 +165,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::AbortUploadRequest>,
     ) -> Result<Response<v1::AbortUploadResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let upload = self.app.making_room(|| uploads::abort(&self.app, &caller, &request)).await?;
         Ok(Response::new(v1::AbortUploadResponse { upload: Some(upload) }))
     }
@@ -179,7 +174,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         let job = jobs::get(&self.app, &caller, &request).await?;
         Ok(Response::new(v1::GetJobResponse { job: Some(job) }))
     }
@@ -188,7 +183,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         Ok(Response::new(jobs::list(&self.app, &caller, request).await?))
     }
 
@@ -196,7 +191,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::WaitJobRequest>,
     ) -> Result<Response<v1::WaitJobResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         let job = watch::wait(&self.app, &caller, request).await?;
         Ok(Response::new(v1::WaitJobResponse { job: Some(job) }))
     }
@@ -205,7 +200,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = jobs::cancel(&self.app, &caller, &request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::CancelJobResponse { job: Some(job) }))
@@ -215,7 +210,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Delete).await?;
+        let (caller, request) = self.enter(request, Scope::Delete)?;
         jobs::delete(&self.app, &caller, &request).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
@@ -224,7 +219,7 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::ConvertRequest>,
     ) -> Result<Response<v1::ConvertResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let job = jobs::convert(&self.app, &caller, request).await?;
         caller.record.made(&job.name);
         Ok(Response::new(v1::ConvertResponse { job: Some(job) }))
@@ -234,18 +229,15 @@ impl ImageOps for Service {
         &self,
         request: Request<v1::ComposeImageRequest>,
     ) -> Result<Response<v1::ComposeImageResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
-        let record = caller.record.clone();
-        let answer = uploads::compose_image(&self.app, caller, request).await?;
-        answer.image.iter().for_each(|image| record.image(image));
-        Ok(Response::new(answer))
+        let (caller, request) = self.enter(request, Scope::Write)?;
+        Ok(Response::new(uploads::compose_image(&self.app, caller, request).await?))
     }
 
     async fn abort_session(
         &self,
         request: Request<v1::AbortSessionRequest>,
     ) -> Result<Response<v1::AbortSessionResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Write).await?;
+        let (caller, request) = self.enter(request, Scope::Write)?;
         let aborted = self.app.making_room(|| uploads::abort_session(&self.app, &caller, &request)).await?;
         Ok(Response::new(aborted))
     }

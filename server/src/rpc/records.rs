@@ -72,7 +72,10 @@ pub(super) async fn purge(app: &App, caller: &Caller, request: &v1::PurgeImageRe
     let id = parse_name("name", &request.name)?;
     let revision = wire::read_etag(&request.etag)?;
     let error = match app.catalogue.purge_image(&caller.tenant, id, revision, false, now()).await {
-        Ok(row) => return tidy(app, &row).await,
+        Ok(row) => {
+            caller.record.digest(&row.sha256);
+            return tidy(app, &row).await;
+        }
         Err(error) => error,
     };
     let failure = refusal(app, &caller.tenant, id, error).await;

@@ -21,7 +21,7 @@ impl v1::stores_server::Stores for Service {
         &self,
         request: Request<v1::ListStoresRequest>,
     ) -> Result<Response<v1::ListStoresResponse>, Status> {
-        let (caller, _) = self.enter(request, Scope::Read).await?;
+        let (caller, _) = self.enter(request, Scope::Read)?;
         let mut stores = Vec::new();
         for slot in self.app.stores.all() {
             stores.push(show(&self.app, &caller, slot).await?);
@@ -33,7 +33,7 @@ impl v1::stores_server::Stores for Service {
         &self,
         request: Request<v1::GetStoreRequest>,
     ) -> Result<Response<v1::GetStoreResponse>, Status> {
-        let (caller, request) = self.enter(request, Scope::Read).await?;
+        let (caller, request) = self.enter(request, Scope::Read)?;
         let store = show(&self.app, &caller, find(&self.app, &request.name)?).await?;
         Ok(Response::new(v1::GetStoreResponse { store: Some(store) }))
     }
@@ -91,7 +91,7 @@ impl v1::stores_server::Stores for Service {
 impl Service {
     /// The caller of a request that concerns the service as a whole: an administrator of the built-in tenant.
     pub(super) async fn enter_as_operator<T: 'static>(&self, request: Request<T>) -> Result<(Caller, T)> {
-        let (caller, request) = self.enter(request, Scope::Admin).await?;
+        let (caller, request) = self.enter(request, Scope::Admin)?;
         require_operator(&caller)?;
         Ok((caller, request))
     }

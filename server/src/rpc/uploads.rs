@@ -46,6 +46,9 @@ pub(super) async fn upload(
     let owner = Arc::clone(app);
     let work = app.tasks.spawn(async move {
         let response = take_in(&owner, &caller, messages).await;
+        if let Ok(v1::UploadImageResponse { image: Some(image), .. }) = &response {
+            caller.record.image_of_work(&owner.audit, "ImageOps/UploadImage", image);
+        }
         // The default store lies beside the catalogue: what keeps that one from writing shows there.
         if response.as_ref().is_err_and(is_of_the_disk) {
             owner.stores.suspect(owner.stores.default_id());
@@ -512,6 +515,9 @@ pub(super) async fn compose_image(
             Composed::Now(committed) => response(&committed),
             Composed::Before(upload) => ended(&owner, &caller, &upload).await?,
         };
+        if let Some(image) = &made.image {
+            caller.record.image_of_work(&owner.audit, "ImageOps/ComposeImage", image);
+        }
         Ok(v1::ComposeImageResponse { upload: made.upload, image: made.image, check_job: made.check_job })
     });
     work.await.map_err(Failure::internal)?
