@@ -1,7 +1,7 @@
 //! A stretch of a file, from its first byte to its last, over as many requests as it takes.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
@@ -14,6 +14,8 @@ use crate::pace::Pace;
 
 /// Bytes that are handed on at a time.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
+/// From a slow source fewer are handed on after this time: whoever waits sees that it goes on (reliability rel_50).
+const PIECE_AGE_MAX: Duration = Duration::from_secs(1);
 /// Times that the back-off is doubled into its longest.
 const BACK_OFF_FACTOR_MAX: u32 = 40;
 
@@ -96,7 +98,7 @@ async fn pour(
     end: Option<u64>,
     pieces: &Pieces,
 ) -> Result<()> {
-    let mut piece = BytesMut::new();
+    let (mut piece, mut handed_on) = (BytesMut::new(), Instant::now());
     let ended = loop {
         if end == Some(*at + piece.len() as u64) {
             break Ok(());
@@ -112,8 +114,9 @@ async fn pour(
                 if *at + piece.len() as u64 > client.limits.max_bytes {
                     return Err(Error::TooLarge { limit_bytes: client.limits.max_bytes });
                 }
-                if piece.len() >= PIECE_BYTES {
+                if piece.len() >= PIECE_BYTES || handed_on.elapsed() >= PIECE_AGE_MAX {
                     hand_on(&mut piece, at, pieces).await?;
+                    handed_on = Instant::now();
                 }
             }
             // The end of the answer, but not of the stretch.

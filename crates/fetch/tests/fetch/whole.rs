@@ -1,6 +1,7 @@
 //! Files that come whole: as one, after cuts, in ranges.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use imageops_fetch::{Error, Limits};
 
@@ -56,6 +57,21 @@ async fn a_file_comes_as_one_with_its_length_in_chunks_or_up_to_the_end() {
     }
     assert!(fetch(&source, limits()).await.unwrap().is_empty());
     assert!(source.heads()[0].contains("accept-encoding: identity\r\n"), "{}", source.heads()[0]);
+}
+
+#[tokio::test]
+async fn what_comes_slowly_is_handed_on_meanwhile() {
+    let source = Source::start(|_, _| Reply::whole(&[7; 400]).trickle(Duration::from_millis(10))).await;
+    let gate = gate(&Names::of(&[]), &["127.0.0.1"]);
+    let url = gate.read(&format!("http://127.0.0.1:{}/disk.img", source.port())).unwrap();
+    let slow = Limits { min_bytes_per_second: 1, ..limits() };
+    let mut fetch = open(&gate, &url, slow).await.unwrap();
+    let mut pieces = Vec::new();
+    while let Some(data) = fetch.next().await.unwrap() {
+        pieces.push(data.len());
+    }
+    assert_eq!(pieces.iter().sum::<usize>(), 400);
+    assert!(pieces.len() > 1, "expected the first bytes before the last ones");
 }
 
 #[tokio::test]
