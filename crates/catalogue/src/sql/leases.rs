@@ -18,11 +18,12 @@ const CODE_ABORTED: i32 = 10;
 // Workers know jobs by id alone; the tenant comes from the row.
 const SELECT_FOR_WORKER: &str = select_jobs!("WHERE id = $1");
 
-// The first condition is that of the index `jobs_by_turn`, word for word: else the index cannot be used.
+// The first condition and that on the kind are those of the lane's index, word for word: else it cannot be used. The states
+// stand in another order than in that of `jobs_by_turn`, so that SQLite cannot take that one, which all lanes share.
 macro_rules! is_claimable {
     ($kinds:literal) => {
         concat!(
-            "WHERE state IN ('queued', 'running') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) ",
+            "WHERE state IN ('running', 'queued') AND (state = 'queued' OR lease_time IS NULL OR lease_time < $1) ",
             "AND kind ",
             $kinds
         )
@@ -40,16 +41,17 @@ macro_rules! in_lane {
             is_any_claimable: concat!(
                 "SELECT CAST(1 AS BIGINT) FROM jobs ",
                 is_claimable!($kinds),
-                " LIMIT 1"
+                // In the order of the index: else PostgreSQL expects to meet one sooner by reading all jobs.
+                " AND tenant > '' ORDER BY tenant, create_time, id LIMIT 1"
             ),
         }
     };
 }
 
 /// Statements on the jobs of one lane; `$1` is the time, `$2` the tenant whose turn was the last one.
-struct LaneStatements {
-    select_claimable: &'static str,
-    is_any_claimable: &'static str,
+pub(super) struct LaneStatements {
+    pub(super) select_claimable: &'static str,
+    pub(super) is_any_claimable: &'static str,
 }
 
 static WORK: LaneStatements = in_lane!("NOT IN ('import', 'scrub', 'drain')");
@@ -57,7 +59,7 @@ static IMPORT: LaneStatements = in_lane!("= 'import'");
 static SCRUB: LaneStatements = in_lane!("= 'scrub'");
 static DRAIN: LaneStatements = in_lane!("= 'drain'");
 
-fn statements(lane: Lane) -> &'static LaneStatements {
+pub(super) fn statements(lane: Lane) -> &'static LaneStatements {
     match lane {
         Lane::Work => &WORK,
         Lane::Import => &IMPORT,
