@@ -120,6 +120,10 @@ async fn is_newest(db: &mut Connection, living: &JobRow) -> Result<bool> {
 }
 
 async fn is_full(db: &mut Connection, tenant: &Tenant, queue_limit: u64) -> Result<bool> {
+    // The check of a new image is queued whatever the queue: nothing is to be counted for it.
+    if queue_limit == u64::MAX {
+        return Ok(false);
+    }
     Ok(count_active_of(db, tenant).await? >= queue_limit
         || count_active(db).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
 }
