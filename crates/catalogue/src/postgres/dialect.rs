@@ -49,6 +49,13 @@ macro_rules! lock_for_claim {
     };
 }
 
+/// The index of live jobs: it is found by its condition.
+macro_rules! by_turn {
+    () => {
+        ""
+    };
+}
+
 /// Runs one step of the modules beside in a transaction of its own, committed when it succeeds and rolled back otherwise;
 /// again when it met another transaction.
 macro_rules! in_transaction {

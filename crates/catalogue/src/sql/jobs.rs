@@ -31,10 +31,22 @@ pub(super) use select_jobs;
 
 const SELECT: &str = select_jobs!("WHERE tenant = $1 AND id = $2");
 
-const SELECT_PAGE: &str = select_jobs!(
-    "WHERE tenant = $1 AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9, $10, $11, $12, $13, $14) \
-     AND (create_time, id) < ($15, $16) ORDER BY create_time DESC, id DESC LIMIT $17"
-);
+/// A page of jobs: `$2` to `$6` are the states, `$7` to `$14` the kinds.
+macro_rules! select_page {
+    ($which:expr) => {
+        select_jobs!(concat!(
+            $which,
+            " AND state IN ($2, $3, $4, $5, $6) AND kind IN ($7, $8, $9, $10, $11, $12, $13, $14) \
+             AND (create_time, id) < ($15, $16) ORDER BY create_time DESC, id DESC LIMIT $17"
+        ))
+    };
+}
+
+const SELECT_PAGE: &str = select_page!("WHERE tenant = $1");
+
+// No parameter tells a database that the rows are those of an index of live jobs: its condition has to stand here.
+pub(super) const SELECT_LIVE_PAGE: &str =
+    select_page!(concat!(by_turn!(), "WHERE tenant = $1 AND state IN ('queued', 'running')"));
 
 pub(super) const SELECT_ALIAS: &str = select_jobs!("WHERE tenant = $1 AND alias = $2");
 
@@ -335,7 +347,9 @@ pub(super) async fn list(
     page: Page,
 ) -> Result<Vec<JobRow>> {
     let slice = Slice::from(page);
-    let mut query = sqlx::query_as::<_, JobRecord>(SELECT_PAGE).bind(tenant.as_str());
+    let only_live = !states.is_empty() && states.iter().all(|state| !state.is_final());
+    let statement = if only_live { SELECT_LIVE_PAGE } else { SELECT_PAGE };
+    let mut query = sqlx::query_as::<_, JobRecord>(statement).bind(tenant.as_str());
     for state in filter::<5, _>(states, JobState::ALL, JobState::as_str) {
         query = query.bind(state);
     }

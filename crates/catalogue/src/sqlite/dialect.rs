@@ -48,6 +48,13 @@ macro_rules! lock_for_claim {
     };
 }
 
+/// The index of live jobs. One that holds few or none has no statistics, and all jobs of a tenant can look cheaper.
+macro_rules! by_turn {
+    () => {
+        "INDEXED BY jobs_by_turn "
+    };
+}
+
 /// Runs one step of the modules below in a transaction of its own, committed when it succeeds and rolled back otherwise.
 macro_rules! in_transaction {
     ($catalogue:expr, $step:path $(, $argument:expr)*) => {{

@@ -296,6 +296,7 @@ async fn statements_on_copies_and_parts_use_the_indexes() {
         (sessions::SELECT_LIVE, "uploads_by_session"),
         (sessions::SELECT_EXPIRED, "sessions_to_expire"),
         (doomed::SELECT, "doomed_by_time"),
+        (jobs::SELECT_LIVE_PAGE, "jobs_by_turn (tenant=? AND (create_time,id)<(?,?))"),
         (jobs::SELECT_OF_IMAGE, "jobs_by_image"),
         (jobs::SELECT_COALESCED, "jobs_to_coalesce"),
         (jobs::SELECT_ALIAS, "jobs_by_alias"),

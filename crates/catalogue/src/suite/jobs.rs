@@ -186,6 +186,10 @@ pub(crate) async fn lists_are_filtered<D: Database>() {
     assert_eq!(list(&[JobState::Queued], &[]).await, [estimate, queued, check]);
     assert_eq!(list(&[], &[JobKind::Compress]).await, [queued, failed.id]);
     assert_eq!(list(&[], &[JobKind::Estimate]).await, [estimate]);
+    assert_eq!(list(&[JobState::Running], &[]).await, []);
+    assert_eq!(list(&[JobState::Queued, JobState::Running], &[]).await, [estimate, queued, check]);
+    assert_eq!(list(&[JobState::Running, JobState::Queued], &[JobKind::Check]).await, [check]);
+    assert_eq!(list(&[JobState::Queued, JobState::Failed], &[JobKind::Compress]).await, [queued, failed.id]);
     assert_eq!(list(&[JobState::Failed, JobState::Failed], &[JobKind::Compress]).await, [failed.id]);
     assert_eq!(list(&[JobState::Failed], &[JobKind::Check]).await, []);
     assert_eq!(list(JobState::ALL, JobKind::ALL).await, [estimate, queued, failed.id, check]);
