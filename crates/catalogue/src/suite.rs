@@ -150,6 +150,7 @@ macro_rules! catalogue_suite {
             images::the_id_of_a_purged_image_stays_taken,
             images::the_trash_is_emptied_in_time,
             images::image_lists_are_ordered_and_paged,
+            images::images_of_one_label_are_ordered_and_paged,
             images::image_lists_are_filtered,
             images::other_tenants_see_no_image,
             usage::a_quota_of_its_own_replaces_the_default,

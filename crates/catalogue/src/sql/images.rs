@@ -31,13 +31,18 @@ pub(super) use select_images;
 /// A page of some rows in one order: filters, then the rows behind the cursor's key and id.
 macro_rules! select_page {
     ($which:literal, $key:literal, $comparison:literal, $direction:literal) => {
+        select_page!($which, "($10 IS NULL OR label = $10)", $key, $comparison, $direction)
+    };
+    ($which:literal, $label:literal, $key:literal, $comparison:literal, $direction:literal) => {
         select_images!(
             "WHERE tenant = $1 AND ",
             // Word for word the condition of the indexes, else they cannot be used.
             $which,
             " AND state IN ($2, $3, $4, $5, $6, $7, $8) AND ($9 IS NULL OR format IN (SELECT value FROM ",
             wanted_words!("$9"),
-            ")) AND ($10 IS NULL OR label = $10) AND ($11 IS NULL OR hidden = $11) AND NOT EXISTS (SELECT 1 FROM ",
+            ")) AND ",
+            $label,
+            " AND ($11 IS NULL OR hidden = $11) AND NOT EXISTS (SELECT 1 FROM ",
             wanted_pairs!("$12"),
             " WHERE NOT EXISTS (SELECT 1 FROM image_texts \
              WHERE image = images.id AND kind = 'label' AND name = wanted.key AND image_texts.value = wanted.value)) \
@@ -123,7 +128,7 @@ pub(super) async fn list(
     page: ImagePage,
 ) -> Result<Vec<ImageRow>> {
     let mut query =
-        sqlx::query_as::<_, ImageRecord>(page_statement(page.order, wanted.companions)).bind(tenant.as_str());
+        sqlx::query_as::<_, ImageRecord>(page_statement(page.order, wanted)).bind(tenant.as_str());
     for state in filter::<7, _>(&states(wanted), ImageState::ALL, ImageState::as_str) {
         query = query.bind(state);
     }
@@ -161,8 +166,9 @@ macro_rules! page_statement_of {
     };
 }
 
-pub(super) fn page_statement(order: ImageOrder, companions: Option<CompanionKind>) -> &'static str {
-    match companions {
+pub(super) fn page_statement(order: ImageOrder, wanted: &ImageFilter) -> &'static str {
+    match wanted.companions {
+        None if wanted.label.is_some() => labelled_page_statement(order),
         None => page_statement_of!("companion_of IS NULL", order),
         Some(CompanionKind::Slim) => {
             page_statement_of!("companion_of IS NOT NULL AND companion_kind = 'slim'", order)
@@ -170,6 +176,24 @@ pub(super) fn page_statement(order: ImageOrder, companions: Option<CompanionKind
         Some(CompanionKind::Conversion) => {
             page_statement_of!("companion_of IS NOT NULL AND companion_kind = 'conversion'", order)
         }
+    }
+}
+
+/// A page of the images with one label, which are few as a rule: they are sought by it in whatever order they are wanted. An
+/// order that no index of labels has is hidden from the planners, which would walk all images in it rather than sort those.
+fn labelled_page_statement(order: ImageOrder) -> &'static str {
+    macro_rules! select_labelled {
+        ($key:literal, $comparison:literal, $direction:literal) => {
+            select_page!("companion_of IS NULL", "label = $10", $key, $comparison, $direction)
+        };
+    }
+    match order {
+        ImageOrder::Newest => select_labelled!("create_time", "<", " DESC"),
+        ImageOrder::Oldest => select_labelled!("create_time", ">", " ASC"),
+        ImageOrder::Label => select_labelled!("label || ''", ">", " ASC"),
+        ImageOrder::LabelReversed => select_labelled!("label || ''", "<", " DESC"),
+        ImageOrder::Largest => select_labelled!("+size_bytes", "<", " DESC"),
+        ImageOrder::Smallest => select_labelled!("+size_bytes", ">", " ASC"),
     }
 }
 

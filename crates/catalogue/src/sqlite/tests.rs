@@ -14,7 +14,7 @@ use imageops_model::{JobId, Lane, Tenant};
 
 use super::*;
 use crate::suite::{Database, added, assert_error, at, catalogue_suite, image_row, new_job};
-use crate::{Catalogue as _, Error, ImageChange, ImageOrder};
+use crate::{Catalogue as _, Error, ImageChange, ImageFilter, ImageOrder};
 
 struct SqliteFile(TempDir);
 
@@ -371,11 +371,38 @@ async fn a_page_is_sought_and_not_sorted() {
         (ImageOrder::Largest, "images_by_size", "(size_bytes,id)<"),
         (ImageOrder::Smallest, "images_by_size", "(size_bytes,id)>"),
     ] {
-        let statement = format!("EXPLAIN QUERY PLAN {}", images::page_statement(order, None));
+        let statement =
+            format!("EXPLAIN QUERY PLAN {}", images::page_statement(order, &ImageFilter::default()));
         let plan = sqlx::query(sqlx::AssertSqlSafe(statement)).fetch_all(&catalogue.readers).await.unwrap();
         let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
         assert!(steps[0].starts_with("SEARCH images") && steps[0].contains(index), "{steps:?}");
         assert!(steps[0].contains(key), "{steps:?}");
         assert!(!steps.iter().any(|step| step.contains("ORDER BY")), "{steps:?}");
+    }
+}
+
+/// However many images there are of other labels, and whatever is known of their number.
+#[tokio::test]
+async fn images_of_one_label_are_sought_by_it() {
+    let file = SqliteFile::new();
+    let catalogue = file.open().await;
+    let image = added(&catalogue, image_row(Tenant::built_in())).await;
+    let wanted = ImageFilter { label: Some(image.label), ..ImageFilter::default() };
+    for known in ["SELECT 1", "ANALYZE"] {
+        sqlx::query(known).execute(&catalogue.writer).await.unwrap();
+        for (order, key) in [
+            (ImageOrder::Newest, "images_by_label_and_age (tenant=? AND label=? AND (create_time,id)<(?,?))"),
+            (ImageOrder::Oldest, "images_by_label_and_age (tenant=? AND label=? AND (create_time,id)>(?,?))"),
+            (ImageOrder::Label, "(tenant=? AND label=?)"),
+            (ImageOrder::LabelReversed, "(tenant=? AND label=?)"),
+            (ImageOrder::Largest, "(tenant=? AND label=?)"),
+            (ImageOrder::Smallest, "(tenant=? AND label=?)"),
+        ] {
+            let statement = format!("EXPLAIN QUERY PLAN {}", images::page_statement(order, &wanted));
+            let plan =
+                sqlx::query(sqlx::AssertSqlSafe(statement)).fetch_all(&catalogue.writer).await.unwrap();
+            let step: String = plan[0].get("detail");
+            assert!(step.starts_with("SEARCH images") && step.contains(key), "{order:?}: {step}");
+        }
     }
 }

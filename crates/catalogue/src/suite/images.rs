@@ -214,6 +214,44 @@ pub(crate) async fn image_lists_are_ordered_and_paged<D: Database>() {
     }
 }
 
+pub(crate) async fn images_of_one_label_are_ordered_and_paged<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    for number in 0..12_i64 {
+        let image = ImageRow {
+            label: Label::new(["a", "b", "A", "a"][number as usize % 4]).unwrap(),
+            size_bytes: [5, 3, 3, 9, 1 << 40, 7][number as usize % 6],
+            create_time: at(number / 5),
+            ..image_row(tenant())
+        };
+        added(&catalogue, image).await;
+    }
+    let label = Label::new("a").unwrap();
+    let wanted = ImageFilter { label: Some(label.clone()), ..ImageFilter::default() };
+    for order in [
+        ImageOrder::Newest,
+        ImageOrder::Oldest,
+        ImageOrder::Label,
+        ImageOrder::LabelReversed,
+        ImageOrder::Largest,
+        ImageOrder::Smallest,
+    ] {
+        let page = ImagePage { order, limit: 100, after: None };
+        let mut all = catalogue.list_images(&tenant(), &ImageFilter::default(), page).await.unwrap();
+        all.retain(|image| image.label == label);
+        assert_eq!(all.len(), 6);
+        let mut listed = Vec::new();
+        let mut page = ImagePage { order, limit: 2, after: None };
+        loop {
+            let rows = catalogue.list_images(&tenant(), &wanted, page.clone()).await.unwrap();
+            let Some(last) = rows.last() else { break };
+            page.after = Some(order.cursor(last));
+            listed.extend(rows);
+        }
+        assert_eq!(listed, all, "{order:?}");
+    }
+}
+
 pub(crate) async fn image_lists_are_filtered<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;

@@ -9,3 +9,6 @@ CREATE INDEX jobs_to_drain ON jobs (tenant, create_time, id) WHERE state IN ('ru
 
 -- Claims go by turns: nothing asks for the oldest of all.
 DROP INDEX jobs_to_claim;
+
+-- Images of one label are found without walking all images, and turned over by age without reading all of that label.
+CREATE INDEX images_by_label_and_age ON images (tenant, label, create_time, id, state) WHERE companion_of IS NULL;
