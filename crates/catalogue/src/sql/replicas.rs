@@ -32,6 +32,9 @@ pub(super) const SELECT_TO_VERIFY: &str = "SELECT blob, image, tenant, size_byte
      AND COALESCE(verify_time, image_replicas.create_time) < $2 \
      ORDER BY COALESCE(verify_time, image_replicas.create_time), blob LIMIT $3";
 
+pub(super) const SELECT_DAMAGED: &str = "SELECT CAST(1 AS BIGINT) FROM image_replicas \
+     WHERE store = $1 AND blob = $2 AND state = 'damaged' LIMIT 1";
+
 const VERIFY: &str = "UPDATE image_replicas SET verify_time = $1 WHERE store = $2 AND blob = $3";
 
 const SET_STATE: &str =
@@ -169,11 +172,14 @@ pub(super) async fn mark_verified(
     blob: &str,
     now: Micros,
 ) -> Result<()> {
-    let named = of_blob(db, store, blob).await?;
-    set_state(db, store, blob, ReplicaState::Damaged, ReplicaState::Ready, now).await?;
-    for before in named {
-        let after = with_state(&before, store, ReplicaState::Damaged, ReplicaState::Ready, now);
-        image_rows::save(db, &before, after, now).await?;
+    // As a rule none is, and no image changes: a scrub reads none for it.
+    if is_damaged(db, store, blob).await? {
+        let named = of_blob(db, store, blob).await?;
+        set_state(db, store, blob, ReplicaState::Damaged, ReplicaState::Ready, now).await?;
+        for before in named {
+            let after = with_state(&before, store, ReplicaState::Damaged, ReplicaState::Ready, now);
+            image_rows::save(db, &before, after, now).await?;
+        }
     }
     sqlx::query(VERIFY).bind(now.0).bind(write_uuid(store.0)).bind(blob).execute(db).await?;
     Ok(())
@@ -201,6 +207,12 @@ pub(super) async fn mark_damaged(
         marked.push(image_rows::save(db, &before, after, now).await?);
     }
     Ok(marked)
+}
+
+async fn is_damaged(db: &mut Connection, store: StoreId, blob: &str) -> Result<bool> {
+    let any: Option<i64> =
+        sqlx::query_scalar(SELECT_DAMAGED).bind(write_uuid(store.0)).bind(blob).fetch_optional(db).await?;
+    Ok(any.is_some())
 }
 
 async fn of_blob(db: &mut Connection, store: StoreId, blob: &str) -> Result<Vec<ImageRow>> {

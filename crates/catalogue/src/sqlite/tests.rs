@@ -288,6 +288,7 @@ async fn statements_on_copies_and_parts_use_the_indexes() {
         (replicas::SELECT_TO_VERIFY, "replicas_to_verify"),
         (replicas::SELECT_IN_STORE, "replicas_by_store"),
         (replicas::SELECT_OF_BLOB, "replicas_by_blob"),
+        (replicas::SELECT_DAMAGED, "replicas_by_blob (store=? AND blob=?)"),
         (images::SELECT_UNREFERENCED, "replicas_by_blob"),
         (companions::SELECT_BY_USE, "conversions_by_use"),
         (companions::SELECT_OF, "companions_by_image"),
