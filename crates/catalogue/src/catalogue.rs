@@ -220,7 +220,8 @@ pub trait Catalogue: Send + Sync + 'static {
 
     /// Aborts open uploads and sessions that expired before `now` and forgets uploads that ended before `forget_before`; the
     /// ids of those aborted, of at most 1,000 uploads and 100 sessions a call. A session expires with its last upload, but not
-    /// before a day has passed since its last part came.
+    /// before a day has passed since its last part came. Done in several transactions when there are many; an error is told
+    /// when nothing was aborted before it.
     async fn expire_uploads(&self, now: Micros, forget_before: Micros) -> Result<Vec<UploadId>>;
 
     /// Whether the staged bytes of an upload are still wanted: it is open, or a stored part.

@@ -170,6 +170,7 @@ macro_rules! catalogue_suite {
             sessions::a_composition_that_nobody_goes_on_with_frees_its_session,
             sessions::parts_need_the_quota_once,
             sessions::sessions_expire_with_their_parts,
+            sessions::what_expires_goes_in_one_call,
             sessions::sec_29_sessions_of_two_tenants_are_two,
             records::an_upload_fills_a_record,
             records::a_record_is_queued_again_when_its_upload_ends,

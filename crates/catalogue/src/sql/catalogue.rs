@@ -19,8 +19,45 @@ use crate::{
     Replica, RequestKey, Result, StoreChange, StoreRow, StoreUsage, UploadPart, UploadRow, Usage,
 };
 
-/// Jobs that one transaction of [`Catalogue::expire_jobs`] forgets at most: other writers go between two of them.
-const EXPIRE_BATCH: u64 = 1_000;
+/// Jobs or uploads that one transaction forgets at most: other writers go between two of them.
+const FORGET_BATCH: u64 = 1_000;
+/// Uploads that one transaction gives up at most. Each takes several statements, more than a row that is forgotten.
+const ABORT_BATCH: usize = 100;
+/// Uploads that one call of [`Catalogue::expire_uploads`] gives up at most, beside those of sessions.
+const ABORT_MAX: usize = 1_000;
+/// Sessions that it gives up at most.
+const SESSIONS_MAX: usize = 100;
+
+impl Handle {
+    /// Gives up what has expired, and tells it as it goes: what is committed stays so if a later transaction fails.
+    async fn abort_expired(&self, now: Micros, aborted: &mut Vec<UploadId>) -> Result<()> {
+        for _ in 0..ABORT_MAX / ABORT_BATCH {
+            let batch: Result<Vec<UploadId>> = in_transaction!(self, uploads::expire, now, ABORT_BATCH);
+            let batch = batch?;
+            aborted.extend(&batch);
+            if batch.len() < ABORT_BATCH {
+                break;
+            }
+        }
+        for _ in 0..SESSIONS_MAX {
+            let parts: Result<Option<Vec<UploadId>>> = in_transaction!(self, sessions::expire, now);
+            match parts? {
+                Some(parts) => aborted.extend(parts),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget_uploads(&self, before: Micros) -> Result<()> {
+        loop {
+            let batch: Result<u64> = in_transaction!(self, uploads::forget, before, FORGET_BATCH);
+            if batch? < FORGET_BATCH {
+                return Ok(());
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl Catalogue for Handle {
@@ -111,10 +148,10 @@ impl Catalogue for Handle {
     async fn expire_jobs(&self, before: Micros) -> Result<u64> {
         let mut forgotten = 0;
         loop {
-            let batch: Result<u64> = in_transaction!(self, jobs::expire, before, EXPIRE_BATCH);
+            let batch: Result<u64> = in_transaction!(self, jobs::expire, before, FORGET_BATCH);
             let batch = batch?;
             forgotten += batch;
-            if batch < EXPIRE_BATCH {
+            if batch < FORGET_BATCH {
                 return Ok(forgotten);
             }
         }
@@ -208,7 +245,20 @@ impl Catalogue for Handle {
     }
 
     async fn expire_uploads(&self, now: Micros, forget_before: Micros) -> Result<Vec<UploadId>> {
-        in_transaction!(self, uploads::expire, now, forget_before)
+        let mut aborted = Vec::new();
+        let mut ended = self.abort_expired(now, &mut aborted).await;
+        if ended.is_ok() {
+            ended = self.forget_uploads(forget_before).await;
+        }
+        match ended {
+            Err(error) if aborted.is_empty() => Err(error),
+            // Their bytes can go, and only this answer tells them; the next call meets the same error.
+            Err(error) => {
+                tracing::debug!(%error, "some expired uploads wait for the next call");
+                Ok(aborted)
+            }
+            Ok(()) => Ok(aborted),
+        }
     }
 
     async fn is_upload_open(&self, id: UploadId) -> Result<bool> {

@@ -13,8 +13,6 @@ const WHAT: &str = "session";
 
 /// How long stored parts wait at least for the next one.
 const WAIT_MS_MIN: i64 = 24 * 3_600_000;
-/// Sessions that one call gives up at most.
-const EXPIRE_MAX: i64 = 100;
 
 const SELECT: &str = "SELECT composing FROM upload_sessions WHERE tenant = $1 AND session = $2";
 
@@ -32,7 +30,7 @@ const FREE: &str = "UPDATE upload_sessions SET composing = NULL, update_time = $
 const DELETE: &str = "DELETE FROM upload_sessions WHERE tenant = $1 AND session = $2";
 
 pub(super) const SELECT_EXPIRED: &str = "SELECT tenant, session FROM upload_sessions \
-     WHERE composing IS NULL AND expire_time < $1 ORDER BY expire_time LIMIT $2";
+     WHERE composing IS NULL AND expire_time < $1 ORDER BY expire_time LIMIT 1";
 
 pub(super) const SELECT_PARTS: &str = select_uploads!(
     "WHERE tenant = $1 AND session = $2 AND state = 'stored' AND part IS NOT NULL ORDER BY part"
@@ -233,15 +231,12 @@ pub(super) async fn abort(
     Ok(aborted)
 }
 
-/// Gives up the sessions whose time is over; the ids of their uploads.
-pub(super) async fn expire(db: &mut Connection, now: Micros) -> Result<Vec<UploadId>> {
-    let expired: Vec<(String, String)> =
-        sqlx::query_as(SELECT_EXPIRED).bind(now.0).bind(EXPIRE_MAX).fetch_all(&mut *db).await?;
-    let mut aborted = Vec::new();
-    for (tenant, session) in expired {
-        aborted.extend(abort(db, &crate::rows::read_tenant(tenant)?, &session, now).await?);
-    }
-    Ok(aborted)
+/// Gives up the session whose time is over for longest; the ids of its uploads. `None` when there is none.
+pub(super) async fn expire(db: &mut Connection, now: Micros) -> Result<Option<Vec<UploadId>>> {
+    let expired: Option<(String, String)> =
+        sqlx::query_as(SELECT_EXPIRED).bind(now.0).fetch_optional(&mut *db).await?;
+    let Some((tenant, session)) = expired else { return Ok(None) };
+    Ok(Some(abort(db, &crate::rows::read_tenant(tenant)?, &session, now).await?))
 }
 
 async fn live(db: &mut Connection, tenant: &Tenant, session: &str) -> Result<Vec<UploadRecord>> {

@@ -12,9 +12,6 @@ use crate::{Created, Error, Page, Result, UploadPart, UploadRow};
 
 pub(super) const WHAT: &str = "upload";
 
-/// Uploads that one call aborts or forgets at most.
-const EXPIRE_MAX: i64 = 1_000;
-
 macro_rules! select_uploads {
     ($rest:literal) => {
         concat!(
@@ -347,18 +344,24 @@ pub(super) async fn fail(
     Ok(after)
 }
 
-pub(super) async fn expire(db: &mut Connection, now: Micros, forget_before: Micros) -> Result<Vec<UploadId>> {
+/// Gives up open uploads whose time is over; at most `limit`.
+pub(super) async fn expire(db: &mut Connection, now: Micros, limit: usize) -> Result<Vec<UploadId>> {
+    let limit = write_number("limit", limit as u64)?;
     let expired: Vec<UploadRecord> =
-        sqlx::query_as(SELECT_EXPIRED).bind(now.0).bind(EXPIRE_MAX).fetch_all(&mut *db).await?;
+        sqlx::query_as(SELECT_EXPIRED).bind(now.0).bind(limit).fetch_all(&mut *db).await?;
     let mut aborted = Vec::new();
     for record in expired {
         let upload = UploadRow::try_from(record)?;
         give_up(db, &upload, now).await?;
         aborted.push(upload.id);
     }
-    aborted.extend(sessions::expire(db, now).await?);
-    sqlx::query(FORGET).bind(forget_before.0).bind(EXPIRE_MAX).execute(db).await?;
     Ok(aborted)
+}
+
+/// Forgets uploads that ended before `before`; how many, at most `limit`.
+pub(super) async fn forget(db: &mut Connection, before: Micros, limit: u64) -> Result<u64> {
+    let deleted = sqlx::query(FORGET).bind(before.0).bind(write_number("limit", limit)?).execute(db).await?;
+    Ok(deleted.rows_affected())
 }
 
 pub(super) async fn is_open(db: &mut Connection, id: UploadId) -> Result<bool> {

@@ -323,6 +323,30 @@ pub(crate) async fn sessions_expire_with_their_parts<D: Database>() {
     assert_sound::<D>(&catalogue).await;
 }
 
+/// More than one transaction takes.
+pub(crate) async fn what_expires_goes_in_one_call<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let mut expected = Vec::new();
+    for _ in 0..101 {
+        expected.push(new_row(catalogue.create_upload(upload_row(at(0))).await.unwrap()).id);
+    }
+    for session in ["a", "b", "c"] {
+        for number in 1..=2 {
+            let part = UploadPart { session: session.to_owned(), number };
+            expected.push(stored(&catalogue, UploadRow { part: Some(part), ..part_row(number, 100) }).await);
+        }
+    }
+    let late = at(9 * 86_400);
+    let mut expired = catalogue.expire_uploads(late, at(0)).await.unwrap();
+    expired.sort();
+    expected.sort();
+    assert_eq!(expired, expected);
+    assert_eq!(catalogue.expire_uploads(late, at(0)).await.unwrap(), []);
+    assert_eq!(catalogue.get_usage(&tenant()).await.unwrap(), crate::Usage::default());
+    assert_sound::<D>(&catalogue).await;
+}
+
 pub(crate) async fn sec_29_sessions_of_two_tenants_are_two<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
