@@ -1,15 +1,20 @@
 //! The catalogue in a PostgreSQL database.
 //!
 //! Every write is one transaction at the level SERIALIZABLE: what it has read stays true until it commits, as if it were
-//! alone. Where two get in each other's way the database refuses one, which is made again, a bounded number of times.
+//! alone. Where two get in each other's way the database refuses one, which is made again, a bounded number of times; few
+//! run at a time, so that this is rare.
 //! Commits are as durable as the database's settings make them; its defaults survive power loss.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection as Connection, PgPool, Postgres, Transaction};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+use uuid::Uuid;
 
 use self::PostgresCatalogue as Handle;
 use crate::turn::Turn;
@@ -63,7 +68,10 @@ mod usage;
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 const CONNECTIONS_MAX: u32 = 16;
-/// How long a call waits for a connection.
+/// Transactions of this process at a time. Nearly all write the one row of a tenant's usage: more of them would only make
+/// each other begin again. Readers have the other connections.
+const WRITERS_MAX: usize = 4;
+/// How long a call waits for a connection, or for its turn to write.
 const ACQUIRE_MS_MAX: u64 = 5_000;
 /// How long the first connection may take at a start, which is over within 5 s (rel_43).
 const CONNECT_MS_MAX: u64 = 4_000;
@@ -73,11 +81,15 @@ const STATEMENT_MS_MAX: &str = "10000";
 const IDLE_MS_MAX: &str = "30000";
 /// How often a transaction that met another one is tried.
 const TRIES_MAX: u32 = 200;
+/// The longest mean pause before the next try.
+const PAUSE_MS_MAX: u32 = 20;
 
 /// The catalogue in a PostgreSQL database.
 #[derive(Clone, Debug)]
 pub struct PostgresCatalogue {
     pool: PgPool,
+    /// Held by each transaction from before it begins until it has ended.
+    writers: Arc<Semaphore>,
     turn: Turn,
 }
 
@@ -96,11 +108,13 @@ impl PostgresCatalogue {
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
             .connect_with(options);
-        let pool = tokio::time::timeout(Duration::from_millis(CONNECT_MS_MAX), connecting)
+        let pool = timeout(Duration::from_millis(CONNECT_MS_MAX), connecting)
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)??;
         match MIGRATIONS.run(&pool).await {
-            Ok(()) => Ok(Self { pool, turn: Turn::default() }),
+            Ok(()) => {
+                Ok(Self { pool, writers: Arc::new(Semaphore::new(WRITERS_MAX)), turn: Turn::default() })
+            }
             Err(MigrateError::VersionMissing(found)) => {
                 let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
                 Err(Error::NewerSchema { found, known })
@@ -108,6 +122,13 @@ impl PostgresCatalogue {
             Err(MigrateError::Execute(error)) => Err(error.into()),
             Err(error) => Err(Error::Migration(error)),
         }
+    }
+
+    /// Waits for a turn to write, as long as for a connection.
+    async fn may_write(&self) -> Result<SemaphorePermit<'_>> {
+        let turn = timeout(Duration::from_millis(ACQUIRE_MS_MAX), self.writers.acquire()).await;
+        let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        Ok(turn.map_err(|_| sqlx::Error::PoolClosed)?)
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
@@ -144,13 +165,16 @@ fn met_another(error: &Error) -> bool {
 struct Tries(u32);
 
 impl Tries {
-    /// Waits before the next try, a little longer each time; the error when there were enough.
+    /// Waits before the next try, a little longer each time and by chance: those that met would meet again. The error when
+    /// there were enough.
     async fn pause(&mut self, error: Error) -> Result<()> {
         self.0 += 1;
         if self.0 >= TRIES_MAX {
             return Err(error);
         }
-        tokio::time::sleep(Duration::from_millis(u64::from(self.0.min(20)))).await;
+        let mean_us = u64::from(self.0.min(PAUSE_MS_MAX)) * 1_000;
+        let (chance, _) = Uuid::new_v4().as_u64_pair();
+        tokio::time::sleep(Duration::from_micros(chance % (2 * mean_us))).await;
         Ok(())
     }
 }

@@ -63,6 +63,7 @@ macro_rules! in_transaction {
         let mut tries = super::Tries(0);
         loop {
             let tried = async {
+                let _turn = $catalogue.may_write().await?;
                 let mut transaction = $catalogue.begin().await?;
                 let answer = $step(&mut transaction $(, Clone::clone(&$argument))*).await?;
                 transaction.commit().await?;
