@@ -316,12 +316,17 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Whether a row names these bytes.
     async fn is_blob_referenced(&self, store: StoreId, blob: &str) -> Result<bool>;
 
-    /// Those of these bytes that no row names: as [`Self::is_blob_referenced`], for many at once.
+    /// Those of these bytes that no row names and that are not doomed: nobody knows them. Doomed ones are told by
+    /// [`Self::list_doomed`].
     async fn list_unreferenced(&self, store: StoreId, blobs: &[String]) -> Result<Vec<String>>;
 
     /// Bytes of a store that no row names any more and none ever will, those doomed first first; at most `limit`. Whoever
     /// removes them needs no lock.
     async fn list_doomed(&self, store: StoreId, limit: u32) -> Result<Vec<String>>;
+
+    /// Puts doomed bytes behind those that were doomed before `now`, where they could not be removed: else they would be
+    /// listed first for ever, and keep all others waiting.
+    async fn postpone_doomed(&self, store: StoreId, blobs: &[String], now: Micros) -> Result<()>;
 
     /// Forgets doomed bytes, once they are removed.
     async fn forget_doomed(&self, store: StoreId, blobs: &[String]) -> Result<()>;

@@ -183,6 +183,7 @@ macro_rules! catalogue_suite {
             sharing::bytes_that_are_not_trusted_are_not_shared,
             sharing::doomed_bytes_are_never_named_again,
             removal::an_image_takes_its_companions_and_jobs_along,
+            removal::bytes_that_cannot_be_removed_keep_no_others_waiting,
             removal::what_goes_at_once_and_what_does_not,
             removal::quarantine_outlives_the_trash,
             companions::a_slim_companion_takes_the_place_of_the_one_before,

@@ -367,6 +367,13 @@ impl Catalogue for Handle {
         on_reader!(self, doomed::list, store, limit)
     }
 
+    async fn postpone_doomed(&self, store: StoreId, blobs: &[String], now: Micros) -> Result<()> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        in_transaction!(self, doomed::postpone, store, blobs, now)
+    }
+
     async fn forget_doomed(&self, store: StoreId, blobs: &[String]) -> Result<()> {
         if blobs.is_empty() {
             return Ok(());

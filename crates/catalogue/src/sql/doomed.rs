@@ -12,6 +12,12 @@ const DOOM: &str = "INSERT INTO doomed_blobs (store, blob, doom_time) SELECT $1,
 pub(super) const SELECT: &str =
     "SELECT blob FROM doomed_blobs WHERE store = $1 ORDER BY doom_time, blob LIMIT $2";
 
+const POSTPONE: &str = concat!(
+    "UPDATE doomed_blobs SET doom_time = $3 WHERE store = $1 AND blob IN (SELECT value FROM ",
+    wanted_words!("$2"),
+    ")"
+);
+
 const FORGET: &str = concat!(
     "DELETE FROM doomed_blobs WHERE store = $1 AND blob IN (SELECT value FROM ",
     wanted_words!("$2"),
@@ -33,6 +39,16 @@ pub(super) async fn doom(db: &mut Connection, store: StoreId, blob: &str, now: M
 pub(super) async fn list(db: &mut Connection, store: StoreId, limit: u32) -> Result<Vec<String>> {
     let query = sqlx::query_scalar(SELECT).bind(write_uuid(store.0)).bind(i64::from(limit.clamp(1, 1_000)));
     Ok(query.fetch_all(db).await?)
+}
+
+pub(super) async fn postpone(
+    db: &mut Connection,
+    store: StoreId,
+    blobs: &[String],
+    now: Micros,
+) -> Result<()> {
+    sqlx::query(POSTPONE).bind(write_uuid(store.0)).bind(write_json(&blobs)?).bind(now.0).execute(db).await?;
+    Ok(())
 }
 
 pub(super) async fn forget(db: &mut Connection, store: StoreId, blobs: &[String]) -> Result<()> {

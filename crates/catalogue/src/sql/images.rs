@@ -74,7 +74,8 @@ const SELECT_BLOB: &str =
 pub(super) const SELECT_UNREFERENCED: &str = concat!(
     "SELECT CAST(wanted.value AS TEXT) FROM ",
     wanted_words!("$2"),
-    " WHERE NOT EXISTS (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = wanted.value)"
+    " WHERE NOT EXISTS (SELECT 1 FROM image_replicas WHERE store = $1 AND blob = wanted.value) \
+     AND NOT EXISTS (SELECT 1 FROM doomed_blobs WHERE store = $1 AND blob = wanted.value)"
 );
 
 pub(super) async fn get(db: &mut Connection, tenant: &Tenant, id: ImageId) -> Result<ImageRow> {

@@ -46,6 +46,33 @@ pub(crate) async fn an_image_takes_its_companions_and_jobs_along<D: Database>() 
     assert_sound::<D>(&catalogue).await;
 }
 
+pub(crate) async fn bytes_that_cannot_be_removed_keep_no_others_waiting<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let store = replica(String::new()).store;
+    let mut blobs = Vec::new();
+    for seconds in 0..4 {
+        let image = added(&catalogue, image_row(tenant())).await;
+        catalogue.purge_image(&tenant(), image.id, None, true, at(seconds)).await.unwrap();
+        blobs.push(image.replicas[0].blob.clone());
+    }
+    let [a, b, c, d] = blobs.clone().try_into().unwrap();
+    let doomed = async |limit| catalogue.list_doomed(store, limit).await.unwrap();
+    assert_eq!(doomed(2).await, [a.clone(), b.clone()]);
+    catalogue.postpone_doomed(store, &[a.clone(), "unknown".to_owned()], at(9)).await.unwrap();
+    catalogue.postpone_doomed(StoreId(Uuid::from_u128(6)), std::slice::from_ref(&c), at(9)).await.unwrap();
+    catalogue.postpone_doomed(store, &[], at(9)).await.unwrap();
+    assert_eq!(doomed(9).await, [b.clone(), c.clone(), d.clone(), a.clone()]);
+    catalogue.postpone_doomed(store, &[b.clone(), c.clone()], at(10)).await.unwrap();
+    assert_eq!(doomed(2).await, [d.clone(), a.clone()]);
+    catalogue.forget_doomed(store, std::slice::from_ref(&d)).await.unwrap();
+    // They are nobody's, but they are known: all but those that were forgotten.
+    assert_eq!(catalogue.list_unreferenced(store, &blobs).await.unwrap(), [d]);
+    assert!(!catalogue.is_blob_referenced(store, &a).await.unwrap());
+    assert_eq!(catalogue.list_unreferenced(StoreId(Uuid::from_u128(6)), &blobs).await.unwrap(), blobs);
+    assert_sound::<D>(&catalogue).await;
+}
+
 pub(crate) async fn what_goes_at_once_and_what_does_not<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
