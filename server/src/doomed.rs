@@ -1,6 +1,6 @@
 //! Removes the bytes that lost their last row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,13 +9,12 @@ use imageops_model::StoreId;
 use imageops_store::Store;
 
 use crate::app::{App, blocking};
+use crate::clock::now;
 use crate::failure::Result;
 use crate::stores::Slot;
 
-/// Bytes that one pass removes of a store at most.
-const PASS_MAX: u32 = 1_000;
-/// So many are forgotten in one transaction.
-const BATCH_MAX: usize = 100;
+/// Blobs that one pass removes of a store at most, and forgets in one transaction.
+const PASS_MAX: u32 = 100;
 /// So many are removed at a time: a store that is far away answers late.
 const REMOVALS: usize = 8;
 
@@ -35,12 +34,32 @@ struct Passes {
 }
 
 impl Doomed {
-    /// Removes the bytes that lost their last row by now, up to a bound. Those of a store that is not there, or does not
-    /// answer, wait for a sweep.
+    /// Removes the bytes that lost their last row by now, up to a bound: what is more, a sweep removes. Those of a store that
+    /// is not there, or does not answer, wait.
     pub async fn remove(&self, app: &App) -> Result<()> {
         for slot in app.stores.all().into_iter().filter(Slot::is_connected) {
             if let Some(store) = slot.store {
-                self.of(slot.row.id).through(pass(app, slot.row.id, &store)).await?;
+                let pass = async { pass(app, slot.row.id, &store).await.map(drop) };
+                self.of(slot.row.id).through(pass).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all of them, a pass at a time: others come in between.
+    pub async fn remove_all(&self, app: &App) -> Result<()> {
+        for slot in app.stores.all().into_iter().filter(Slot::is_connected) {
+            let Some(store) = slot.store else { continue };
+            let (mut done, mut stuck) = (false, HashSet::new());
+            while !done && !app.shutdown.is_cancelled() {
+                let pass = async {
+                    let pass = pass(app, slot.row.id, &store).await?;
+                    // What stays comes again behind all others; then it is enough.
+                    let mut stays = pass.stays.into_iter();
+                    done = pass.is_last || stays.any(|blob| !stuck.insert(blob));
+                    Ok(())
+                };
+                self.of(slot.row.id).through(pass).await?;
             }
         }
         Ok(())
@@ -66,29 +85,36 @@ impl Passes {
     }
 }
 
-async fn pass(app: &App, id: StoreId, store: &Arc<dyn Store>) -> Result<()> {
-    for batch in app.catalogue.list_doomed(id, PASS_MAX).await?.chunks(BATCH_MAX) {
-        let removals: Vec<_> = batch.iter().map(|blob| remove(app, id, store, blob.clone())).collect();
-        let mut removals = stream::iter(removals).buffer_unordered(REMOVALS);
-        let (mut removed, mut is_away) = (Vec::new(), false);
-        while let Some((blob, result)) = removals.next().await {
-            match result? {
-                Ok(true) => removed.push(blob),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
-                    app.stores.report(id, &error);
-                    is_away |= error.is_away();
-                }
+/// What a pass came to.
+struct Pass {
+    /// There is nothing else, or the store went away.
+    is_last: bool,
+    /// Blobs that could not be removed, or are read.
+    stays: Vec<String>,
+}
+
+async fn pass(app: &App, id: StoreId, store: &Arc<dyn Store>) -> Result<Pass> {
+    let blobs = app.catalogue.list_doomed(id, PASS_MAX).await?;
+    let mut is_last = blobs.len() < PASS_MAX as usize;
+    let removals: Vec<_> = blobs.into_iter().map(|blob| remove(app, id, store, blob)).collect();
+    let mut removals = stream::iter(removals).buffer_unordered(REMOVALS);
+    let (mut removed, mut stays) = (Vec::new(), Vec::new());
+    while let Some((blob, result)) = removals.next().await {
+        match result? {
+            Ok(true) => removed.push(blob),
+            Ok(false) => stays.push(blob),
+            Err(error) => {
+                tracing::warn!(store = %id, %error, "bytes that nobody needs were not removed; tried again later");
+                app.stores.report(id, &error);
+                is_last |= error.is_away();
+                stays.push(blob);
             }
         }
-        // No row can name them again, so nobody can have come in between.
-        app.catalogue.forget_doomed(id, &removed).await?;
-        if is_away {
-            break;
-        }
     }
-    Ok(())
+    // No row can name them again, so nobody can have come in between.
+    app.catalogue.forget_doomed(id, &removed).await?;
+    app.catalogue.postpone_doomed(id, &stays, now()).await?;
+    Ok(Pass { is_last, stays })
 }
 
 /// Removes bytes, unless they are being read: a pass comes when they are not.

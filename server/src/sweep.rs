@@ -169,7 +169,7 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()
     let uploads = expire_uploads(app, time).await?;
     let images = empty_trash(app, time).await?;
     let conversions = evict_conversions(app).await?;
-    app.remove_doomed().await?;
+    app.doomed.remove_all(app).await?;
     let ballast = Arc::clone(&app.ballast);
     if let Err(error) = blocking(move || ballast.lay_in()).await? {
         tracing::warn!(%error, "no room is kept for removals on a full disk; the next sweep tries again");
