@@ -73,6 +73,11 @@ pub trait Catalogue: Send + Sync + 'static {
         attempts_max: u32,
     ) -> Result<Option<JobRow>>;
 
+    /// From now on [`Self::claim_job`] passes over the imports of tenants, but the built-in one, of whom so many run: how long
+    /// one takes is its source's to say, and turns alone would let them hold all workers. Of this handle and its clones; not
+    /// stored.
+    fn limit_imports(&self, tenant_max: u32);
+
     /// Extends the lease, by its own clock, and stores progress and revision; neither the percentage nor the revision ever falls.
     /// [`Error::Fenced`] unless the job is running with `attempt`; also after its lease has ended, until someone claims it.
     async fn heartbeat_job(

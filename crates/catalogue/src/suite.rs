@@ -115,6 +115,7 @@ macro_rules! catalogue_suite {
             leases::a_lease_is_not_stolen_before_its_end,
             leases::a_lease_has_a_clock_of_its_own,
             leases::tenants_take_turns,
+            leases::imports_of_one_tenant_leave_room,
             leases::nobody_fills_the_queue_for_others,
             leases::claimers_never_share_a_job,
             leases::a_late_worker_changes_nothing,

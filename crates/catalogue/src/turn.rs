@@ -1,15 +1,23 @@
-//! Whose job was taken last.
+//! Whose job was taken last, and how many one tenant may have.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use imageops_model::{Lane, Tenant};
 
 /// The tenant whose job this handle, or a clone of it, claimed last: the next one is the next tenant's. It is not stored; after a restart the
 /// round begins anew, which takes nobody's turn away for more than one round.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Turn {
     work: Arc<Mutex<String>>,
     import: Arc<Mutex<String>>,
+    imports_max: Arc<AtomicU32>,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { work: Arc::default(), import: Arc::default(), imports_max: Arc::new(AtomicU32::new(u32::MAX)) }
+    }
 }
 
 impl Turn {
@@ -23,6 +31,15 @@ impl Turn {
         if let Some(mut last) = self.of(lane) {
             tenant.as_str().clone_into(&mut last);
         }
+    }
+
+    /// So many imports of one tenant run at a time.
+    pub(crate) fn imports_max(&self) -> u32 {
+        self.imports_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_imports_max(&self, imports_max: u32) {
+        self.imports_max.store(imports_max, Ordering::Relaxed);
     }
 
     fn of(&self, lane: Lane) -> Option<MutexGuard<'_, String>> {

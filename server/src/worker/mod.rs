@@ -75,12 +75,14 @@ pub fn identity(data_dir: &Path) -> io::Result<Uuid> {
 }
 
 /// Claims jobs and runs them until shutdown; returns when the last has let go. Of what users ask for run as many at a time as
-/// configured, and beside them as many imports, one scrub and one drain.
+/// configured, and beside them as many imports, of one tenant at most half of them, one scrub and one drain.
 pub async fn dispatch(app: Arc<App>) {
     let workers = app.config.workers as usize;
+    let imports = workers.max(IMPORTS_MIN);
+    app.catalogue.limit_imports(u32::try_from(imports.div_ceil(2)).unwrap_or(u32::MAX));
     tokio::join!(
         dispatch_lane(Arc::clone(&app), Lane::Work, workers),
-        dispatch_lane(Arc::clone(&app), Lane::Import, workers.max(IMPORTS_MIN)),
+        dispatch_lane(Arc::clone(&app), Lane::Import, imports),
         dispatch_lane(Arc::clone(&app), Lane::Scrub, 1),
         dispatch_lane(app, Lane::Drain, 1),
     );

@@ -100,14 +100,18 @@ impl Catalogue for Handle {
         if !on_reader!(self, leases::is_any_claimable, lane, lease)? {
             return Ok(None);
         }
-        let last = self.turn.last(lane);
+        let turn = leases::Turn { last: self.turn.last(lane), imports_max: self.turn.imports_max() };
         let claimed: Result<_> =
-            in_transaction!(self, leases::claim, worker, lane, lease, now, attempts_max, last.as_str());
+            in_transaction!(self, leases::claim, worker, lane, lease, now, attempts_max, &turn);
         let claimed = claimed?;
         if let Some(job) = &claimed {
             self.turn.taken_by(lane, &job.tenant);
         }
         Ok(claimed)
+    }
+
+    fn limit_imports(&self, tenant_max: u32) {
+        self.turn.set_imports_max(tenant_max);
     }
 
     async fn heartbeat_job(

@@ -1,6 +1,6 @@
 //! Claims, leases, and how jobs end.
 
-use imageops_model::{JobEvent, JobFailure, JobId, JobProgress, JobState, Lane, Micros};
+use imageops_model::{JobEvent, JobFailure, JobId, JobProgress, JobState, Lane, Micros, Tenant};
 use uuid::Uuid;
 
 use super::jobs::{WHAT, apply, end, save, select_jobs};
@@ -32,10 +32,15 @@ macro_rules! is_claimable {
 
 macro_rules! in_lane {
     ($kinds:literal) => {
+        in_lane!($kinds, "")
+    };
+    ($kinds:literal, $share:expr) => {
         LaneStatements {
             select_claimable: concat!(
                 select_jobs!(is_claimable!($kinds)),
-                " AND tenant > $2 ORDER BY tenant, create_time, id LIMIT 1",
+                " AND tenant > $2",
+                $share,
+                " ORDER BY tenant, create_time, id LIMIT 1",
                 lock_for_claim!()
             ),
             is_any_claimable: concat!(
@@ -48,14 +53,23 @@ macro_rules! in_lane {
     };
 }
 
-/// Statements on the jobs of one lane; `$1` is the time, `$2` the tenant whose turn was the last one.
+/// Statements on the jobs of one lane; `$1` is the time, `$2` the tenant whose turn was the last one; of imports `$3` is the
+/// built-in tenant, and `$4` how many of one other run at a time.
 pub(super) struct LaneStatements {
     pub(super) select_claimable: &'static str,
     pub(super) is_any_claimable: &'static str,
 }
 
 static WORK: LaneStatements = in_lane!("NOT IN ('import', 'scrub', 'drain')");
-static IMPORT: LaneStatements = in_lane!("= 'import'");
+static IMPORT: LaneStatements = in_lane!(
+    "= 'import'",
+    concat!(
+        " AND (tenant = $3 OR (SELECT COUNT(*) FROM jobs AS other ",
+        by_turn!(),
+        "WHERE other.state IN ('queued', 'running') AND other.kind = 'import' AND other.tenant = jobs.tenant \
+         AND other.state = 'running' AND other.lease_time >= $1) < $4)"
+    )
+);
 static SCRUB: LaneStatements = in_lane!("= 'scrub'");
 static DRAIN: LaneStatements = in_lane!("= 'drain'");
 
@@ -70,6 +84,14 @@ pub(super) fn statements(lane: Lane) -> &'static LaneStatements {
 
 const FREE_LEASES: &str = "UPDATE jobs SET lease_time = NULL, update_time = $1 \
      WHERE state IN ('queued', 'running') AND state = 'running' AND worker = $2 AND lease_time IS NOT NULL";
+
+/// Whose turn it is.
+pub(super) struct Turn {
+    /// The tenant whose job was claimed last; empty: nobody's.
+    pub(super) last: String,
+    /// So many imports of one tenant, but the built-in one, run at a time.
+    pub(super) imports_max: u32,
+}
 
 /// The job of a worker, which must still hold the claim number `attempt`.
 async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<StoredJob> {
@@ -95,16 +117,16 @@ pub(super) async fn claim(
     lease: Lease,
     now: Micros,
     attempts_max: u32,
-    last_tenant: &str,
+    turn: &Turn,
 ) -> Result<Option<JobRow>> {
     // Each round but the last two ends a job, so there are hardly more than the queue is long.
-    let mut behind = last_tenant;
+    let mut behind = turn.last.as_str();
     loop {
-        let record: Option<JobRecord> = sqlx::query_as(statements(lane).select_claimable)
-            .bind(lease.now.0)
-            .bind(behind)
-            .fetch_optional(&mut *db)
-            .await?;
+        let mut query = sqlx::query_as(statements(lane).select_claimable).bind(lease.now.0).bind(behind);
+        if lane == Lane::Import {
+            query = query.bind(Tenant::BUILT_IN).bind(i64::from(turn.imports_max));
+        }
+        let record: Option<JobRecord> = query.fetch_optional(&mut *db).await?;
         let Some(record) = record else {
             if behind.is_empty() {
                 return Ok(None);

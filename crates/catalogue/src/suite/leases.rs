@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use imageops_model::{DrainSpec, ScrubSpec};
+use imageops_model::{DrainSpec, ImportSpec, ScrubSpec, SourceUrl};
 
 use super::*;
 use crate::{JobCounts, JobOutcome};
@@ -284,6 +284,46 @@ pub(crate) async fn a_job_ends_once<D: Database>() {
                 .is_none()
         );
     }
+}
+
+/// How long an import takes is its source's to say: one tenant does not hold all workers.
+pub(crate) async fn imports_of_one_tenant_leave_room<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    catalogue.limit_imports(2);
+    let create = async |of: Tenant, seconds| {
+        let wishes = UploadWishes { import: true, ..UploadWishes::default() };
+        let upload = UploadRow { tenant: of.clone(), wishes, ..upload_row(at(seconds)) };
+        let url = SourceUrl("https://mirror.example/a.img".to_owned());
+        let spec = JobSpec::Import(ImportSpec { url, upload: upload.id, image: None });
+        let job = NewJob { tenant: of, spec, upload: Some(upload), ..new_job(at(seconds)) };
+        catalogue.create_job(job, 100).await.unwrap();
+    };
+    let claim = async |seconds: i64| {
+        let lease = lease(at(seconds), at(seconds + 30));
+        let claimed = catalogue.claim_job(worker(), Lane::Import, lease, at(seconds), 9).await.unwrap();
+        claimed.map(|job| (job.tenant, job.create_time))
+    };
+    let busy = || Tenant::new("busy").unwrap();
+    for seconds in 0..4 {
+        create(busy(), seconds).await;
+    }
+    assert_eq!(claim(10).await, Some((busy(), at(0))));
+    assert_eq!(claim(10).await, Some((busy(), at(1))));
+    assert_eq!(claim(10).await, None, "two run");
+    create(other_tenant(), 5).await;
+    assert_eq!(claim(11).await, Some((other_tenant(), at(5))));
+    for seconds in 6..9 {
+        create(Tenant::built_in(), seconds).await;
+        assert_eq!(
+            claim(12).await,
+            Some((Tenant::built_in(), at(seconds))),
+            "the operator's are not counted"
+        );
+    }
+    // Those whose worker is gone do not count, and are taken up again.
+    let again = [claim(41).await, claim(41).await];
+    assert!(again.contains(&Some((busy(), at(0)))), "{again:?}");
 }
 
 pub(crate) async fn success_brings_the_image<D: Database>() {
