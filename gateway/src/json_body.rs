@@ -4,10 +4,10 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
+use imageops::v1::GetUploadRequest;
 use tonic::{Code, Status};
 
 use crate::call;
-use crate::intake::require_writer;
 use crate::router::Gateway;
 use crate::v1::content_length;
 
@@ -50,10 +50,14 @@ pub(crate) async fn collect(
 }
 
 async fn require_known(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Missing> {
-    let limit = gateway.config.limits.call_timeout;
-    match require_writer(&gateway.connection, limit, call::request(headers, ())).await {
+    let mut stub = gateway.connection.stub();
+    // Of nothing: who asks is looked at first. It changes nothing, so nothing is recorded of who is known.
+    let asked = stub.get_upload(call::request(headers, GetUploadRequest::default()));
+    match call::within(gateway.config.limits.call_timeout, asked).await {
         // What they may do the call itself finds out.
-        Err(status) if status.code() != Code::PermissionDenied => Err(Missing::Refused(status)),
+        Err(status) if !matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied) => {
+            Err(Missing::Refused(status))
+        }
         _ => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
 use imageops_model::StoreId;
@@ -15,6 +16,8 @@ use crate::stores::Slot;
 
 /// Blobs that one pass removes of a store at most, and forgets in one transaction.
 const PASS_MAX: u32 = 100;
+/// So long a sweep removes what is in one store: there is more to do, and removals come faster than they go.
+const SWEEP_MAX: Duration = Duration::from_secs(60);
 /// So many are removed at a time: a store that is far away answers late.
 const REMOVALS: usize = 8;
 
@@ -46,20 +49,19 @@ impl Doomed {
         Ok(())
     }
 
-    /// Removes all of them, a pass at a time: others come in between.
+    /// Removes all of them, for a while, a pass at a time: others come in between.
     pub async fn remove_all(&self, app: &App) -> Result<()> {
         for slot in app.stores.all().into_iter().filter(Slot::is_connected) {
             let Some(store) = slot.store else { continue };
-            let (mut done, mut stuck) = (false, HashSet::new());
-            while !done && !app.shutdown.is_cancelled() {
-                let pass = async {
-                    let pass = pass(app, slot.row.id, &store).await?;
-                    // What stays comes again behind all others; then it is enough.
-                    let mut stays = pass.stays.into_iter();
-                    done = pass.is_last || stays.any(|blob| !stuck.insert(blob));
-                    Ok(())
-                };
-                self.of(slot.row.id).through(pass).await?;
+            let (passes, end) = (self.of(slot.row.id), Instant::now() + SWEEP_MAX);
+            let mut stuck = HashSet::new();
+            while Instant::now() < end && !app.shutdown.is_cancelled() {
+                let pass = passes.run(pass(app, slot.row.id, &store)).await?;
+                // What stays comes again behind all others; then it is enough.
+                let mut stays = pass.stays.into_iter();
+                if pass.is_last || stays.any(|blob| !stuck.insert(blob)) {
+                    break;
+                }
             }
         }
         Ok(())
@@ -74,14 +76,28 @@ impl Passes {
     /// Returns when a pass that began after the call has come through: this one, or that of another who waited.
     async fn through(&self, pass: impl Future<Output = Result<()>>) -> Result<()> {
         let before = self.begun.load(Ordering::Acquire);
-        let mut done = self.done.lock().await;
+        let done = self.done.lock().await;
         if *done > before {
             return Ok(());
         }
+        self.run_alone(done, pass).await
+    }
+
+    /// Runs a pass when nobody else does.
+    async fn run<T>(&self, pass: impl Future<Output = Result<T>>) -> Result<T> {
+        let done = self.done.lock().await;
+        self.run_alone(done, pass).await
+    }
+
+    async fn run_alone<T>(
+        &self,
+        mut done: tokio::sync::MutexGuard<'_, u64>,
+        pass: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let this = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
-        pass.await?;
+        let came = pass.await?;
         *done = this;
-        Ok(())
+        Ok(came)
     }
 }
 

@@ -1,5 +1,5 @@
 //! What a call passes before a byte of its message is read (SEC-37): who calls is known by then, and within their limits; and
-//! the message comes in time. Nobody else makes the server keep anything.
+//! the message comes in time. Of others the server keeps no more than the small messages of health and reflection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,14 +25,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Lets a call in, or answers why not. Whoever is let in is a [`Caller`] in the extensions of the request.
 pub(crate) async fn enter(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with(SERVICES) {
-        return next.run(request).await;
-    }
     let (mut head, mut body) = request.into_parts();
-    match admit(&app, &head).await {
-        Ok(caller) => head.extensions.insert(caller),
-        Err(failure) => return Status::from(failure).into_http(),
-    };
+    if head.uri.path().starts_with(SERVICES) {
+        match admit(&app, &head).await {
+            Ok(caller) => head.extensions.insert(caller),
+            Err(failure) => return Status::from(failure).into_http(),
+        };
+    }
     if head.uri.path() != UPLOAD {
         body = paced(body, SILENCE_MAX, Pace::PERIOD);
     }

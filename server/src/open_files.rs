@@ -17,8 +17,8 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// Files that are kept for stores, the catalogue and jobs.
-const FILES_KEPT: u64 = 512;
+/// Files that are kept for idle uploads, stores, the catalogue and jobs.
+const FILES_KEPT: u64 = 1_024;
 /// So many connections a listener has at least, whatever the limit.
 const CONNECTIONS_MIN: u64 = 64;
 
@@ -41,7 +41,8 @@ mod tests {
     fn the_soft_limit_becomes_the_hard_one() {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
         // Enough for what other tests of this process have open.
-        assert!(setrlimit(Resource::Nofile, Rlimit { current: Some(900), maximum }).is_ok());
+        let current = Some(maximum.map_or(900, |most| most.min(900)));
+        assert!(setrlimit(Resource::Nofile, Rlimit { current, maximum }).is_ok());
         raise_limit();
         assert_eq!(getrlimit(Resource::Nofile), Rlimit { current: maximum, maximum });
         assert_eq!(connections_max(10, 2), 10);

@@ -23,8 +23,14 @@ pub struct Readers {
 
 #[derive(Debug)]
 enum Use {
-    Read { readers: usize, is_removal_due: bool },
-    Removed,
+    Read {
+        readers: usize,
+        is_removal_due: bool,
+    },
+    /// By so many: what a call that was given up began goes on beside the next.
+    Removed {
+        by: usize,
+    },
 }
 
 impl Readers {
@@ -35,7 +41,7 @@ impl Readers {
         let read = Use::Read { readers: 0, is_removal_due: false };
         match uses.entry(place.clone()).or_insert(read) {
             Use::Read { readers, .. } => *readers += 1,
-            Use::Removed => return None,
+            Use::Removed { .. } => return None,
         }
         Some(Reader { readers: Arc::clone(self), place })
     }
@@ -44,14 +50,13 @@ impl Readers {
     pub fn remove(self: &Arc<Self>, store: StoreId, blob: &str) -> Option<Removal> {
         let place = (store, blob.to_owned());
         let mut uses = self.uses();
-        match uses.get_mut(&place) {
-            Some(Use::Read { is_removal_due, .. }) => {
+        match uses.entry(place.clone()).or_insert(Use::Removed { by: 0 }) {
+            Use::Read { is_removal_due, .. } => {
                 *is_removal_due = true;
                 return None;
             }
-            // Two of them do no harm: the first that ends lets readers in, who find nothing.
-            Some(Use::Removed) | None => uses.insert(place.clone(), Use::Removed),
-        };
+            Use::Removed { by } => *by += 1,
+        }
         Some(Removal { readers: Arc::clone(self), place })
     }
 
@@ -96,7 +101,12 @@ pub struct Removal {
 
 impl Drop for Removal {
     fn drop(&mut self) {
-        self.readers.uses().remove(&self.place);
+        let mut uses = self.readers.uses();
+        let Some(Use::Removed { by }) = uses.get_mut(&self.place) else { return };
+        *by -= 1;
+        if *by == 0 {
+            uses.remove(&self.place);
+        }
     }
 }
 
@@ -161,9 +171,10 @@ mod tests {
         assert!(readers.remove(STORE, "a").is_none());
         drop(other);
         assert!(readers.freed().now_or_never().is_some());
-        let removal = readers.remove(STORE, "a").unwrap();
-        assert!(readers.read(STORE, "a").is_none());
+        let (removal, another) = (readers.remove(STORE, "a").unwrap(), readers.remove(STORE, "a").unwrap());
         drop(removal);
+        assert!(readers.read(STORE, "a").is_none());
+        drop(another);
         assert!(readers.uses().is_empty());
     }
 

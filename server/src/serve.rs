@@ -49,6 +49,8 @@ use crate::{entrance, listen, open_files, sources, sweep, telemetry, worker};
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
 /// Largest message to the services that carry no bytes of images.
 const RECORD_MAX_BYTES: usize = 1 << 20;
+/// Largest message to the services that anyone may ask.
+const QUESTION_MAX_BYTES: usize = 16 << 10;
 /// How often the stores are probed (zstack.md 1.4).
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often those are looked for that are not there, or fail their writes: one that is back takes bytes within 10 s
@@ -338,9 +340,11 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
         .add_service(records)
         .add_service(stores)
         .add_service(keys)
-        .add_service(health_service)
-        .add_service(reflection().build_v1().map_err(internal)?)
-        .add_service(reflection().build_v1alpha().map_err(internal)?);
+        .add_service(health_service.max_decoding_message_size(QUESTION_MAX_BYTES))
+        .add_service(reflection().build_v1().map_err(internal)?.max_decoding_message_size(QUESTION_MAX_BYTES))
+        .add_service(
+            reflection().build_v1alpha().map_err(internal)?.max_decoding_message_size(QUESTION_MAX_BYTES),
+        );
     let guarded = routes.into_axum_router().layer(from_fn_with_state(Arc::clone(app), entrance::enter));
     let recorded = guarded.layer(from_fn_with_state(app.audit.clone(), record_calls));
     Ok((health, Routes::from(recorded).prepare()))

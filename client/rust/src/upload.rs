@@ -174,7 +174,9 @@ impl Client {
                 attempts.pause_after(error).await?;
             }
             start = self.find_start(&name).await?;
-            feed.digest.be_sha256();
+            if !matches!(start, Start::New) {
+                feed.digest.be_sha256();
+            }
         }
     }
 

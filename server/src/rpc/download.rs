@@ -6,13 +6,14 @@ use std::time::Duration;
 use std::vec::IntoIter;
 
 use bytes::BytesMut;
+use futures::{StreamExt as _, stream};
 use imageops::v1;
 use imageops::v1::download_image_response::Message;
 use imageops_catalogue::{ImageRow, Replica};
 use imageops_gateway::{Pace, StoredFile};
 use imageops_model::{ImageId, StoreId};
 use imageops_store::{Blob, Error};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status};
@@ -33,7 +34,12 @@ const READ_AHEAD: usize = 2;
 /// How long one may take.
 const STALL: Duration = Duration::from_secs(CHUNK_BYTES as u64 / Pace::BYTES_PER_SECOND_MIN);
 
-type Sender = mpsc::Sender<Result<v1::DownloadImageResponse, Status>>;
+/// What goes out. A stream that ends without an error is complete to its reader: whoever stops early says so.
+struct Outgoing {
+    messages: mpsc::Sender<Result<v1::DownloadImageResponse, Status>>,
+    /// Comes behind all messages that are on their way.
+    cut: oneshot::Sender<Status>,
+}
 
 /// Header first, then chunks without a gap; or the file beside the header, when the caller is in this process and wants that.
 pub(super) async fn download(
@@ -61,14 +67,25 @@ pub(super) async fn download(
     let header =
         v1::DownloadHeader { image: Some(wire::image(&image)), offset_bytes: start, length_bytes: length };
     let file = if wants_file { copies.blob.file().and_then(|file| file.try_clone().ok()) } else { None };
-    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let (messages, receiver) = mpsc::channel(READ_AHEAD);
+    let (cut, was_cut) = oneshot::channel();
     let has_file = file.is_some();
     tokio::spawn(async move {
-        if send(&sender, Message::Header(header)).await && !has_file {
-            send_bytes(copies, start, start + length, request.sparse, &sender).await;
+        let outgoing = Outgoing { messages, cut };
+        let sent = async {
+            outgoing.send(Message::Header(header)).await?;
+            if has_file {
+                return Ok(());
+            }
+            send_bytes(copies, start, start + length, request.sparse, &outgoing).await
+        };
+        if let Err(failure) = sent.await {
+            // Nobody is there to be told when it fails.
+            let _ = outgoing.cut.send(failure.into());
         }
     });
-    let mut response = Response::new(Box::pin(ReceiverStream::new(receiver)) as Answers<_>);
+    let end = stream::once(was_cut).filter_map(|cut| std::future::ready(cut.ok().map(Err)));
+    let mut response = Response::new(Box::pin(ReceiverStream::new(receiver).chain(end)) as Answers<_>);
     if let Some(file) = file {
         response.extensions_mut().insert(StoredFile(Arc::new(file)));
     }
@@ -104,28 +121,25 @@ impl Copies {
     }
 }
 
-/// Ends early when the reader is gone. Only the reads are on the pool: a slow reader holds none of its threads.
-async fn send_bytes(mut copies: Copies, mut at: u64, end: u64, sparse: bool, sender: &Sender) {
+/// Only the reads are on the pool: a slow reader holds none of its threads.
+async fn send_bytes(
+    mut copies: Copies,
+    mut at: u64,
+    end: u64,
+    sparse: bool,
+    outgoing: &Outgoing,
+) -> Result<()> {
     while at < end {
         let blob = Arc::clone(&copies.blob);
-        let piece = match blocking(move || read_piece(&*blob, at, end, sparse)).await {
-            Ok(piece) => piece,
-            Err(failure) => return fail(sender, failure).await,
-        };
-        match piece {
+        match blocking(move || read_piece(&*blob, at, end, sparse)).await? {
             Ok((message, next)) => {
-                if !send(sender, message).await {
-                    return;
-                }
+                outgoing.send(message).await?;
                 at = next;
             }
-            Err(error) => {
-                if let Err(failure) = copies.next(error).await {
-                    return fail(sender, failure).await;
-                }
-            }
+            Err(error) => copies.next(error).await?,
         }
     }
+    Ok(())
 }
 
 /// A message of the bytes from `at` on, and where the next one begins.
@@ -160,16 +174,19 @@ fn end_of_data(blob: &dyn Blob, mut stop: u64, limit: u64) -> io::Result<u64> {
     Ok(stop.min(limit))
 }
 
-/// Whether the reader is still there. One that takes less than an upload must bring is let go: what was read ahead for it is in
-/// memory (SEC-37).
-async fn send(sender: &Sender, message: Message) -> bool {
-    let message = Ok(v1::DownloadImageResponse { message: Some(message) });
-    matches!(timeout(STALL, sender.send(message)).await, Ok(Ok(())))
-}
-
-async fn fail(sender: &Sender, failure: Failure) {
-    // Nobody is there to be told when it fails.
-    let _ = timeout(STALL, sender.send(Err(failure.into()))).await;
+impl Outgoing {
+    /// An error when the reader is gone, or takes less than an upload must bring: what was read ahead for it is in memory
+    /// (SEC-37).
+    async fn send(&self, message: Message) -> Result<()> {
+        let message = Ok(v1::DownloadImageResponse { message: Some(message) });
+        match timeout(STALL, self.messages.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                let message = format!("nothing was read for {} seconds", STALL.as_secs());
+                Err(Failure::new(Code::DeadlineExceeded, reason::IDLE, message))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

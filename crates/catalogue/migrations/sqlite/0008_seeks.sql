@@ -12,3 +12,6 @@ DROP INDEX jobs_to_claim;
 
 -- Images of one label are found without walking all images, and turned over by age without reading all of that label.
 CREATE INDEX images_by_label_and_age ON images (tenant, label, create_time, id, state) WHERE companion_of IS NULL;
+
+-- How many imports of a tenant run.
+CREATE INDEX imports_running ON jobs (tenant, lease_time) WHERE state = 'running' AND kind = 'import';

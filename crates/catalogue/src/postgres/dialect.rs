@@ -56,6 +56,13 @@ macro_rules! by_turn {
     };
 }
 
+/// The index of imports that run: it is found by its condition.
+macro_rules! by_running_import {
+    () => {
+        ""
+    };
+}
+
 /// Runs one step of the modules beside in a transaction of its own, committed when it succeeds and rolled back otherwise;
 /// again when it met another transaction.
 macro_rules! in_transaction {

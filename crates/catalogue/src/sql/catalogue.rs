@@ -97,10 +97,11 @@ impl Catalogue for Handle {
         attempts_max: u32,
     ) -> Result<Option<JobRow>> {
         // Idle workers ask often: without work they must not take the writer's place.
-        if !on_reader!(self, leases::is_any_claimable, lane, lease)? {
+        let imports_max = self.turn.imports_max();
+        if !on_reader!(self, leases::is_any_claimable, lane, lease, imports_max)? {
             return Ok(None);
         }
-        let turn = leases::Turn { last: self.turn.last(lane), imports_max: self.turn.imports_max() };
+        let turn = leases::Turn { last: self.turn.last(lane), imports_max };
         let claimed: Result<_> =
             in_transaction!(self, leases::claim, worker, lane, lease, now, attempts_max, &turn);
         let claimed = claimed?;

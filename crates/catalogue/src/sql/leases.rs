@@ -47,7 +47,9 @@ macro_rules! in_lane {
                 "SELECT CAST(1 AS BIGINT) FROM jobs ",
                 is_claimable!($kinds),
                 // In the order of the index: else PostgreSQL expects to meet one sooner by reading all jobs.
-                " AND tenant > '' ORDER BY tenant, create_time, id LIMIT 1"
+                " AND tenant > $2",
+                $share,
+                " ORDER BY tenant, create_time, id LIMIT 1"
             ),
         }
     };
@@ -65,9 +67,9 @@ static IMPORT: LaneStatements = in_lane!(
     "= 'import'",
     concat!(
         " AND (tenant = $3 OR (SELECT COUNT(*) FROM jobs AS other ",
-        by_turn!(),
-        "WHERE other.state IN ('queued', 'running') AND other.kind = 'import' AND other.tenant = jobs.tenant \
-         AND other.state = 'running' AND other.lease_time >= $1) < $4)"
+        by_running_import!(),
+        "WHERE other.state = 'running' AND other.kind = 'import' AND other.tenant = jobs.tenant \
+         AND other.lease_time >= $1) < $4)"
     )
 );
 static SCRUB: LaneStatements = in_lane!("= 'scrub'");
@@ -104,9 +106,17 @@ async fn load_claimed(db: &mut Connection, id: JobId, attempt: u32) -> Result<St
     Ok(job)
 }
 
-pub(super) async fn is_any_claimable(db: &mut Connection, lane: Lane, lease: Lease) -> Result<bool> {
-    let any: Option<i64> =
-        sqlx::query_scalar(statements(lane).is_any_claimable).bind(lease.now.0).fetch_optional(db).await?;
+pub(super) async fn is_any_claimable(
+    db: &mut Connection,
+    lane: Lane,
+    lease: Lease,
+    imports_max: u32,
+) -> Result<bool> {
+    let mut query = sqlx::query_scalar(statements(lane).is_any_claimable).bind(lease.now.0).bind("");
+    if lane == Lane::Import {
+        query = query.bind(Tenant::BUILT_IN).bind(i64::from(imports_max));
+    }
+    let any: Option<i64> = query.fetch_optional(db).await?;
     Ok(any.is_some())
 }
 

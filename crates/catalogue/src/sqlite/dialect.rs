@@ -55,6 +55,13 @@ macro_rules! by_turn {
     };
 }
 
+/// The index of imports that run, for the same reason.
+macro_rules! by_running_import {
+    () => {
+        "INDEXED BY imports_running "
+    };
+}
+
 /// Runs one step of the modules below in a transaction of its own, committed when it succeeds and rolled back otherwise.
 macro_rules! in_transaction {
     ($catalogue:expr, $step:path $(, $argument:expr)*) => {{

@@ -334,7 +334,7 @@ async fn a_lane_reads_no_job_of_another() {
                 assert!(plan[0].contains(index), "{index}: {plan:?}");
                 // What runs of the tenant is counted where there is a job that could be claimed.
                 let counts = |step: &String| {
-                    step.starts_with("CORRELATED") || step.contains("jobs_by_turn (tenant=?)")
+                    step.starts_with("CORRELATED") || step.contains("imports_running (tenant=?")
                 };
                 assert!(plan[1..].iter().all(counts), "{index}: {plan:?}");
             }
