@@ -1,21 +1,34 @@
 //! Ctrl-C and SIGTERM.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
 
+/// The wish of the user that the program stops, from [`Interrupts::listen`] on: before, a signal ends it at once.
+pub(crate) struct Interrupts(Option<(Signal, Signal)>);
+
+impl Interrupts {
+    pub(crate) fn listen() -> Self {
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            (Ok(interrupt), Ok(terminate)) => Self(Some((interrupt, terminate))),
+            // Without handlers the signals go on to end the program at once, which leaves nothing half-written either.
+            _ => Self(None),
+        }
+    }
+
+    /// Ends with the next signal.
+    pub(crate) async fn next(&mut self) {
+        let Some((interrupt, terminate)) = &mut self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+}
+
 /// Ends when the user wants the program to stop.
 pub(crate) async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Without handlers the signals end the program at once, which leaves nothing half-written either.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    Interrupts::listen().next().await;
 }
 
 /// Waits for `work` to wind up after it was asked to stop; a second signal does not wait.

@@ -10,7 +10,7 @@ use imageops_image::{CancelToken, Control};
 
 use crate::args::FormatName;
 use crate::exit::Failure;
-use crate::interrupt::{interrupted, wind_up};
+use crate::interrupt::{Interrupts, wind_up};
 use crate::progress::Bar;
 
 impl From<FormatName> for Format {
@@ -47,10 +47,12 @@ where
     let cancel = CancelToken::default();
     let drawn = bar.clone();
     let control = Control::new(move |progress| drawn.show_engine(progress), cancel.clone());
+    // From before there is anything that must not be cut off.
+    let mut interrupts = Interrupts::listen();
     let mut task = tokio::task::spawn_blocking(move || work(&control));
     let done = tokio::select! {
         done = &mut task => done,
-        () = interrupted() => {
+        () = interrupts.next() => {
             cancel.cancel();
             wind_up(task).await
         }
