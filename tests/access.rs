@@ -7,7 +7,6 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Command;
 
 use imageops::v1::upload_image_request::Message as UploadMessage;
 use imageops::v1::{
@@ -28,36 +27,13 @@ use tonic::{Code, Request, Status};
 use support::http::{Answer, request};
 use support::jobs::{check_file, file, image};
 use support::source::import;
-use support::status::{assert_status, eventually, reason};
+use support::status::{assert_status, reason};
 use support::upload::{Stream, metadata, name_of, upload};
-use support::{DEADLINE, Service, binary, wait_for};
+use support::{DEADLINE, Service, wait_for};
 
 fn start() -> Service {
     // Everything that could be logged is: secrets must not be among it.
     Service::start_with(&["--auth", "token", "--log", "trace"])
-}
-
-/// Runs `imageops-server key …` beside the running server; what it printed.
-fn key_command(service: &Service, arguments: &[&str]) -> (bool, String, String) {
-    let output = Command::new(binary("imageops-server"))
-        .arg("--data-dir")
-        .arg(service.data_dir())
-        .arg("key")
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.success(), text(output.stdout), text(output.stderr))
-}
-
-fn make_key(service: &Service, scopes: &str, tenant: Option<&str>) -> String {
-    let mut arguments = vec!["create", "--scopes", scopes];
-    if let Some(tenant) = tenant {
-        arguments.extend(["--tenant", tenant]);
-    }
-    let (made, secret, said) = key_command(service, &arguments);
-    assert!(made, "{said}");
-    secret.trim().to_owned()
 }
 
 /// Each RPC of the contract, as `Service/Method`, with the scope that its documentation promises.
@@ -104,7 +80,7 @@ fn is_denied(result: &Result<(), Status>) -> bool {
 #[tokio::test]
 async fn no_rpc_answers_without_a_known_key() {
     let service = start();
-    let known = make_key(&service, "admin", None);
+    let known = service.make_key("admin", None);
     let mut wrong = vec![None, Some("iok_wrong".to_owned()), Some(known[..known.len() - 1].to_owned())];
     wrong.push(Some(format!("{known}0")));
     wrong.push(Some(known.to_uppercase()));
@@ -157,7 +133,7 @@ async fn each_scope_opens_what_the_contract_says() {
     let scopes: BTreeSet<_> = methods.values().map(String::as_str).collect();
     assert_eq!(scopes, BTreeSet::from(["read", "write", "delete", "admin"]));
     for key_scope in ["read", "write", "delete", "admin"] {
-        let key = make_key(&service, key_scope, None);
+        let key = service.make_key(key_scope, None);
         for (method, scope) in &methods {
             let answer = call_empty(&service, Some(&key), method).await;
             if key_scope == scope || key_scope == "admin" {
@@ -169,7 +145,7 @@ async fn each_scope_opens_what_the_contract_says() {
             }
         }
     }
-    let both = make_key(&service, "read,delete", None);
+    let both = service.make_key("read,delete", None);
     for (method, scope) in &methods {
         let denied = ["write", "admin"].contains(&scope.as_str());
         assert_eq!(is_denied(&call_empty(&service, Some(&both), method).await), denied, "{method}");
@@ -283,8 +259,8 @@ async fn call_each(client: &Client, things: &Things) -> BTreeMap<&'static str, (
 #[tokio::test]
 async fn sec_29_tenants_do_not_see_each_other() {
     let service = start();
-    let one = service.client_with_key(&make_key(&service, "admin", Some("tenant-one")));
-    let other = service.client_with_key(&make_key(&service, "admin", Some("tenant-two")));
+    let one = service.client_with_key(&service.make_key("admin", Some("tenant-one")));
+    let other = service.client_with_key(&service.make_key("admin", Some("tenant-two")));
     let stored = upload(&one, &[1; 5000]).await;
     let job =
         one.check(CheckRequest { source: image(&stored.name), ..CheckRequest::default() }).await.unwrap();
@@ -369,7 +345,7 @@ async fn sec_29_tenants_do_not_see_each_other() {
     let quota = SetQuotaRequest { tenant: "tenant-two".to_owned(), ..SetQuotaRequest::default() };
     let refused = other.images().set_quota(quota).await.unwrap_err();
     assert_status(&refused, Code::PermissionDenied, "SCOPE_MISSING");
-    let operator = service.client_with_key(&make_key(&service, "admin", None));
+    let operator = service.client_with_key(&service.make_key("admin", None));
     let usage = operator.images().get_usage(of_one).await.unwrap().into_inner().usage.unwrap();
     assert_eq!((usage.tenant.as_str(), usage.images), ("tenant-one", 1));
     assert_eq!(
@@ -491,7 +467,7 @@ fn rest_answers(
 async fn sec_29_rest_answers_for_other_tenants_as_for_nobody() {
     let service = start();
     let (key, other) =
-        (make_key(&service, "admin", Some("tenant-one")), make_key(&service, "admin", Some("tenant-two")));
+        (service.make_key("admin", Some("tenant-one")), service.make_key("admin", Some("tenant-two")));
     let one = service.client_with_key(&key);
     let stored = upload(&one, &[1; 5000]).await;
     let check = CheckRequest { source: image(&stored.name), ..CheckRequest::default() };
@@ -551,8 +527,8 @@ async fn sec_29_rest_answers_for_other_tenants_as_for_nobody() {
 async fn files_of_the_image_root_belong_to_the_built_in_tenant() {
     let service = start();
     std::fs::write(service.image_path().join("a.raw"), [1; 4096]).unwrap();
-    let built_in = service.client_with_key(&make_key(&service, "admin", None));
-    let other = service.client_with_key(&make_key(&service, "admin", Some("tenant-one")));
+    let built_in = service.client_with_key(&service.make_key("admin", None));
+    let other = service.client_with_key(&service.make_key("admin", Some("tenant-one")));
     built_in.check(check_file("a.raw")).await.unwrap();
     for name in ["a.raw", "missing.raw"] {
         let refused = other.stub().check(check_file(name)).await.unwrap_err();
@@ -571,36 +547,13 @@ async fn files_of_the_image_root_belong_to_the_built_in_tenant() {
     assert_eq!(service.image_names(), ["a.raw"]);
 }
 
-#[tokio::test]
-async fn a_revoked_key_is_out_at_once() {
-    let service = start();
-    let key = make_key(&service, "admin", None);
-    let client = service.client_with_key(&key);
-    client.list_jobs(ListJobsRequest::default()).await.unwrap();
-    let (_, list, _) = key_command(&service, &["list"]);
-    assert!(list.contains("active") && !list.contains(&key), "{list}");
-    let id = list.split_whitespace().next().unwrap();
-    let (revoked, said, _) = key_command(&service, &["revoke", id]);
-    assert!(revoked && said.contains("revoked"), "{said}");
-    let refused = client.list_jobs(ListJobsRequest::default()).await.unwrap_err();
-    assert_eq!((refused.code(), refused.reason()), (Code::Unauthenticated, "UNAUTHENTICATED"));
-    let (_, list, _) = key_command(&service, &["list"]);
-    assert!(list.contains("revoked"), "{list}");
-    for wrong in
-        [&["revoke", "keys/none"][..], &["create", "--scopes", "everything"], &["create", "--label", "a\nb"]]
-    {
-        let (done, _, said) = key_command(&service, wrong);
-        assert!(!done && said.trim_end().lines().count() == 1, "{wrong:?}: {said}");
-    }
-}
-
 /// The REST faces ask for the same keys.
 #[tokio::test]
 async fn rest_asks_for_the_same_keys() {
     let service = start();
     std::fs::write(service.image_path().join("a.raw"), [1; 4096]).unwrap();
-    let reader = format!("Bearer {}", make_key(&service, "read", None));
-    let writer = format!("Bearer {}", make_key(&service, "write", None));
+    let reader = format!("Bearer {}", service.make_key("read", None));
+    let writer = format!("Bearer {}", service.make_key("write", None));
     let call = |method: &str, path: &str, key: Option<&str>, body: &str| {
         let mut headers = vec![("content-type", "application/json")];
         headers.extend(key.map(|key| ("authorization", key)));
@@ -630,7 +583,7 @@ async fn rest_asks_for_the_same_keys() {
 #[tokio::test]
 async fn sec_40_secrets_are_never_logged() {
     let service = start();
-    let key = make_key(&service, "admin", None);
+    let key = service.make_key("admin", None);
     let client = service.client_with_key(&key);
     client.list_jobs(ListJobsRequest::default()).await.unwrap();
     upload(&client, &[1; 5000]).await;
@@ -646,164 +599,4 @@ async fn sec_40_secrets_are_never_logged() {
     for text in [logged.as_str(), metrics.text(), answer.text()] {
         assert!(!text.contains(part), "a secret is in: {}", &text[text.find(part).unwrap_or(0)..][..200]);
     }
-}
-
-/// The life of a key over gRPC: made, shown once, used within its scopes, revoked.
-#[tokio::test]
-async fn keys_are_made_and_revoked_by_call() {
-    let service = start();
-    let operator = service.client_with_key(&make_key(&service, "admin", None));
-    let request = CreateKeyRequest {
-        tenant: "tenant-one".to_owned(),
-        scopes: vec![KeyScope::Admin.into(), KeyScope::Read.into(), KeyScope::Read.into()],
-        display_name: "build farm".to_owned(),
-        ..CreateKeyRequest::default()
-    };
-    let made = operator.create_key(request.clone()).await.unwrap();
-    let key = made.key.unwrap();
-    assert_eq!((key.tenant.as_str(), key.display_name.as_str()), ("tenant-one", "build farm"));
-    assert_eq!(key.scopes().collect::<Vec<_>>(), [KeyScope::Read, KeyScope::Admin]);
-    assert_eq!((key.state(), key.expire_time), (KeyState::Active, None));
-    let theirs = service.client_with_key(&made.secret);
-    assert_eq!(theirs.get_key(&key.name).await.unwrap(), key);
-    // An administrator of a tenant makes keys of that tenant, and needs not name it.
-    let reader = CreateKeyRequest { scopes: vec![KeyScope::Read.into()], ..CreateKeyRequest::default() };
-    let reader = theirs.create_key(reader).await.unwrap();
-    assert_eq!(reader.key.as_ref().unwrap().tenant, "tenant-one");
-    let refused = service.client_with_key(&reader.secret).list_keys(ListKeysRequest::default()).await;
-    assert_eq!(refused.unwrap_err().reason(), "SCOPE_MISSING");
-
-    // Pages, newest first, hold each key once; those of all tenants for the operator.
-    let (mut names, mut token) = (Vec::new(), String::new());
-    loop {
-        let page = ListKeysRequest { page_size: 1, page_token: token, ..ListKeysRequest::default() };
-        let page = operator.list_keys(page).await.unwrap();
-        names.extend(page.keys.into_iter().map(|key| key.name));
-        token = page.next_page_token;
-        if token.is_empty() {
-            break;
-        }
-    }
-    assert_eq!(names.len(), 3);
-    assert_eq!(names[..2], [reader.key.unwrap().name, key.name.clone()]);
-    let of_theirs = theirs.list_keys(ListKeysRequest::default()).await.unwrap().keys;
-    assert_eq!(of_theirs.len(), 2);
-    assert!(!format!("{of_theirs:?}").contains(&made.secret[4..]), "a secret was kept");
-
-    let revoked = operator.revoke_key(&key.name).await.unwrap();
-    assert_eq!(revoked.state(), KeyState::Revoked);
-    assert_eq!(operator.revoke_key(&key.name).await.unwrap(), revoked);
-    let refused = theirs.list_keys(ListKeysRequest::default()).await.unwrap_err();
-    assert_eq!(refused.reason(), "UNAUTHENTICATED");
-
-    // The second of two requests with one id cannot have the secret.
-    let id = uuid::Uuid::new_v4();
-    let again = CreateKeyRequest { request_id: id.to_string(), ..request.clone() };
-    let made = operator.create_key(again.clone()).await.unwrap();
-    assert_eq!(made.key.unwrap().name, format!("keys/{id}"));
-    let refused = operator.create_key(again).await.unwrap_err();
-    assert_eq!((refused.code(), refused.reason()), (Code::AlreadyExists, "KEY_EXISTS"));
-    for wrong in [
-        CreateKeyRequest { scopes: vec![], ..request.clone() },
-        CreateKeyRequest { scopes: vec![0], ..request.clone() },
-        CreateKeyRequest { tenant: "a b".to_owned(), ..request.clone() },
-        CreateKeyRequest { display_name: "a\nb".to_owned(), ..request.clone() },
-        CreateKeyRequest { expire_time: Some(Default::default()), ..request.clone() },
-        CreateKeyRequest { certificate_sha256: "abc".to_owned(), ..request },
-    ] {
-        let refused = operator.create_key(wrong).await.unwrap_err();
-        assert_eq!((refused.code(), refused.reason()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
-    }
-}
-
-/// A key whose time is over opens nothing, and says so in the list.
-#[tokio::test]
-async fn a_key_ends_at_its_time() {
-    let service = start();
-    let operator = service.client_with_key(&make_key(&service, "admin", None));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let mut expire_time = CreateKeyRequest::default().expire_time.unwrap_or_default();
-    expire_time.seconds = i64::try_from(now.as_secs() + 2).unwrap();
-    let request = CreateKeyRequest {
-        scopes: vec![KeyScope::Read.into()],
-        expire_time: Some(expire_time),
-        ..CreateKeyRequest::default()
-    };
-    let made = operator.create_key(request.clone()).await.unwrap();
-    let key = made.key.unwrap();
-    assert_eq!(key.expire_time, request.expire_time);
-    let client = service.client_with_key(&made.secret);
-    let refused =
-        eventually("the end of the key", async || client.list_jobs(ListJobsRequest::default()).await.err())
-            .await;
-    assert_eq!(refused.reason(), "UNAUTHENTICATED");
-    assert_eq!(operator.get_key(&key.name).await.unwrap().state(), KeyState::Expired);
-}
-
-/// The same over REST.
-#[tokio::test]
-async fn rest_makes_and_revokes_keys() {
-    let service = start();
-    let admin = format!("Bearer {}", make_key(&service, "admin", None));
-    let call = |method: &str, path: &str, key: &str, body: &str| {
-        let headers = [("content-type", "application/json"), ("authorization", key)];
-        request(service.http(), method, path, &headers, body.as_bytes())
-    };
-    let made = call("POST", "/v1/keys", &admin, r#"{"tenant":"t","scopes":["KEY_SCOPE_READ"]}"#);
-    assert_eq!(made.status, 201, "{}", made.text());
-    let body = made.json();
-    let name = body["key"]["name"].as_str().unwrap();
-    let path = format!("/v1/{name}");
-    assert_eq!(made.header("location"), Some(path.as_str()));
-    assert_eq!(made.header("cache-control"), Some("no-store"));
-    let key = format!("Bearer {}", body["secret"].as_str().unwrap());
-    assert_eq!(call("GET", "/v1/jobs", &key, "").status, 200);
-    assert_eq!(call("GET", "/v1/keys", &key, "").status, 403);
-    assert_eq!(call("GET", &path, &admin, "").json()["tenant"], "t");
-    let list = call("GET", "/v1/keys?tenant=t&page_size=10", &admin, "").json();
-    assert_eq!(list["keys"].as_array().unwrap().len(), 1);
-    let revoked = call("POST", &format!("{path}:revoke"), &admin, "");
-    assert_eq!((revoked.status, revoked.json()["state"].as_str()), (200, Some("KEY_STATE_REVOKED")));
-    assert_eq!(call("GET", "/v1/jobs", &key, "").status, 401);
-    assert_eq!(call("POST", "/v1/keys", &admin, r#"{"scopes":[]}"#).status, 400);
-    assert_eq!(call("POST", &path, &admin, "").status, 405);
-    assert_eq!(call("GET", "/v1/keys/none", &admin, "").status, 404);
-    let unknown = format!("/v1/keys/{}", uuid::Uuid::new_v4());
-    assert_eq!(call("GET", &unknown, &admin, "").json()["reason"], "KEY_NOT_FOUND");
-}
-
-/// The same on the command line of a caller.
-#[tokio::test]
-async fn the_command_line_makes_and_revokes_keys() {
-    let service = start();
-    let admin = make_key(&service, "admin", None);
-    let run = |arguments: &[&str]| {
-        let output = Command::new(binary("imageops"))
-            .args(["--server", &format!("http://{}", service.grpc()), "key"])
-            .args(arguments)
-            .env("IMAGEOPS_TOKEN", &admin)
-            .output()
-            .unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.success(), text(output.stdout), text(output.stderr))
-    };
-    let (made, secret, said) =
-        run(&["create", "--scopes", "read,write", "--tenant", "t", "--label", "ci", "--expiry-days", "9"]);
-    assert!(made && said.contains("keys/") && said.contains("tenant t"), "{said}");
-    let secret = secret.trim();
-    assert!(secret.starts_with("iok_") && !said.contains(secret), "{secret}");
-    let client = service.client_with_key(secret);
-    client.list_jobs(ListJobsRequest::default()).await.unwrap();
-    let (_, list, _) = run(&["list", "--tenant", "t"]);
-    assert_eq!(list.lines().count(), 2, "{list}");
-    assert!(list.contains("read,write") && list.contains("ci") && !list.contains(secret), "{list}");
-    let name = list.split_whitespace().find(|word| word.starts_with("keys/")).unwrap();
-    let (_, shown, _) = run(&["show", name]);
-    assert!(shown.contains("active") && shown.contains("expires"), "{shown}");
-    let (revoked, shown, _) = run(&["revoke", name.trim_start_matches("keys/")]);
-    assert!(revoked && shown.contains("revoked"), "{shown}");
-    client.list_jobs(ListJobsRequest::default()).await.unwrap_err();
-    let (listed, keys, _) = run(&["--output", "json", "list"]);
-    let keys: serde_json::Value = serde_json::from_str(&keys).unwrap();
-    assert!(listed && keys.as_array().unwrap().len() == 2, "{keys}");
 }

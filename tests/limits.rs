@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::process::Command;
-
 use imageops::v1::{CheckRequest, CompressRequest, DownloadImageRequest, Job, JobState, ListJobsRequest};
 use tonic::Code;
 
@@ -13,22 +11,12 @@ use support::http::request;
 use support::jobs::{ended, image, write_busy_disk};
 use support::status::{assert_status, eventually};
 use support::upload::upload;
-use support::{Service, binary, wait_for};
-
-fn make_key(service: &Service, tenant: &str) -> String {
-    let output = Command::new(binary("imageops-server"))
-        .arg("--data-dir")
-        .arg(service.data_dir())
-        .args(["key", "create", "--scopes", "read,write", "--tenant", tenant])
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
+use support::{Service, wait_for};
 
 #[tokio::test]
 async fn a_tenant_makes_so_many_calls_a_second() {
     let service = Service::start_with(&["--auth", "token", "--tenant-calls-per-second", "5"]);
-    let (key, other) = (make_key(&service, "a"), make_key(&service, "b"));
+    let (key, other) = (service.make_key("read,write", Some("a")), service.make_key("read,write", Some("b")));
     let client = service.client_with_key(&key);
     let mut refused = None;
     for _ in 0..1_000 {
@@ -56,8 +44,8 @@ async fn a_tenant_makes_so_many_calls_a_second() {
 async fn a_tenant_has_so_many_calls_under_way() {
     let service = Service::start_with(&["--auth", "token", "--tenant-calls-max", "2"]);
     let (client, other) = (
-        service.client_with_key(&make_key(&service, "a")),
-        service.client_with_key(&make_key(&service, "b")),
+        service.client_with_key(&service.make_key("read,write", Some("a"))),
+        service.client_with_key(&service.make_key("read,write", Some("b"))),
     );
     // Longer than what is sent ahead of a reader: the answers do not end while nobody reads.
     let stored = upload(&client, &vec![1; 20 << 20]).await;
@@ -80,8 +68,8 @@ async fn a_tenant_has_so_many_calls_under_way() {
 async fn sec_42_tenants_take_turns() {
     const BACKLOG: usize = 30;
     let service = Service::start_with(&["--auth", "token", "--workers", "1"]);
-    let busy = service.client_with_key(&make_key(&service, "a"));
-    let other = service.client_with_key(&make_key(&service, "b"));
+    let busy = service.client_with_key(&service.make_key("read,write", Some("a")));
+    let other = service.client_with_key(&service.make_key("read,write", Some("b")));
     let disk = service.scratch().join("busy.img");
     write_busy_disk(&disk, 16 << 20);
     let theirs = upload(&busy, &std::fs::read(disk).unwrap()).await;
