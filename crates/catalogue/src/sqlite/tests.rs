@@ -302,13 +302,18 @@ async fn statements_on_copies_and_parts_use_the_indexes() {
         (jobs::SELECT_COALESCED, "jobs_to_coalesce"),
         (jobs::SELECT_ALIAS, "jobs_by_alias"),
     ] {
-        let explained = format!("EXPLAIN QUERY PLAN {statement}");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(&catalogue.readers).await.unwrap();
-        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        let plan = plan(&catalogue, statement).await;
         assert!(plan.iter().any(|step| step.contains(index)), "{index}: {plan:?}");
         let scans = |step: &String| step.starts_with("SCAN images") && !step.contains(index);
         assert!(!plan.iter().any(scans), "{index}: {plan:?}");
     }
+}
+
+/// The steps by which the writer would run a statement.
+async fn plan(catalogue: &SqliteCatalogue, statement: &str) -> Vec<String> {
+    let explained = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+    let rows = sqlx::query(explained).fetch_all(&catalogue.writer).await.unwrap();
+    rows.iter().map(|row| row.get("detail")).collect()
 }
 
 /// Else an idle worker reads, at each question, all that wait for others.
@@ -328,9 +333,7 @@ async fn a_lane_reads_no_job_of_another() {
         ] {
             let statements = leases::statements(lane);
             for statement in [statements.select_claimable, statements.is_any_claimable] {
-                let explained = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
-                let rows = sqlx::query(explained).fetch_all(&catalogue.writer).await.unwrap();
-                let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+                let plan = plan(&catalogue, statement).await;
                 assert!(plan[0].contains(index), "{index}: {plan:?}");
                 // What runs of the tenant is counted where there is a job that could be claimed.
                 let counts = |step: &String| {
@@ -377,10 +380,7 @@ async fn a_page_is_sought_and_not_sorted() {
         (ImageOrder::Largest, "images_by_size", "(size_bytes,id)<"),
         (ImageOrder::Smallest, "images_by_size", "(size_bytes,id)>"),
     ] {
-        let statement =
-            format!("EXPLAIN QUERY PLAN {}", images::page_statement(order, &ImageFilter::default()));
-        let plan = sqlx::query(sqlx::AssertSqlSafe(statement)).fetch_all(&catalogue.readers).await.unwrap();
-        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let steps = plan(&catalogue, images::page_statement(order, &ImageFilter::default())).await;
         assert!(steps[0].starts_with("SEARCH images") && steps[0].contains(index), "{steps:?}");
         assert!(steps[0].contains(key), "{steps:?}");
         assert!(!steps.iter().any(|step| step.contains("ORDER BY")), "{steps:?}");
@@ -404,10 +404,7 @@ async fn images_of_one_label_are_sought_by_it() {
             (ImageOrder::Largest, "(tenant=? AND label=?)"),
             (ImageOrder::Smallest, "(tenant=? AND label=?)"),
         ] {
-            let statement = format!("EXPLAIN QUERY PLAN {}", images::page_statement(order, &wanted));
-            let plan =
-                sqlx::query(sqlx::AssertSqlSafe(statement)).fetch_all(&catalogue.writer).await.unwrap();
-            let step: String = plan[0].get("detail");
+            let step = &plan(&catalogue, images::page_statement(order, &wanted)).await[0];
             assert!(step.starts_with("SEARCH images") && step.contains(key), "{order:?}: {step}");
         }
     }
