@@ -182,7 +182,10 @@ impl Outgoing {
         match timeout(STALL, self.messages.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => {
-                let message = format!("nothing was read for {} seconds", STALL.as_secs());
+                let message = format!(
+                    "nothing was read for {} seconds; go on with `offset_bytes` behind what came",
+                    STALL.as_secs()
+                );
                 Err(Failure::new(Code::DeadlineExceeded, reason::IDLE, message))
             }
         }
