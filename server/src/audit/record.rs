@@ -10,7 +10,6 @@ use imageops_tls::Peer;
 use serde::Serialize;
 
 use super::line::{Line, Outcome};
-use super::sink::Sink;
 use crate::auth::Caller;
 use crate::clock::now;
 
@@ -126,22 +125,21 @@ impl Record {
         self.facts().held = Some(Box::new(held));
     }
 
-    /// Records an image that came of work which went on without its caller: the line of the call is written by then.
-    pub(crate) fn image_of_work(&self, sink: &Sink, method: &str, image: &v1::Image) {
+    /// Takes up the image that came of work which goes on without its caller; a line of its own when that of the call is
+    /// written already.
+    pub(crate) fn image_of_work(&self, method: &str, image: &v1::Image) -> Option<String> {
         self.image(image);
         let facts = self.facts();
-        if facts.is_told {
-            let deed = Deed {
-                method,
-                outcome: "OK",
-                tenant: &facts.tenant,
-                subject: &facts.subject,
-                result: &facts.result,
-                sha256: &facts.sha256,
-                ..Deed::default()
-            };
-            sink.write(deed.told());
-        }
+        let deed = Deed {
+            method,
+            outcome: "OK",
+            tenant: &facts.tenant,
+            subject: &facts.subject,
+            result: &facts.result,
+            sha256: &facts.sha256,
+            ..Deed::default()
+        };
+        facts.is_told.then(|| deed.told())
     }
 
     /// The line of this call; `None` when it is not recorded.
@@ -237,6 +235,23 @@ mod tests {
             let told = record.tell(&line(method), outcome);
             assert_eq!(told.is_some(), is_told, "{method} {outcome:?}: {told:?}");
         }
+    }
+
+    #[test]
+    fn an_image_that_comes_behind_its_caller_has_a_line_of_its_own() {
+        let digests = v1::Digests { sha256: "5".repeat(64), ..Default::default() };
+        let image = v1::Image { name: "images/x".to_owned(), digests: Some(digests), ..Default::default() };
+        let record = Record::default();
+        record.needs(Scope::Write, "");
+        assert_eq!(
+            record.image_of_work("ImageOps/UploadImage", &image),
+            None,
+            "the line of the call tells it"
+        );
+        let told = record.tell(&line("ImageOps/UploadImage"), &Outcome::Abandoned).unwrap();
+        assert!(told.contains("images/x") && told.contains("ABANDONED"), "{told}");
+        let told = record.image_of_work("ImageOps/UploadImage", &image).unwrap();
+        assert!(told.contains("images/x") && told.contains("55555") && told.contains("OK"), "{told}");
     }
 
     #[test]

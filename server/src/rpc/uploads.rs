@@ -47,7 +47,8 @@ pub(super) async fn upload(
     let work = app.tasks.spawn(async move {
         let response = take_in(&owner, &caller, messages).await;
         if let Ok(v1::UploadImageResponse { image: Some(image), .. }) = &response {
-            caller.record.image_of_work(&owner.audit, "ImageOps/UploadImage", image);
+            let told = caller.record.image_of_work("ImageOps/UploadImage", image);
+            told.into_iter().for_each(|line| owner.audit.write(line));
         }
         // The default store lies beside the catalogue: what keeps that one from writing shows there.
         if response.as_ref().is_err_and(is_of_the_disk) {
@@ -516,7 +517,8 @@ pub(super) async fn compose_image(
             Composed::Before(upload) => ended(&owner, &caller, &upload).await?,
         };
         if let Some(image) = &made.image {
-            caller.record.image_of_work(&owner.audit, "ImageOps/ComposeImage", image);
+            let told = caller.record.image_of_work("ImageOps/ComposeImage", image);
+            told.into_iter().for_each(|line| owner.audit.write(line));
         }
         Ok(v1::ComposeImageResponse { upload: made.upload, image: made.image, check_job: made.check_job })
     });

@@ -259,7 +259,7 @@ impl Catalogue for Handle {
             Err(error) if aborted.is_empty() => Err(error),
             // Their bytes can go, and only this answer tells them; the next call meets the same error.
             Err(error) => {
-                tracing::debug!(%error, "some expired uploads wait for the next call");
+                tracing::warn!(%error, "some expired uploads wait for the next call");
                 Ok(aborted)
             }
             Ok(()) => Ok(aborted),
