@@ -1,20 +1,23 @@
 //! Takes the bytes of one upload: writes them sparsely, hashes them, makes them durable, looks at the header.
 //!
-//! Each chunk is written and hashed on three lanes at once, while the next one is received; a lane works on one chunk at a
-//! time, so at most two chunks are in memory. Durability lags behind by design and is only ever told after a flush.
+//! Each chunk is written and hashed on three lanes at once, while the next ones are received: one more chunk may wait in
+//! front of each lane, as long as few uploads want that (`AHEAD_CHUNKS`). So an upload holds three chunks at most, and one
+//! of very many holds two. Durability lags behind by design and is only ever told after a flush.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use imageops_image::digest::{Digester, Digests, Selection};
 use imageops_image::storage::{FileStorage, Storage};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tonic::Code;
 
 use super::copy::copy_sparse;
+use super::lane::Lane;
 use crate::app::blocking;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -35,7 +38,16 @@ const REHASH_BYTES: usize = 1 << 20;
 /// Digests that every upload gets (design decision 18), and a CRC for the zips that it may be handed out in.
 const DIGESTS: Selection = Selection { md5: true, sha256: true, sha512: false, crc32: true };
 
-type Lane<T> = Option<JoinHandle<T>>;
+/// Chunks that may be on lanes in the whole process while more of their uploads come in.
+const AHEAD_CHUNKS: usize = 32;
+static AHEAD: Semaphore = Semaphore::const_new(AHEAD_CHUNKS);
+
+/// What the lanes work on.
+struct Chunk {
+    data: Bytes,
+    /// Given back with the last lane.
+    _ahead: Option<SemaphorePermit<'static>>,
+}
 
 /// The bytes of one upload so far.
 pub struct Ingest {
@@ -46,13 +58,13 @@ pub struct Ingest {
     durable_bytes: u64,
     /// First bytes, until the header was judged.
     prefix: Option<BytesMut>,
-    writing: Lane<std::io::Result<()>>,
-    /// Groups of digests, each with a thread of its own.
+    writing: Lane<()>,
+    /// Groups of digests, each on a lane of its own.
     digesting: Vec<Lane<Digester>>,
-    flushing: Lane<std::io::Result<u64>>,
+    flushing: Option<JoinHandle<std::io::Result<u64>>>,
     /// Why a write or a flush failed. From then on nothing more becomes durable here: what the file holds behind
     /// `durable_bytes` is not what was received.
-    broken: Option<Failure>,
+    broken: Arc<OnceLock<Failure>>,
 }
 
 impl Ingest {
@@ -100,10 +112,10 @@ impl Ingest {
             flush_started: Instant::now(),
             durable_bytes,
             prefix: (prefix.len() < PREFIX_BYTES || durable_bytes == PREFIX_BYTES as u64).then_some(prefix),
-            writing: None,
-            digesting: digesters.into_iter().map(|digester| Some(ready(digester))).collect(),
+            writing: Lane::new(()),
+            digesting: digesters.into_iter().map(Lane::new).collect(),
             flushing: None,
-            broken: None,
+            broken: Arc::default(),
         })
     }
 
@@ -119,25 +131,45 @@ impl Ingest {
 
     /// Whether a write or a flush failed.
     pub fn is_broken(&self) -> bool {
-        self.broken.is_some()
+        self.broken.get().is_some()
     }
 
     /// Takes the next bytes. Returns the first bytes of the file once, when there are enough of them to be judged.
     pub async fn push(&mut self, data: Bytes) -> Result<Option<Bytes>> {
-        self.finish_write().await?;
+        self.unless_broken(Ok(()))?;
+        let ahead = self.run_ahead().await?;
+        let place = self.writing.place().await?;
+        let mut places = Vec::with_capacity(self.digesting.len());
+        for lane in &self.digesting {
+            places.push(lane.place().await?);
+        }
+        // Nothing is awaited from here on: all lanes take the chunk, or none does.
+        let chunk = Arc::new(Chunk { data: data.clone(), _ahead: ahead });
         let offset = self.received_bytes;
         self.received_bytes += data.len() as u64;
-        let (file, bytes) = (Arc::clone(&self.file), data.clone());
-        self.writing = Some(tokio::task::spawn_blocking(move || write_sparse(&file, &bytes, offset)));
-        for lane in &mut self.digesting {
-            let mut digester = join(lane).await?;
-            let bytes = data.clone();
-            *lane = Some(tokio::task::spawn_blocking(move || {
-                digester.update(&bytes);
-                digester
-            }));
+        for (lane, place) in self.digesting.iter().zip(places) {
+            let chunk = Arc::clone(&chunk);
+            lane.push(place, move |digester| digester.update(&chunk.data));
         }
+        let (file, broken) = (Arc::clone(&self.file), Arc::clone(&self.broken));
+        self.writing.push(place, move |()| {
+            if let Err(error) = write_sparse(&file, &chunk.data, offset) {
+                broken.get_or_init(|| failed(error));
+            }
+        });
         Ok(self.extend_prefix(&data))
+    }
+
+    /// The right to have a chunk worked on while the next ones come; without one, what came before is done.
+    async fn run_ahead(&self) -> Result<Option<SemaphorePermit<'static>>> {
+        if let Ok(permit) = AHEAD.try_acquire() {
+            return Ok(Some(permit));
+        }
+        self.writing.rest(|()| ()).await?;
+        for lane in &self.digesting {
+            lane.rest(|_| ()).await?;
+        }
+        Ok(None)
     }
 
     /// Takes the first `length` bytes of a file next: copied by the kernel, hashed beside, and there when the call returns.
@@ -145,8 +177,8 @@ impl Ingest {
         self.finish_write().await?;
         let offset = self.received_bytes;
         let mut digesters = Vec::new();
-        for lane in &mut self.digesting {
-            digesters.push(join(lane).await?);
+        for lane in &self.digesting {
+            digesters.push(lane.rest(Clone::clone).await?);
         }
         let file = Arc::clone(&self.file);
         let appended = blocking(move || {
@@ -165,7 +197,7 @@ impl Ingest {
         });
         let appended: std::io::Result<Vec<Digester>> = appended.await?;
         let digesters = self.unless_broken(appended.map_err(failed))?;
-        self.digesting = digesters.into_iter().map(|digester| Some(ready(digester))).collect();
+        self.digesting = digesters.into_iter().map(Lane::new).collect();
         self.received_bytes += length;
         // Whoever joins whole files has the whole judged.
         self.prefix = None;
@@ -219,27 +251,23 @@ impl Ingest {
     }
 
     async fn finish_write(&mut self) -> Result<()> {
-        let written = join_io(&mut self.writing).await;
+        let written = self.writing.rest(|()| ()).await;
         self.unless_broken(written)
     }
 
     async fn finish_flush(&mut self) -> Result<()> {
-        let flushed = join_flush(&mut self.flushing).await;
-        if let Some(durable_bytes) = self.unless_broken(flushed)? {
-            self.durable_bytes = durable_bytes;
+        if let Some(flushing) = self.flushing.take() {
+            let flushed =
+                flushing.await.map_err(Failure::internal).and_then(|flushed| flushed.map_err(failed));
+            self.durable_bytes = self.unless_broken(flushed)?;
         }
-        Ok(())
+        self.unless_broken(Ok(()))
     }
 
     /// The first failure stays the answer to everything that follows it.
-    fn unless_broken<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let (None, Err(failure)) = (&self.broken, &result) {
-            self.broken = Some(failure.clone());
-        }
-        match &self.broken {
-            Some(failure) => Err(failure.clone()),
-            None => result,
-        }
+    fn unless_broken<T>(&self, result: Result<T>) -> Result<T> {
+        let value = result.map_err(|failure| self.broken.get_or_init(|| failure).clone())?;
+        self.broken.get().map_or(Ok(value), |failure| Err(failure.clone()))
     }
 
     async fn start_flush(&mut self) -> Result<()> {
@@ -261,10 +289,8 @@ impl Ingest {
     /// The digests of all that was received.
     pub async fn digests(&mut self) -> Result<Digests> {
         let mut digests = Digests::default();
-        for lane in &mut self.digesting {
-            let digester = join(lane).await?;
-            digests = digests.or(digester.clone().finish());
-            *lane = Some(ready(digester));
+        for lane in &self.digesting {
+            digests = digests.or(lane.rest(|digester| digester.clone().finish()).await?);
         }
         Ok(digests)
     }
@@ -278,32 +304,6 @@ impl Ingest {
     /// Another handle of the staged file.
     pub fn file(&self) -> Result<File> {
         self.file.try_clone().map_err(failed)
-    }
-}
-
-fn ready<T: Send + 'static>(value: T) -> JoinHandle<T> {
-    tokio::spawn(std::future::ready(value))
-}
-
-async fn join<T>(lane: &mut Lane<T>) -> Result<T> {
-    match lane.take() {
-        Some(task) => task.await.map_err(Failure::internal),
-        // A lane is empty only after a failure, and that ends the session.
-        None => Err(Failure::internal("the upload has failed before")),
-    }
-}
-
-async fn join_io(lane: &mut Lane<std::io::Result<()>>) -> Result<()> {
-    match lane.take() {
-        Some(task) => task.await.map_err(Failure::internal)?.map_err(failed),
-        None => Ok(()),
-    }
-}
-
-async fn join_flush(lane: &mut Lane<std::io::Result<u64>>) -> Result<Option<u64>> {
-    match lane.take() {
-        Some(task) => task.await.map_err(Failure::internal)?.map(Some).map_err(failed),
-        None => Ok(None),
     }
 }
 
@@ -403,13 +403,30 @@ mod tests {
         // Opened for reading alone: writes to it fail.
         ingest.file = Arc::new(File::open(&path).unwrap());
         ingest.push(Bytes::from_static(b"lost")).await.unwrap();
-        let first = ingest.push(Bytes::from_static(b"never written")).await.unwrap_err();
+        let first = ingest.flush_all().await.unwrap_err();
+        assert_eq!(ingest.push(Bytes::from_static(b"never written")).await.unwrap_err(), first);
         ingest.file = Arc::new(writable());
         assert_eq!(ingest.flush_all().await.unwrap_err(), first);
         assert_eq!(ingest.flush_all().await.unwrap_err(), first, "not the second time either");
         assert_eq!(ingest.durable_bytes(), 0);
         ingest.give_room_back().await;
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_whose_taking_was_given_up_has_reached_no_lane() {
+        let mut ingest = Ingest::open(tempfile::tempfile().unwrap(), 0, false).await.unwrap();
+        let last = ingest.digesting.last().unwrap();
+        let taken = (last.place().await.unwrap(), last.place().await.unwrap());
+        tokio::select! {
+            biased;
+            _ = ingest.push(Bytes::from_static(b"given up")) => panic!("the last lane has no place"),
+            () = std::future::ready(()) => {}
+        }
+        drop(taken);
+        ingest.push(Bytes::from_static(b"hello there")).await.unwrap();
+        assert_eq!(ingest.flush_all().await.unwrap(), 11);
+        assert_eq!(ingest.digests().await.unwrap().md5.as_deref(), Some("161bc25962da8fed6d2f59922fb642aa"));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Uploads: bytes come in chunks, are written, hashed and inspected on the way, and become an image by a commit.
 //!
 //! [`Uploads`] knows the sessions whose streams are open or were lately; `session` is the state of one; `ingest` writes
-//! and hashes; `commit` is the one function that makes bytes an image.
+//! and hashes, on a `lane` each; `commit` is the one function that makes bytes an image.
 
 pub mod admission;
 mod commit;
@@ -9,6 +9,7 @@ mod compose;
 mod copy;
 mod grant;
 mod ingest;
+mod lane;
 mod session;
 mod streams;
 mod unpack;
