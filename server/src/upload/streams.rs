@@ -10,7 +10,7 @@ use crate::failure::Result;
 use crate::limits::refuse;
 
 /// When to come back for a place.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The places for streams that are open.
 #[derive(Debug)]
