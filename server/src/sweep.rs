@@ -27,6 +27,9 @@ use crate::upload::give_up;
 const INTERVAL: Duration = Duration::from_secs(300);
 /// How long a blob must be known without a row before it goes: many times what lies between publishing and the row.
 const GRACE: Duration = Duration::from_secs(900);
+/// Time between two looks at all that lies in the stores: a bucket of a million objects is listed by a thousand requests. What
+/// one look finds the next one removes, so it is gone within the hour (reliability R-5).
+const COLLECT_INTERVAL: Duration = Duration::from_secs(1_200);
 /// Blobs that the catalogue is asked for at once: one at a time, a million would keep a start waiting for minutes.
 const BLOBS_ASKED: usize = 1_000;
 /// Age at which parts of objects that were never completed go: more than the longest upload to a bucket.
@@ -183,7 +186,7 @@ async fn sweep(app: &Arc<App>, orphans: &mut Orphans, time: Micros) -> Result<()
             "a scrub that is due was not begun; the next sweep tries again"
         );
     }
-    orphans.collect(app).await?;
+    orphans.collect_when_due(app).await?;
     let JobCounts { queued, running, most } = app.catalogue.count_jobs().await?;
     metrics::gauge!("imageops_jobs_queued").set(queued as f64);
     metrics::gauge!("imageops_jobs_of_one_tenant").set(most as f64);
@@ -289,19 +292,29 @@ struct Orphans {
     known: HashSet<StoreId>,
     /// A blob that is older than this was published longer ago than any call takes.
     young: Duration,
+    collected: Option<Instant>,
 }
 
 impl Orphans {
     fn new(app: &App) -> Self {
         // A blob has the age of the last byte that came, and an upload may wait that long for its commit.
         let wait = Duration::from_secs(u64::from(app.config.upload_expiry_hours) * 3_600);
-        Self { seen: HashMap::new(), known: HashSet::new(), young: wait + 2 * GRACE }
+        Self { seen: HashMap::new(), known: HashSet::new(), young: wait + 2 * GRACE, collected: None }
     }
 
     /// Whether the catalogue is asked for a blob: all once, then those whose row may have failed since.
     fn is_suspect(&self, store: StoreId, entry: &Entry) -> bool {
         let is_young = entry.modified.elapsed().map_or(true, |age| age < self.young);
         is_young || !self.known.contains(&store) || self.seen.contains_key(&(store, entry.key.clone()))
+    }
+
+    async fn collect_when_due(&mut self, app: &App) -> Result<()> {
+        if self.collected.is_some_and(|last| last.elapsed() < COLLECT_INTERVAL) {
+            return Ok(());
+        }
+        self.collect(app).await?;
+        self.collected = Some(Instant::now());
+        Ok(())
     }
 
     /// Removes what has had no row for [`GRACE`]: what lies between publishing and the row takes seconds.
