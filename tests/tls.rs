@@ -115,18 +115,6 @@ fn curl(address: SocketAddr, path: &str, ca: &Path, arguments: &[&str]) -> Resul
     if output.status.success() { Ok(status) } else { Err(format!("{} {status}", output.status)) }
 }
 
-fn make_key(service: &Service, arguments: &[&str]) -> String {
-    let output = Command::new(binary("imageops-server"))
-        .arg("--data-dir")
-        .arg(service.data_dir())
-        .args(["key", "create"])
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 fn command_line(secured: &Secured, identity: Option<&(PathBuf, PathBuf)>, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary("imageops"));
     command.args(["--server", &secured.service.grpc().to_string(), "--ca"]).arg(secured.authority.ca());
@@ -206,10 +194,14 @@ async fn a_certificate_names_its_key() {
     let (reader, admin, nobody) =
         (authority.give("reader"), authority.give("admin"), authority.give("nobody"));
     let reader_file = reader.0.to_str().unwrap();
-    let made = make_key(
-        service,
-        &["--certificate", admin.0.to_str().unwrap(), "--scopes", "admin", "--label", "operator"],
-    );
+    let made = service.create_key(&[
+        "--certificate",
+        admin.0.to_str().unwrap(),
+        "--scopes",
+        "admin",
+        "--label",
+        "operator",
+    ]);
     assert!(made.starts_with("keys/") && !made.contains("iok_"), "{made}");
     let output = command_line(
         &secured,
@@ -276,7 +268,7 @@ async fn a_certificate_names_its_key() {
 #[tokio::test]
 async fn a_secret_alone_is_not_enough_where_certificates_are_asked_for() {
     let Secured { service, authority, directory: _directory } = start(&["--auth", "token"], true);
-    let secret = make_key(&service, &["--scopes", "read"]);
+    let secret = service.make_key("read", None);
     let (ca, files) = (authority.ca(), authority.give("caller"));
     let without = client(service.grpc(), &ca, None, Some(&secret));
     assert_eq!(list(&without).await.unwrap_err().reason(), "UNAUTHENTICATED");
@@ -308,7 +300,7 @@ async fn slow_handshakes_hold_nobody_up() {
 async fn a_remote_gateway_speaks_tls_on_both_sides() {
     let Secured { service, authority, directory: _directory } = start(&["--auth", "mtls"], true);
     let (own, shown) = (authority.give("gateway"), authority.give("shown"));
-    make_key(&service, &["--certificate", shown.0.to_str().unwrap(), "--scopes", "read"]);
+    service.create_key(&["--certificate", shown.0.to_str().unwrap(), "--scopes", "read"]);
     let address = {
         let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         probe.local_addr().unwrap()
@@ -343,7 +335,7 @@ async fn a_certificate_is_bound_by_an_operator_alone() {
     let Secured { service, authority, .. } = &secured;
     let admin = authority.give("admin");
     let file = admin.0.to_str().unwrap();
-    make_key(service, &["--certificate", file, "--scopes", "admin", "--tenant", "t"]);
+    service.create_key(&["--certificate", file, "--scopes", "admin", "--tenant", "t"]);
     let client = client(service.grpc(), &authority.ca(), Some(&admin), None);
     let wanted = CreateKeyRequest {
         scopes: vec![KeyScope::Read.into()],

@@ -1,20 +1,11 @@
 //! Keys and tenants: with `--auth token` the service is as closed as the others.
 
-use std::process::Command;
-
 use crate::support::file_system::{BASE, FileSystem, assert_refused, id_of};
 use crate::support::http::{self, Answer};
-use crate::support::{Service, binary, fixtures};
+use crate::support::{Service, fixtures};
 
 fn make_key(service: &Service, scopes: &str, tenant: &str) -> String {
-    let output = Command::new(binary("imageops-server"))
-        .arg("--data-dir")
-        .arg(service.data_dir())
-        .args(["key", "create", "--scopes", scopes, "--tenant", tenant])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    format!("Bearer {}", String::from_utf8(output.stdout).unwrap().trim())
+    format!("Bearer {}", service.make_key(scopes, Some(tenant)))
 }
 
 fn form(field: &str, file_name: &str, session: &str, data: &[u8]) -> Vec<u8> {

@@ -127,10 +127,15 @@ impl Service {
     /// A new key with these scopes; without a tenant of the built-in one.
     pub fn make_key(&self, scopes: &str, tenant: Option<&str>) -> String {
         let tenant = tenant.into_iter().flat_map(|tenant| ["--tenant", tenant]);
+        self.create_key(&["--scopes", scopes].into_iter().chain(tenant).collect::<Vec<_>>())
+    }
+
+    /// What `key create` prints.
+    pub fn create_key(&self, arguments: &[&str]) -> String {
         let made = std::process::Command::new(binary("imageops-server"))
-            .args(["key", "create", "--scopes", scopes, "--data-dir"])
+            .args(["key", "create", "--data-dir"])
             .arg(self.data_dir())
-            .args(tenant)
+            .args(arguments)
             .output()
             .expect("a program that runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
