@@ -187,3 +187,31 @@ async fn sec_54_what_a_job_made_is_told() {
     assert_eq!((&line["outcome"], &line["subject"]), (&"OK".into(), &job.name.into()));
     assert_eq!(line["sha256"], made.digests.unwrap().sha256);
 }
+
+/// Which bytes are gone for good, and whether somebody or the time took them.
+#[tokio::test]
+async fn sec_54_what_is_gone_for_good_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let mut service = Service::start_with(&["--audit-log", path.to_str().unwrap(), "--trash-days", "0"]);
+    let client = service.client();
+    let (purged, expired) = (upload(&client, &[3; 5000]).await, upload(&client, &[4; 5000]).await);
+    for image in [&purged, &expired] {
+        client.delete_image(&image.name, "").await.unwrap();
+    }
+    let purge = format!("/v1/{}:purge", purged.name);
+    assert_eq!(request(service.http(), "POST", &purge, &[], &[]).status, 204);
+    // Each start begins with a sweep.
+    service.restart();
+
+    let lines = lines_with(&path, |line| line["method"] == "Sweep/PurgeImage").await;
+    for (method, image, bytes) in
+        [("Images/PurgeImage", purged, [3; 5000]), ("Sweep/PurgeImage", expired, [4; 5000])]
+    {
+        let [line] = lines.iter().filter(|line| line["method"] == method).collect::<Vec<_>>()[..] else {
+            panic!("expected one line of {method}: {lines:#?}");
+        };
+        assert_eq!((&line["outcome"], &line["subject"]), (&"OK".into(), &image.name.into()), "{line}");
+        assert_eq!(line["sha256"], hex::encode(Sha256::digest(bytes)), "{line}");
+    }
+}
