@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 
 use super::copy::copy_sparse;
-use super::lane::Lane;
+use super::lane::{Lane, Place};
 use crate::app::blocking;
 use crate::failure::{Failure, Result};
 use crate::reason;
@@ -151,12 +151,7 @@ impl Ingest {
             let chunk = Arc::clone(&chunk);
             lane.push(place, move |digester| digester.update(&chunk.data));
         }
-        let (file, broken) = (Arc::clone(&self.file), Arc::clone(&self.broken));
-        self.writing.push(place, move |()| {
-            if let Err(error) = write_sparse(&file, &chunk.data, offset) {
-                broken.get_or_init(|| failed(error));
-            }
-        });
+        self.write(place, move |file| write_sparse(file, &chunk.data, offset));
         Ok(self.extend_prefix(&data))
     }
 
@@ -271,26 +266,38 @@ impl Ingest {
     }
 
     async fn start_flush(&mut self) -> Result<()> {
+        let upto = self.received_bytes;
+        // The last bytes may be a hole: the length is what makes them part of the file. It is set in turn with the writes:
+        // beside one, it would cut off what that has just written.
+        let place = self.writing.place().await?;
+        self.write(
+            place,
+            move |file| if file.metadata()?.len() < upto { file.set_len(upto) } else { Ok(()) },
+        );
         self.finish_write().await?;
-        let (file, upto) = (Arc::clone(&self.file), self.received_bytes);
         self.flush_started_bytes = upto;
         self.flush_started = Instant::now();
-        self.flushing = Some(tokio::task::spawn_blocking(move || {
-            // The last bytes may be a hole: the length is what makes them part of the file.
-            if file.metadata()?.len() < upto {
-                file.set_len(upto)?;
-            }
-            file.sync_data()?;
-            Ok(upto)
-        }));
+        let file = Arc::clone(&self.file);
+        self.flushing = Some(tokio::task::spawn_blocking(move || file.sync_data().map(|()| upto)));
         Ok(())
+    }
+
+    /// Has the file written on the lane for that.
+    fn write(&self, place: Place, write: impl FnOnce(&File) -> std::io::Result<()> + Send + 'static) {
+        let (file, broken) = (Arc::clone(&self.file), Arc::clone(&self.broken));
+        self.writing.push(place, move |()| {
+            if let Err(error) = write(&file) {
+                broken.get_or_init(|| failed(error));
+            }
+        });
     }
 
     /// The digests of all that was received.
     pub async fn digests(&mut self) -> Result<Digests> {
         let mut digests = Digests::default();
         for lane in &self.digesting {
-            digests = digests.or(lane.rest(|digester| digester.clone().finish()).await?);
+            let digested = lane.rest(|digester| digester.clone().finish()).await;
+            digests = digests.or(self.unless_broken(digested)?);
         }
         Ok(digests)
     }
@@ -427,6 +434,21 @@ mod tests {
         ingest.push(Bytes::from_static(b"hello there")).await.unwrap();
         assert_eq!(ingest.flush_all().await.unwrap(), 11);
         assert_eq!(ingest.digests().await.unwrap().md5.as_deref(), Some("161bc25962da8fed6d2f59922fb642aa"));
+    }
+
+    #[tokio::test]
+    async fn the_length_is_there_before_the_next_chunk() {
+        let mut ingest = Ingest::open(tempfile::tempfile().unwrap(), 0, false).await.unwrap();
+        for _ in 0..100 {
+            ingest.push(Bytes::from_static(&[0; 2 * HOLE_BYTES_MIN])).await.unwrap();
+            ingest.start_flush().await.unwrap();
+            assert_eq!(ingest.file.metadata().unwrap().len(), ingest.received_bytes());
+            ingest.push(Bytes::from_static(b"kept")).await.unwrap();
+            ingest.flush_all().await.unwrap();
+            let mut back = [0; 4];
+            ingest.file.read_exact_at(&mut back, ingest.received_bytes() - 4).unwrap();
+            assert_eq!(&back, b"kept");
+        }
     }
 
     #[tokio::test]
