@@ -60,6 +60,12 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a staged file. Removing what is not there is no error.
     fn discard_staged(&self, key: &str) -> Result<()>;
 
+    /// Makes an empty staged file for `key`. What an earlier attempt still writes into the one that was there is lost with it.
+    fn stage_anew(&self, key: &str) -> Result<File> {
+        self.discard_staged(key)?;
+        self.stage(key)
+    }
+
     /// Makes the bytes of the staged file `staged` the blob `blob`, durable when the call returns and never replacing
     /// another one: [`Error::Exists`] when the name is that of other bytes. The staged name stays until
     /// [`Store::discard_staged`]: the caller drops it once the catalogue names the blob, so that a crash in between loses

@@ -53,7 +53,7 @@ async fn copy(
         judge_prefix(upload, &file.prefix).map_err(CommitError::Refused)?;
     }
     let (store, key) = (app.stores.writable(store_of(app, upload))?, upload.id.0.to_string());
-    let staged = blocking(move || store.stage(&key)).await?;
+    let staged = blocking(move || store.stage_anew(&key)).await?;
     let staged = staged.inspect_err(|error| app.stores.report(store_of(app, upload), error))?;
     let mut ingest = Ingest::open(staged, 0, false).await?;
     ingest.append(file.reopen()?, file.size_bytes).await?;

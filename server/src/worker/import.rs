@@ -217,7 +217,7 @@ impl Import<'_> {
     async fn stage(&self) -> Result<Ingest> {
         let id = store_of(self.app, self.upload);
         let (store, key) = (self.app.stores.writable(id)?, self.upload.id.0.to_string());
-        let file = blocking(move || store.stage(&key)).await?;
+        let file = blocking(move || store.stage_anew(&key)).await?;
         let file = file.inspect_err(|error| self.app.stores.report(id, error))?;
         Ingest::open(file, 0, self.upload.wishes.sha512).await
     }

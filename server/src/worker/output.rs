@@ -70,8 +70,7 @@ impl ImageOutput {
         let Self { store, opened, staged, blob } = self;
         let (tracker, staging) = (tracker.clone(), staged.clone());
         let (report, size_bytes, digests) = engine(move || {
-            opened.discard_staged(&staging)?;
-            let file = opened.stage(&staging)?;
+            let file = opened.stage_anew(&staging)?;
             let report = write(&file, &control)?;
             tracker.publishing();
             let size_bytes = file.metadata().map_err(imageops_image::Error::from)?.len();

@@ -88,9 +88,7 @@ async fn copy(
 ) -> Result<Reading> {
     let cancel = stop.token();
     engine(move || {
-        // What an earlier source left.
-        store.discard_staged(&staged)?;
-        let file = store.stage(&staged)?;
+        let file = store.stage_anew(&staged)?;
         let write = |offset: u64, data: &[u8]| write_at(&file, offset, data);
         let reading = read_whole(&*source, &cancel, write, passed)?;
         file.set_len(source.size_bytes()).map_err(imageops_store::Error::from)?;
