@@ -23,6 +23,7 @@ use super::ingest::Ingest;
 use super::verdict::judge_prefix;
 use crate::app::{App, blocking};
 use crate::failure::{Failure, Result};
+use crate::reason;
 
 /// Bytes that go from the archive's reader to the writer at a time.
 const PIECE_BYTES: usize = 512 << 10;
@@ -108,7 +109,11 @@ async fn write(
     piece: Bytes,
 ) -> Result<(), CommitError> {
     let length = ingest.received_bytes() + piece.len() as u64;
-    grant.cover(app, upload, length).await.map_err(CommitError::Refused)?;
+    grant.cover(app, upload, length).await.map_err(|failure| {
+        // A catalogue that does not answer says nothing of these bytes.
+        let is_final = failure.reason == reason::QUOTA_EXCEEDED;
+        if is_final { CommitError::Refused(failure) } else { CommitError::Other(failure) }
+    })?;
     if let Some(prefix) = ingest.push(piece).await? {
         judge_prefix(upload, &prefix).map_err(CommitError::Refused)?;
     }
