@@ -155,11 +155,15 @@ async fn repeated(
     // Of an archive the row has the length of what was in it.
     let length_max =
         if upload.archive.is_some() { app.config.upload_max_bytes } else { upload.durable_bytes };
-    let (mut length, mut hasher) = (0, Sha256::new());
-    while let Some(message) = next(app, messages, std::future::pending()).await? {
+    let (mut length, mut hasher, mut pace) = (0, Sha256::new(), Pace::default());
+    loop {
+        let begun = Instant::now();
+        let Some(message) = next(app, messages, std::future::pending()).await? else { return Ok(answer) };
+        let waited = begun.elapsed();
         match message {
             Message::Chunk(chunk) => {
                 check_chunk(&chunk, length)?;
+                keep_pace(&mut pace, chunk.data.len() as u64, waited)?;
                 length += chunk.data.len() as u64;
                 if length > length_max {
                     return Err(request_id_reused());
@@ -180,7 +184,11 @@ async fn repeated(
             Message::Metadata(_) | Message::Resume(_) => return Err(sequence(ONLY_BYTES)),
         }
     }
-    Ok(answer)
+}
+
+fn keep_pace(pace: &mut Pace, length_bytes: u64, waited: Duration) -> Result<()> {
+    pace.came(length_bytes, waited)
+        .map_err(|slow| Failure::new(Code::DeadlineExceeded, reason::IDLE, slow.to_string()))
 }
 
 fn request_id_reused() -> Failure {
@@ -279,9 +287,7 @@ impl Stream<'_> {
                     let length = chunk.data.len() as u64;
                     self.take_chunk(chunk, ingest, grant).await?;
                     // Behind the chunk: what came of it counts.
-                    pace.came(length, waited).map_err(|slow| {
-                        Failure::new(Code::DeadlineExceeded, reason::IDLE, slow.to_string())
-                    })?;
+                    keep_pace(&mut pace, length, waited)?;
                 }
                 Some(Message::Commit(commit)) => {
                     let promise = wire::read_promise(commit.size_bytes, commit.expected_digests.clone())?;
