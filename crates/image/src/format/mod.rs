@@ -159,12 +159,15 @@ pub fn detect(storage: &dyn Storage) -> Result<Format> {
 /// Opens an image for reading. A given `format` is taken at its word: the content is not probed.
 ///
 /// No file but `storage` is ever read: an image that needs another one (a backing file, an external data file), a key
-/// or a feature the engine does not know is refused with the reason.
+/// or a feature the engine does not know is refused with the reason, and so is an empty file.
 pub fn open(storage: Arc<dyn Storage>, format: Option<Format>) -> Result<Image> {
     let format = match format {
         Some(format) => format,
         None => detect(&*storage)?,
     };
+    if storage.size_bytes() == 0 {
+        return Err(Error::new(ErrorKind::Invalid, reason::INVALID_EMPTY, "the file is empty"));
+    }
     match format {
         Format::Raw | Format::Iso => Ok(Image { format, disk: Arc::new(Raw::new(storage)), qcow2: None }),
         Format::Qcow2 => {

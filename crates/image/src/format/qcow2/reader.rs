@@ -160,10 +160,20 @@ impl Qcow2 {
 
     /// A word of a table, through the cache.
     fn table_word(&self, offset: u64) -> Result<u64> {
+        self.demand(offset, 8)?;
         let piece_bytes = self.cache.piece_bytes();
         let start = offset & !(piece_bytes - 1);
         let piece = self.cache.read(&*self.storage, start)?;
         Ok(piece[((offset - start) / 8) as usize])
+    }
+
+    /// What the tables promise is in the file, or the image was cut off: zeros in its place would be another disk.
+    fn demand(&self, offset: u64, length: u64) -> Result<()> {
+        if offset.saturating_add(length) <= self.storage.size_bytes() {
+            return Ok(());
+        }
+        let message = "the file ends before what its tables promise";
+        Err(Error::new(ErrorKind::Invalid, reason::INVALID_TRUNCATED, message).at(offset))
     }
 
     /// Entries that contradict themselves must not be read through.
@@ -245,7 +255,10 @@ impl Disk for Qcow2 {
             let part = &mut inside[done..next];
             match mapping {
                 Mapping::Hole | Mapping::Zero => part.fill(0),
-                Mapping::Data { host_offset } => read_zero_filled(&*self.storage, part, host_offset)?,
+                Mapping::Data { host_offset } => {
+                    self.demand(host_offset, part.len() as u64)?;
+                    read_zero_filled(&*self.storage, part, host_offset)?;
+                }
                 Mapping::Compressed { host_offset, length_bytes } => {
                     self.read_compressed(part, (at - range.start) as usize, host_offset, length_bytes)?;
                 }
