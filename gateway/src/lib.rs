@@ -9,6 +9,7 @@ mod config;
 mod download;
 mod edgegallery;
 mod events;
+mod framing;
 mod health;
 mod intake;
 mod json;

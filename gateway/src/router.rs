@@ -23,7 +23,7 @@ use crate::pace::pace;
 use crate::problem::Problem;
 use crate::route::Route;
 use crate::spool::Spools;
-use crate::{health, openapi, v1};
+use crate::{framing, health, leftover, openapi, v1};
 
 /// What all handlers share.
 pub(crate) struct Gateway {
@@ -55,6 +55,7 @@ pub fn router(connection: Connection, config: GatewayConfig) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(heed))
         .layer(middleware::map_request(move |request| pace(request, idle, period)))
         .layer(middleware::from_fn_with_state(gateway.clone(), pass))
         .with_state(gateway)
@@ -162,6 +163,18 @@ async fn pass(State(gateway): State<Arc<Gateway>>, mut request: Request, next: N
         "request answered"
     );
     response
+}
+
+/// Lets requests through that can be taken as they were meant.
+async fn heed(request: Request, next: Next) -> Response {
+    match framing::refusal(&request) {
+        Some(problem) => {
+            let face = Face::of(request.uri());
+            leftover::dismiss(request.into_body());
+            face.refuse(problem)
+        }
+        None => next.run(request).await,
+    }
 }
 
 /// The caller's id of the request where it is one that can go into logs and headers, else a new one.
