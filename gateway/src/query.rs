@@ -1,6 +1,7 @@
 //! Query strings of the native API: known parameters only, each once unless it may repeat.
 
 use axum::http::Uri;
+use imageops::v1::{Archive, ImageFormat, ImageOrder, ImageState, JobKind, JobState, UploadState};
 
 use crate::problem::Problem;
 
@@ -51,20 +52,9 @@ impl Query {
         self.one(name)?.map(|text| flag(name, text)).transpose()
     }
 
-    /// The values of an enum parameter: `RUNNING` or `JOB_STATE_RUNNING`, in any case, repeated or separated by commas.
-    pub(crate) fn choices<E: Into<i32>>(
-        &self,
-        name: &str,
-        prefix: &str,
-        from_name: impl Fn(&str) -> Option<E>,
-    ) -> Result<Vec<i32>, Problem> {
-        let values = self.all(name).flat_map(|value| value.split(','));
-        values
-            .map(|value| {
-                choice(value, prefix, &from_name)
-                    .ok_or_else(|| Problem::invalid(name, "is none of its values"))
-            })
-            .collect()
+    /// The values of an enum parameter, repeated or separated by commas.
+    pub(crate) fn choices<E: Choice>(&self, name: &str) -> Result<Vec<i32>, Problem> {
+        self.all(name).flat_map(|value| value.split(',')).map(|value| choice::<E>(name, value)).collect()
     }
 }
 
@@ -73,22 +63,52 @@ pub(crate) fn flag(name: &str, text: &str) -> Result<bool, Problem> {
     text.parse().map_err(|_| Problem::invalid(name, "is `true` or `false`"))
 }
 
-/// One value of an enum by its name, with or without the enum's prefix. UNSPECIFIED is no choice.
-pub(crate) fn choice<E: Into<i32>>(
-    value: &str,
-    prefix: &str,
-    from_name: impl Fn(&str) -> Option<E>,
-) -> Option<i32> {
-    let value = value.trim().to_ascii_uppercase();
-    let full = if value.starts_with(prefix) { value } else { format!("{prefix}{value}") };
-    from_name(&full).map(Into::into).filter(|number| *number != 0)
+/// An enum of the API whose values are told by their names.
+pub(crate) trait Choice {
+    /// What the names of all values begin with.
+    const PREFIX: &'static str;
+
+    /// The name of a value; UNSPECIFIED, which is 0, is no choice.
+    fn name_of(number: i32) -> Option<&'static str>;
+}
+
+macro_rules! choices {
+    ($($of:ty: $prefix:literal),* $(,)?) => {$(
+        impl Choice for $of {
+            const PREFIX: &'static str = $prefix;
+
+            fn name_of(number: i32) -> Option<&'static str> {
+                Self::try_from(number).ok().map(|value| value.as_str_name())
+            }
+        }
+    )*};
+}
+
+choices! {
+    Archive: "ARCHIVE_",
+    ImageFormat: "IMAGE_FORMAT_",
+    ImageOrder: "IMAGE_ORDER_",
+    ImageState: "IMAGE_STATE_",
+    JobKind: "JOB_KIND_",
+    JobState: "JOB_STATE_",
+    UploadState: "UPLOAD_STATE_",
+}
+
+/// One value of an enum by its name: `RUNNING` or `JOB_STATE_RUNNING`, in any case.
+pub(crate) fn choice<E: Choice>(name: &str, value: &str) -> Result<i32, Problem> {
+    let wanted = value.trim().to_ascii_uppercase();
+    let wanted = wanted.strip_prefix(E::PREFIX).unwrap_or(&wanted);
+    let short = |full: &'static str| full.strip_prefix(E::PREFIX).unwrap_or(full);
+    let known = || (1..).map_while(|number| E::name_of(number).map(|full| (number, short(full))));
+    known().find(|(_, short)| *short == wanted).map(|(number, _)| number).ok_or_else(|| {
+        let known: Vec<_> = known().map(|(_, short)| format!("`{}`", short.to_ascii_lowercase())).collect();
+        Problem::invalid(name, format!("is one of {}", known.join(", ")))
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use imageops::v1::JobState;
-
     use super::*;
 
     #[test]
@@ -97,7 +117,7 @@ mod tests {
             "/v1/jobs?page_size=5&page_size=6&state=running,failed&state=JOB_STATE_QUEUED".parse().unwrap();
         let query = Query::parse(&uri, &["page_size", "state"]).unwrap();
         assert!(query.one("page_size").is_err());
-        let states = query.choices("state", "JOB_STATE_", JobState::from_str_name).unwrap();
+        let states = query.choices::<JobState>("state").unwrap();
         assert_eq!(states, [2, 4, 1]);
         assert!(Query::parse(&uri, &["state"]).is_err());
     }
@@ -109,8 +129,10 @@ mod tests {
         assert_eq!((query.flag("t").unwrap(), query.flag("f").unwrap()), (Some(true), Some(false)));
         assert!(query.flag("u").is_err() && query.flag("none").unwrap().is_none());
         assert!(query.number::<u32>("a").is_err());
-        assert!(query.choices("b", "JOB_STATE_", JobState::from_str_name).is_err());
-        assert!(query.choices("c", "JOB_STATE_", JobState::from_str_name).is_err());
+        assert!(query.choices::<JobState>("b").is_err());
+        assert!(query.choices::<JobState>("c").is_err());
         assert_eq!(query.number::<u32>("d").unwrap(), 0);
+        let told = choice::<Archive>("archive", "tar").unwrap_err().to_json()["detail"].clone();
+        assert_eq!(told, "archive: is one of `zip`, `gzip`, `xz`, `zstd`");
     }
 }

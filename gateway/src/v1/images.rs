@@ -56,7 +56,10 @@ const ABOUT_BYTES: [(&str, &str); 9] = [
     ("md5", "MD5 that the bytes must have, hexadecimal."),
     ("sha256", "SHA-256 that the bytes must have, hexadecimal."),
     ("sha512", "SHA-512 that the bytes must have, hexadecimal; or `true` to have it computed."),
-    ("archive", "`zip`: the bytes are a zip whose first image is meant."),
+    (
+        "archive",
+        "`zip`: the bytes are a zip whose first image is meant; `gzip`, `xz`, `zstd`: they are packed by it.",
+    ),
     ("store", "Store that the bytes go to, by its name or UUID."),
     ("check", "Whether a check begins with the image: `true` or `false`."),
     ("accept_corrupt", "With `true` a corrupt image is taken into quarantine instead of refused."),
@@ -221,15 +224,8 @@ pub(super) fn describe(metadata: &mut UploadMetadata, name: &str, value: &str) -
         "store" => metadata.store = store_name(value),
         "check" => metadata.check = Some(query::flag("check", value)?),
         "accept_corrupt" => metadata.accept_corrupt = query::flag("accept_corrupt", value)?,
-        "archive" => {
-            let archive = query::choice(value, "ARCHIVE_", Archive::from_str_name);
-            metadata.archive = archive.ok_or_else(|| Problem::invalid("archive", "is `zip`"))?;
-        }
-        "format" => {
-            let format = query::choice(value, "IMAGE_FORMAT_", ImageFormat::from_str_name);
-            metadata.declared_format =
-                format.ok_or_else(|| Problem::invalid("format", "is no known format"))?;
-        }
+        "archive" => metadata.archive = query::choice::<Archive>("archive", value)?,
+        "format" => metadata.declared_format = query::choice::<ImageFormat>("format", value)?,
         _ => return Err(Problem::invalid("form", format!("the fields are: file, {}", FIELDS.join(", ")))),
     }
     Ok(())

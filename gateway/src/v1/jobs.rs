@@ -58,8 +58,8 @@ async fn list(
     let message = ListJobsRequest {
         page_size: query.number("page_size")?,
         page_token: query.text("page_token")?,
-        states: query.choices("state", "JOB_STATE_", JobState::from_str_name)?,
-        kinds: query.choices("kind", "JOB_KIND_", JobKind::from_str_name)?,
+        states: query.choices::<JobState>("state")?,
+        kinds: query.choices::<JobKind>("kind")?,
     };
     let mut stub = call::list_stub(&gateway.connection);
     let call = stub.list_jobs(call::request(&headers, message));

@@ -144,8 +144,7 @@ async fn list(
 ) -> Result<Response, Problem> {
     let query = Query::parse(&uri, &LIST)?;
     let order = match query.one("order")? {
-        Some(order) => query::choice(order, "IMAGE_ORDER_", ImageOrder::from_str_name)
-            .ok_or_else(|| Problem::invalid("order", "is none of its values"))?,
+        Some(order) => query::choice::<ImageOrder>("order", order)?,
         None => ImageOrder::Unspecified.into(),
     };
     let mut labels = HashMap::new();
@@ -156,8 +155,8 @@ async fn list(
         page_size: query.number("page_size")?,
         page_token: query.text("page_token")?,
         order,
-        states: query.choices("state", "IMAGE_STATE_", ImageState::from_str_name)?,
-        formats: query.choices("format", "IMAGE_FORMAT_", ImageFormat::from_str_name)?,
+        states: query.choices::<ImageState>("state")?,
+        formats: query.choices::<ImageFormat>("format")?,
         display_name: query.one("display_name")?.map(str::to_owned),
         labels,
         tags: query.all("tag").map(str::to_owned).collect(),

@@ -120,7 +120,7 @@ async fn list(
     let message = ListUploadsRequest {
         page_size: query.number("page_size")?,
         page_token: query.text("page_token")?,
-        states: query.choices("state", "UPLOAD_STATE_", UploadState::from_str_name)?,
+        states: query.choices::<UploadState>("state")?,
         session: String::new(),
     };
     let mut stub = call::list_stub(&gateway.connection);
