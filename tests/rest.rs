@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use imageops::v1::GetUsageRequest;
@@ -176,7 +176,8 @@ fn parts_are_put_and_composed() {
     let composed = rest.json("POST", &format!("{session}:compose"), &wished);
     assert_eq!(composed.status, 201, "{}", composed.text());
     assert!(composed.header("imageops-check-job").is_some());
-    assert_eq!(rest.call("GET", composed.header("location").unwrap()).body, data);
+    let content = format!("{}/content", composed.header("location").unwrap());
+    assert_eq!(rest.call("GET", &content).body, data);
     assert_problem(&rest.json("POST", &format!("{session}:compose"), &wished), 404, "SESSION_NOT_FOUND");
 
     for number in [1, 3] {
@@ -360,6 +361,36 @@ fn a_refusal_is_told_to_whoever_is_still_sending() {
     }
     let part = http::send_whole(rest.0, "PUT", "/v1/sessions/s/parts/0", &[], &image);
     assert_problem(&part, 400, "INVALID_ARGUMENT");
+}
+
+/// A range is not the whole, and a coded body not the image: stored as if they were, nobody would notice.
+#[test]
+fn what_a_head_says_of_its_body_is_heeded() {
+    let service = Service::start();
+    let rest = Rest(service.http());
+    let image = fixtures::raw("a body");
+    let plain = ("content-type", "application/octet-stream");
+    let send = |header| http::send_whole(rest.0, "POST", "/v1/images", &[plain, header], &image);
+    assert_problem(&send(("content-range", "bytes 0-9/100")), 400, "INVALID_ARGUMENT");
+    assert_problem(&send(("content-encoding", "gzip")), 415, "UNSUPPORTED_MEDIA_TYPE");
+    assert_problem(&send(("host", "another")), 400, "INVALID_ARGUMENT");
+    let legacy =
+        http::send_whole(rest.0, "POST", "/image-management/v1/images", &[("content-encoding", "br")], b"x");
+    assert_eq!(legacy.status, 415, "{}", legacy.text());
+    assert!(service.image_names().is_empty());
+    assert_eq!(send(("content-encoding", "identity")).status, 201);
+
+    for (head, status) in [
+        ("transfer-encoding: gzip, chunked\r\nhost: x\r\n", "501"),
+        ("transfer-encoding: chunked\r\n", "400"),
+    ] {
+        let mut stream = TcpStream::connect(rest.0).unwrap();
+        let head = format!("POST /v1/images HTTP/1.1\r\nconnection: close\r\n{head}\r\n0\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
 }
 
 /// An upload that nobody can go on with leaves nothing: neither bytes nor a hold on the quota.

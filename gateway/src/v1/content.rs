@@ -7,10 +7,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head};
-use imageops::v1::{Image, ImageFormat};
+use imageops::v1::ImageFormat;
 
 use super::records::fetch;
-use super::{id_of, resource};
+use super::resource;
 use crate::download::{self, Asked};
 use crate::problem::Problem;
 use crate::query::Query;
@@ -23,11 +23,6 @@ const FORMAT: &str =
     "`raw` or `qcow2`: the image in this format, which the first one who asks for it waits for.";
 /// What the parameter `archive` means.
 const ARCHIVE: &str = "`zip`: the image as the one entry of a zip.";
-
-/// Where the bytes of an image are.
-pub(super) fn location(image: &Image) -> String {
-    format!("/v1/images/{}/content", id_of(&image.name))
-}
 
 pub(super) fn routes() -> Vec<Route> {
     let path = "/v1/images/{id}/content";

@@ -18,8 +18,7 @@ use imageops::v1::{
 use super::records::show;
 use super::stores::store_name;
 use super::{
-    broken_body, content, content_length, content_type, id_of, present, promise, read_message, resource,
-    unsupported,
+    broken_body, content_length, content_type, id_of, present, promise, read_message, resource, unsupported,
 };
 use crate::intake::OneShot;
 use crate::json::is_json;
@@ -135,8 +134,7 @@ async fn create(
         take_bytes(&gateway, &headers, read_query(&uri, &FIELDS), body, types).await?
     };
     let image = present(answered.image)?;
-    let location = content::location(&image);
-    made(StatusCode::CREATED, image, &answered.check_job, Some(location))
+    made(StatusCode::CREATED, image, &answered.check_job)
 }
 
 /// A record without bytes.
@@ -151,8 +149,7 @@ async fn create_record(
     let mut stub = gateway.connection.images();
     let call = stub.create_image(call::request(headers, message));
     let image = present(call::within(gateway.config.limits.call_timeout, call).await?.image)?;
-    let location = format!("/v1/images/{}", id_of(&image.name));
-    made(StatusCode::CREATED, image, "", Some(location))
+    made(StatusCode::CREATED, image, "")
 }
 
 /// PUT `/v1/images/{id}/content`.
@@ -165,16 +162,12 @@ async fn fill(
 ) -> Result<Response, Problem> {
     let asked = || Ok(UploadMetadata { image: resource("images", &id)?, ..read_query(&uri, &OF_BYTES)? });
     let answered = take_bytes(&gateway, &headers, asked(), body, BYTES).await?;
-    made(StatusCode::OK, present(answered.image)?, &answered.check_job, None)
+    made(StatusCode::OK, present(answered.image)?, &answered.check_job)
 }
 
-/// An image that was made, with the check that began with it.
-pub(super) fn made(
-    status: StatusCode,
-    image: Image,
-    check_job: &str,
-    location: Option<String>,
-) -> Result<Response, Problem> {
+/// An image that was made or filled, with the check that began with it.
+pub(super) fn made(status: StatusCode, image: Image, check_job: &str) -> Result<Response, Problem> {
+    let location = (status == StatusCode::CREATED).then(|| format!("/v1/images/{}", id_of(&image.name)));
     let mut response = show(status, Some(image))?;
     let check_job = (!check_job.is_empty()).then(|| check_job.to_owned());
     let headers = [(header::LOCATION, location), (HeaderName::from_static("imageops-check-job"), check_job)];

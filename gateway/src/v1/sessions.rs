@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post, put};
 use imageops::v1::{AbortSessionRequest, ComposeImageRequest, ListUploadsRequest, UploadMetadata};
 
 use super::images::{BYTES, about_bytes, made, read_query, take_bytes};
-use super::{answer, content, present, read_message, wrong_method};
+use super::{answer, present, read_message, wrong_method};
 use crate::call;
 use crate::problem::Problem;
 use crate::route::{Content, Route};
@@ -125,6 +125,5 @@ async fn compose(
     let answered =
         call::within(COMPOSE_TIMEOUT, stub.compose_image(call::request(&headers, message))).await?;
     let image = present(answered.image)?;
-    let location = content::location(&image);
-    made(StatusCode::CREATED, image, &answered.check_job, Some(location))
+    made(StatusCode::CREATED, image, &answered.check_job)
 }
