@@ -54,6 +54,10 @@ pub struct Limits {
     pub call_timeout: Duration,
     /// How long requests may take to end after the shutdown began.
     pub grace_period: Duration,
+    /// How long after its last request a connection is kept for the next one; running requests end as they would.
+    pub connection_idle_timeout: Duration,
+    /// How old a connection gets before it takes no more requests: behind a balancer, load spreads again (SEC-38).
+    pub connection_age_max: Duration,
     /// Most connections at a time; more wait in the listener's queue.
     pub connections_max: usize,
 }
@@ -68,6 +72,8 @@ impl Default for Limits {
             body_pace_period: Pace::PERIOD,
             call_timeout: Duration::from_secs(60),
             grace_period: Duration::from_secs(30),
+            connection_idle_timeout: Duration::from_secs(60),
+            connection_age_max: Duration::from_secs(3600),
             connections_max: 16_384,
         }
     }

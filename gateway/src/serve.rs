@@ -1,6 +1,6 @@
 //! Puts a router on a listener, with the bounds that a public port needs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use imageops_tls::{Door, Peer, Stream};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -74,12 +75,12 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
         };
         let (server, router, shutdown, cut) = (server.clone(), router.clone(), shutdown.clone(), cut.clone());
-        let door = door.clone();
+        let (door, life) = (door.clone(), Life::begin(limits));
         connections.spawn(async move {
             let _permit = permit;
             let conversation = async {
                 match door.let_in(stream, address).await {
-                    Ok((stream, peer)) => converse(&server, stream, peer, router, shutdown).await,
+                    Ok((stream, peer)) => converse(&server, stream, peer, router, life, shutdown).await,
                     Err(error) => tracing::debug!(%error, "a handshake failed"),
                 }
             };
@@ -126,12 +127,16 @@ async fn converse(
     stream: Stream,
     peer: Peer,
     router: Router,
+    life: Life,
     shutdown: CancellationToken,
 ) {
     let draining = Draining(shutdown.clone());
     let outlet = Outlet::new(stream);
     let passage = outlet.passage();
+    let life = Arc::new(life);
+    let asked = Arc::clone(&life);
     let service = router.map_request(move |mut request: Request<Incoming>| {
+        asked.go_on();
         request.extensions_mut().insert(draining.clone());
         request.extensions_mut().insert(peer.clone());
         // HTTP/2 would put frames of its own around, and copies of, what stands for the bytes.
@@ -144,12 +149,44 @@ async fn converse(
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
+        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = life.over() => {} } } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// How long a connection takes requests: else whoever opens many and asks nothing would keep the places of all others.
+struct Life {
+    idle_timeout: Duration,
+    end: Instant,
+    last_request: Mutex<Instant>,
+}
+
+impl Life {
+    fn begin(limits: &Limits) -> Self {
+        let now = Instant::now();
+        let idle_timeout = limits.connection_idle_timeout;
+        Self { idle_timeout, end: now + limits.connection_age_max, last_request: Mutex::new(now) }
+    }
+
+    /// A request has come.
+    fn go_on(&self) {
+        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits for the end.
+    async fn over(&self) {
+        loop {
+            let last_request = *self.last_request.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = self.end.min(last_request + self.idle_timeout);
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
     }
 }

@@ -335,6 +335,21 @@ async fn sec_37_slow_clients_are_cut_and_others_are_served() {
     assert!(ended.is_ok(), "a head that never ends is cut");
 }
 
+/// Pings are answered, so a connection of HTTP/2 would live for ever.
+#[tokio::test]
+async fn sec_38_connections_that_ask_nothing_are_closed() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const NO_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let limits = Limits { connection_idle_timeout: Duration::from_millis(300), ..Limits::default() };
+    let gateway = start(GatewayConfig { limits, ..GatewayConfig::default() }).await;
+    let mut idle = TcpStream::connect(gateway.address).await.unwrap();
+    idle.write_all(&[PREFACE, NO_SETTINGS].concat()).await.unwrap();
+    let mut told = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), idle.read_to_end(&mut told)).await;
+    assert!(ended.is_ok(), "an idle connection is closed");
+    assert!(told.windows(4).any(|window| window == [8, 7, 0, 0]), "expected a GOAWAY: {told:?}");
+}
+
 #[tokio::test]
 async fn a_shutdown_lets_requests_end_and_says_so() {
     let gateway = start(GatewayConfig::default()).await;
