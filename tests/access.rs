@@ -124,6 +124,17 @@ async fn sec_37_nobody_is_listened_to_before_it_is_known_who_speaks() {
     }
 }
 
+/// SEC-38: what carries no bytes of an image is not held for the sake of its length.
+#[tokio::test]
+async fn sec_38_a_message_that_is_too_long_is_refused() {
+    let service = Service::start();
+    let client = service.client();
+    let cancel = async |bytes: usize| client.cancel_job(&"x".repeat(bytes)).await.unwrap_err().code();
+    assert_eq!(cancel(1 << 19).await, Code::InvalidArgument);
+    assert_eq!(cancel(3 << 19).await, Code::OutOfRange);
+    assert_eq!(cancel(3 << 19).await, Code::OutOfRange, "the connection goes on");
+}
+
 /// Every RPC has the scope that the contract says, and each scope opens its own and nothing else.
 #[tokio::test]
 async fn each_scope_opens_what_the_contract_says() {

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use imageops_gateway::{Pace, paced};
 use tonic::Status;
 
@@ -20,6 +22,10 @@ use crate::failure::Result;
 const SERVICES: &str = "/imageops.v1.";
 /// Its messages are an image, whose pace it measures itself.
 const UPLOAD: &str = "/imageops.v1.ImageOps/UploadImage";
+/// Largest message that carries no bytes of an image. It is held until it is whole, for each call that may be under way.
+pub(crate) const RECORD_MAX_BYTES: usize = 1 << 20;
+/// What stands around it.
+const FRAMING_BYTES: usize = 64;
 /// How long a message may stay silent.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -33,9 +39,21 @@ pub(crate) async fn enter(State(app): State<Arc<App>>, request: Request, next: N
         };
     }
     if head.uri.path() != UPLOAD {
-        body = paced(body, SILENCE_MAX, Pace::PERIOD);
+        body = bounded(paced(body, SILENCE_MAX, Pace::PERIOD));
     }
     next.run(Request::from_parts(head, body)).await
+}
+
+/// A body that ends where it grows larger than a record may be.
+fn bounded(body: Body) -> Body {
+    let limited = Limited::new(body, RECORD_MAX_BYTES + FRAMING_BYTES);
+    Body::new(limited.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let message = format!("a message without bytes of an image has at most {RECORD_MAX_BYTES} bytes");
+            return axum::Error::new(Status::out_of_range(message));
+        }
+        axum::Error::new(error)
+    }))
 }
 
 async fn admit(app: &App, head: &Parts) -> Result<Caller> {

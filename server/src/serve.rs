@@ -47,8 +47,6 @@ use crate::{entrance, listen, open_files, sources, sweep, telemetry, worker};
 
 /// Largest message, either way: a chunk of 1 MiB and its frame fit with room to spare.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
-/// Largest message to the services that carry no bytes of images.
-const RECORD_MAX_BYTES: usize = 1 << 20;
 /// Largest message to the services that anyone may ask.
 const QUESTION_MAX_BYTES: usize = 16 << 10;
 /// How often the stores are probed (zstack.md 1.4).
@@ -328,13 +326,13 @@ async fn routes(app: &Arc<App>) -> Result<(HealthReporter, Routes), Fatal> {
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let records = ImagesServer::new(service.clone())
-        .max_decoding_message_size(RECORD_MAX_BYTES)
+        .max_decoding_message_size(entrance::RECORD_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let stores = StoresServer::new(service.clone())
-        .max_decoding_message_size(RECORD_MAX_BYTES)
+        .max_decoding_message_size(entrance::RECORD_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let keys = KeysServer::new(service)
-        .max_decoding_message_size(RECORD_MAX_BYTES)
+        .max_decoding_message_size(entrance::RECORD_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let routes = Routes::new(work)
         .add_service(records)
