@@ -102,6 +102,7 @@ macro_rules! catalogue_suite {
             jobs::a_job_that_failed_at_once_takes_no_place,
             jobs::the_same_request_is_the_same_job,
             jobs::the_queue_limit_holds_under_concurrency,
+            jobs::checks_that_come_unasked_take_nobodys_place,
             jobs::one_request_at_many_places_makes_one_job,
             jobs::pages_are_stable_under_inserts,
             jobs::lists_are_filtered,

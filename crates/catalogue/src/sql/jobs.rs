@@ -64,7 +64,9 @@ const DROP_COALESCE_KEY: &str = "UPDATE jobs SET coalesce_key = NULL WHERE tenan
 
 const SELECT_REQUEST: &str = "SELECT id, request_fingerprint FROM jobs WHERE tenant = $1 AND request_id = $2";
 
-const COUNT_ACTIVE: &str = "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running')";
+/// Of each tenant as many as it may ask for: the checks of its new images, which come unasked, take nobody's place.
+const COUNT_ACTIVE: &str = "SELECT CAST(COALESCE(SUM(CASE WHEN own > $1 THEN $1 ELSE own END), 0) AS BIGINT) FROM \
+     (SELECT COUNT(*) AS own FROM jobs WHERE state IN ('queued', 'running') GROUP BY tenant) AS tenants";
 
 const COUNT_ACTIVE_OF: &str =
     "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running') AND tenant = $1";
@@ -137,7 +139,7 @@ async fn is_full(db: &mut Connection, tenant: &Tenant, queue_limit: u64) -> Resu
         return Ok(false);
     }
     Ok(count_active_of(db, tenant).await? >= queue_limit
-        || count_active(db).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
+        || count_active(db, queue_limit).await? >= queue_limit.saturating_mul(QUEUE_TENANTS))
 }
 
 pub(super) async fn create(db: &mut Connection, job: NewJob, queue_limit: u64) -> Result<Created<JobRow>> {
@@ -257,8 +259,9 @@ async fn count_active_of(db: &mut Connection, tenant: &Tenant) -> Result<u64> {
     u64::try_from(active).map_err(|_| corrupt("count of jobs"))
 }
 
-async fn count_active(db: &mut Connection) -> Result<u64> {
-    let active: i64 = sqlx::query_scalar(COUNT_ACTIVE).fetch_one(db).await?;
+async fn count_active(db: &mut Connection, most: u64) -> Result<u64> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let active: i64 = sqlx::query_scalar(COUNT_ACTIVE).bind(most).fetch_one(db).await?;
     u64::try_from(active).map_err(|_| corrupt("count of jobs"))
 }
 

@@ -98,6 +98,21 @@ pub(crate) async fn the_queue_limit_holds_under_concurrency<D: Database>() {
     handles[1].create_job(new_job(at(103)), 10).await.unwrap();
 }
 
+pub(crate) async fn checks_that_come_unasked_take_nobodys_place<D: Database>() {
+    let database = D::new();
+    let catalogue = database.open().await;
+    let busy = Tenant::new("busy").unwrap();
+    for n in 0..40 {
+        let check = NewJob { tenant: busy.clone(), ..new_job(at(n)) };
+        new_row(catalogue.create_job(check, u64::MAX).await.unwrap());
+    }
+    assert_error!(
+        catalogue.create_job(NewJob { tenant: busy, ..new_job(at(40)) }, 2).await,
+        Error::QueueFull
+    );
+    new_row(catalogue.create_job(new_job(at(41)), 2).await.unwrap());
+}
+
 pub(crate) async fn one_request_at_many_places_makes_one_job<D: Database>() {
     let database = D::new();
     let handles = [Arc::new(database.open().await), Arc::new(database.open().await)];
