@@ -19,6 +19,7 @@ pub mod legacy;
 mod lists;
 pub mod postgres;
 mod rows;
+mod search;
 pub mod sqlite;
 mod stores;
 #[cfg(test)]

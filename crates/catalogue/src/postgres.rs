@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::PostgresCatalogue as Handle;
+use crate::search::Searches;
 use crate::turn::Turn;
 use crate::{Error, Result};
 
@@ -91,6 +92,7 @@ pub struct PostgresCatalogue {
     /// Held by each transaction from before it begins until it has ended.
     writers: Arc<Semaphore>,
     turn: Turn,
+    searches: Searches,
 }
 
 impl PostgresCatalogue {
@@ -113,7 +115,8 @@ impl PostgresCatalogue {
             .map_err(|_| sqlx::Error::PoolTimedOut)??;
         match MIGRATIONS.run(&pool).await {
             Ok(()) => {
-                Ok(Self { pool, writers: Arc::new(Semaphore::new(WRITERS_MAX)), turn: Turn::default() })
+                let writers = Arc::new(Semaphore::new(WRITERS_MAX));
+                Ok(Self { pool, writers, turn: Turn::default(), searches: Searches::default() })
             }
             Err(MigrateError::VersionMissing(found)) => {
                 let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);

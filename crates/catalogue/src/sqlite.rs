@@ -10,6 +10,7 @@ use std::path::Path;
 use sqlx::{Sqlite, SqliteConnection as Connection, SqlitePool, Transaction};
 
 use crate::Result;
+use crate::search::Searches;
 use crate::turn::Turn;
 
 use self::SqliteCatalogue as Handle;
@@ -66,6 +67,7 @@ pub struct SqliteCatalogue {
     writer: SqlitePool,
     readers: SqlitePool,
     turn: Turn,
+    searches: Searches,
 }
 
 impl SqliteCatalogue {

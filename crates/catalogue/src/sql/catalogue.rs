@@ -288,6 +288,7 @@ impl Catalogue for Handle {
         filter: &ImageFilter,
         page: ImagePage,
     ) -> Result<Vec<ImageRow>> {
+        let _place = self.searches.enter(filter).await;
         on_reader!(self, images::list, tenant, filter, page)
     }
 

@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
 use super::SqliteCatalogue;
+use crate::search::Searches;
 use crate::turn::Turn;
 use crate::{Error, Result};
 
@@ -52,7 +53,7 @@ pub(super) async fn open(path: &Path) -> Result<SqliteCatalogue> {
     let readers =
         pool().max_connections(READERS_MAX).connect_with(options.pragma("query_only", "ON")).await?;
     drop(guard);
-    Ok(SqliteCatalogue { writer, readers, turn: Turn::default() })
+    Ok(SqliteCatalogue { writer, readers, turn: Turn::default(), searches: Searches::default() })
 }
 
 /// Copies the write-ahead log into the file. Whoever opens it next would do the same: a failure loses nothing.
