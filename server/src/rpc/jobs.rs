@@ -351,11 +351,15 @@ pub(super) fn request_key(
 
 /// A job, as new as this process knows it.
 pub(super) async fn find(app: &App, caller: &Caller, id: JobId) -> Result<JobRow> {
-    let row = app.catalogue.get_job(&caller.tenant, id).await?;
-    Ok(match app.hub.newest(id) {
-        Some(live) if live.revision > row.revision && !row.state.is_final() => JobRow::clone(&live),
+    Ok(newest(app, app.catalogue.get_job(&caller.tenant, id).await?))
+}
+
+/// The row, or what this process has learned of the job since it was written.
+fn newest(app: &App, row: JobRow) -> JobRow {
+    match app.hub.newest(row.id) {
+        Some(live) if live.revision >= row.revision && !row.state.is_final() => JobRow::clone(&live),
         _ => row,
-    })
+    }
 }
 
 /// GetJob.
@@ -375,7 +379,11 @@ pub(super) async fn list(
     let kinds = wire::read_job_kinds(&request.kinds)?;
     let page = pages::page(request.page_size, &request.page_token, &filter)?;
     let rows = app.catalogue.list_jobs(&caller.tenant, &states, &kinds, page.clone()).await?;
-    let show = |row: JobRow| wire::job(&row, &app.config).map(|job| (row, job));
+    let show = |row: JobRow| {
+        // What has another state by now is on another page of a list by states.
+        let live = Some(newest(app, row.clone())).filter(|live| live.state == row.state);
+        wire::job(live.as_ref().unwrap_or(&row), &app.config).map(|job| (row, job))
+    };
     let mut rows = rows.into_iter().map(show).collect::<Result<_>>()?;
     let next_page_token = pages::cut(&mut rows, &page, &filter, |row: &JobRow| Cursor {
         create_time: row.create_time,
@@ -398,7 +406,7 @@ pub(super) async fn cancel(app: &App, caller: &Caller, request: &v1::CancelJobRe
     } else {
         app.hub.cancel(&row);
     }
-    wire::job(&row, &app.config)
+    wire::job(&newest(app, row), &app.config)
 }
 
 /// DeleteJob.
