@@ -132,13 +132,17 @@ impl From<EngineError> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let failure = Self { reason: error.reason().to_owned(), ..Self::new(error.to_string()) };
-        match error.code() {
+        match (error.code(), error.reason()) {
+            _ if error.is_transport() && failure.message.contains("certificate") => failure.advise(
+                "--ca and IMAGEOPS_CA name whom to trust, and the address is to be one of the certificate",
+            ),
             _ if error.is_transport() => {
                 failure.advise("is the server running there? --server or IMAGEOPS_SERVER names it")
             }
-            Code::Unauthenticated => failure.advise("put a key of the server into IMAGEOPS_TOKEN"),
-            Code::PermissionDenied => failure.advise("the key in IMAGEOPS_TOKEN lacks the scope for this"),
-            Code::ResourceExhausted | Code::Unavailable => failure.advise("try again later"),
+            (Code::Unauthenticated, _) => failure.advise("put a key of the server into IMAGEOPS_TOKEN"),
+            (_, "QUOTA_EXCEEDED") => failure.advise("remove images for good, or have the quota raised"),
+            (_, "NO_SPACE") => failure.advise("free some space where the server keeps its images"),
+            (Code::ResourceExhausted | Code::Unavailable, _) => failure.advise("try again later"),
             _ => failure,
         }
     }

@@ -1,5 +1,7 @@
 //! `imageops upload`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use imageops::v1::Archive;
 use imageops_client::{Client, UploadOptions};
 use tokio::fs::File;
@@ -41,13 +43,17 @@ pub(crate) async fn run(global: &Global, arguments: &UploadArgs) -> Result<Exit,
         sha256: arguments.sha256,
         ..UploadOptions::default()
     };
-    let bar = Bar::new();
-    let uploading = client.upload(&mut file, &options, |progress| bar.show_transfer("uploading", progress));
+    let (bar, has_begun) = (Bar::new(), AtomicBool::new(arguments.resume.is_some()));
+    let uploading = client.upload(&mut file, &options, |progress| {
+        has_begun.fetch_or(progress.done_bytes > 0, Ordering::Relaxed);
+        bar.show_transfer("uploading", progress);
+    });
     let uploaded = server::call(uploading).await;
     bar.clear();
     let image = match uploaded {
         Ok(uploaded) => uploaded.image,
-        Err(failure) => return Err(with_way_back(&client, id, failure).await),
+        Err(failure) if has_begun.into_inner() => return Err(with_way_back(&client, id, failure).await),
+        Err(failure) => return Err(failure),
     };
     match global.output {
         Form::Json => print_json(&image)?,

@@ -92,6 +92,15 @@ fn an_absent_server_is_one_line() {
 }
 
 #[test]
+fn what_has_not_begun_is_not_to_be_resumed() {
+    let program = env!("CARGO_BIN_EXE_imageops");
+    let output = imageops().args(["upload", program, "--server", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(status(&output), 1);
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert!(line.contains("is the server running") && !line.contains("--resume"), "{line}");
+}
+
+#[test]
 fn the_key_is_never_printed() {
     let output = imageops()
         .args(["job", "list", "--server", "http://127.0.0.1:1"])
