@@ -4,9 +4,10 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::debian;
+use crate::process::{self, Run as _};
 use crate::suites::torture::{self, Plan};
 use crate::tally::Tally;
-use crate::test::{build, time};
+use crate::test::time;
 use crate::workspace::Workspace;
 
 /// Options of `cargo xtask torture`.
@@ -24,6 +25,15 @@ pub(crate) struct Options {
     /// Begins chance here, as a failed test has printed it; by default anew.
     #[arg(long)]
     seed: Option<u64>,
+}
+
+/// The programs, and of the tests these alone: the others are many, and take their time in a release.
+fn build(workspace: &Workspace, release: bool) -> Result<bool> {
+    process::command("cargo")
+        .args(["build", "--workspace", "--locked", "--bins", "--test", "torture"])
+        .args(release.then_some("--release"))
+        .current_dir(&workspace.root)
+        .succeeds()
 }
 
 /// Whether all passed.
