@@ -100,7 +100,7 @@ pub fn compress(
     options.check()?;
     let before = source.fingerprint()?;
     Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
-    let image = format::open(Arc::clone(&source), format)?;
+    let image = format::open_whole(Arc::clone(&source), format)?;
     let layout = scan(&*image.disk, options, control)?;
     let estimate = plan(&*image.disk, layout.as_ref(), control)?;
 

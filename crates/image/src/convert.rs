@@ -87,7 +87,7 @@ pub fn convert_to_raw(
 ) -> Result<ConvertReport> {
     let before = source.fingerprint()?;
     Meter::new(control, Phase::Planning, 0, 0.0, PLANNED);
-    let image = format::open(Arc::clone(&source), format)?;
+    let image = format::open_whole(Arc::clone(&source), format)?;
     let disk = &*image.disk;
     let stored_bytes = stored_bytes(disk, control)?;
     make_room(output, disk.virtual_size_bytes())?;

@@ -584,6 +584,29 @@ fn sec_16_nothing_is_made_of_what_was_cut_off() {
             assert!(outcome.is_ok(), "{what}: {made}: {outcome:?}");
         }
     }
+    // What does not compress is stored in the stream as it is: with zeros behind the cut, it decodes to a whole cluster.
+    for zeros in [16, 20, 24, 26, 28, 30] {
+        let mut cluster = vec![0u8; 64 << 10];
+        let mut noise = 0x2545_f491_4f6c_dd1du64;
+        for byte in &mut cluster[zeros << 10..] {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            *byte = noise as u8;
+        }
+        let stream = deflated(&cluster);
+        let whole = compressed(&stream, false);
+        let end = (5 << 16) + stream.len();
+        assert!(make_all(&whole[..end]).iter().all(|(_, outcome)| outcome.is_ok()), "{zeros} KiB of zeros");
+        for cut in (1..=16).map(|sectors| sectors * 512).chain([1]) {
+            let cut_off = &whole[..end - cut];
+            let inspection = look(cut_off, Some(Format::Qcow2));
+            assert!(inspection.verdict >= Verdict::Corrupt, "{zeros} KiB of zeros, {cut} bytes cut off");
+            for (made, outcome) in make_all(cut_off) {
+                assert!(outcome.is_err(), "{zeros} KiB of zeros, {cut} bytes cut off: {made}");
+            }
+        }
+    }
 }
 
 /// What comes of each way to make another image of this one.

@@ -159,19 +159,32 @@ pub fn detect(storage: &dyn Storage) -> Result<Format> {
 /// Opens an image for reading. A given `format` is taken at its word: the content is not probed.
 ///
 /// No file but `storage` is ever read: an image that needs another one (a backing file, an external data file), a key
-/// or a feature the engine does not know is refused with the reason, and so is an empty file.
+/// or a feature the engine does not know is refused with the reason.
 pub fn open(storage: Arc<dyn Storage>, format: Option<Format>) -> Result<Image> {
+    open_with(storage, format, |_| Ok(()))
+}
+
+/// Opens an image that another one is made of, as [`open`] does. What it promises must be there: nothing is read as zeros for
+/// want of it.
+pub(crate) fn open_whole(storage: Arc<dyn Storage>, format: Option<Format>) -> Result<Image> {
+    open_with(storage, format, Qcow2::demand_all)
+}
+
+fn open_with(
+    storage: Arc<dyn Storage>,
+    format: Option<Format>,
+    prepare: impl FnOnce(&mut Qcow2) -> Result<()>,
+) -> Result<Image> {
     let format = match format {
         Some(format) => format,
         None => detect(&*storage)?,
     };
-    if storage.size_bytes() == 0 {
-        return Err(Error::new(ErrorKind::Invalid, reason::INVALID_EMPTY, "the file is empty"));
-    }
     match format {
         Format::Raw | Format::Iso => Ok(Image { format, disk: Arc::new(Raw::new(storage)), qcow2: None }),
         Format::Qcow2 => {
-            let image = Arc::new(Qcow2::open(storage)?);
+            let mut image = Qcow2::open(storage)?;
+            prepare(&mut image)?;
+            let image = Arc::new(image);
             Ok(Image { format, disk: Arc::clone(&image) as Arc<dyn Disk>, qcow2: Some(image) })
         }
         other => Err(Error::new(

@@ -64,9 +64,7 @@ impl Decoder {
     /// The content of the cluster whose stream lies in `length_bytes` bytes from `offset`; what follows the end of the
     /// stream in there is somebody else's and is ignored.
     pub(crate) fn read(&mut self, storage: &dyn Storage, offset: u64, length_bytes: u64) -> Result<&[u8]> {
-        // The descriptor has at most cluster bits - 8 bits for the sectors: two clusters at most.
-        self.input.resize(length_bytes as usize, 0);
-        read_zero_filled(storage, &mut self.input, offset)?;
+        read_stream(storage, &mut self.input, offset, length_bytes)?;
         let decoded = match &mut self.coder {
             Coder::Zlib(decoder) => inflate(decoder, &self.input, &mut self.cluster),
             Coder::Zstd(context) => unpack(context, &self.input, &mut self.cluster).map(|_| ()),
@@ -74,6 +72,20 @@ impl Decoder {
         decoded.map_err(|error| error.at(offset))?;
         Ok(&self.cluster)
     }
+}
+
+/// Reads a stream as far as the file goes: the last sector may be cut short, and with zeros in the place of bytes that are
+/// missing a stream without a checksum can decode to another cluster.
+pub(super) fn read_stream(
+    storage: &dyn Storage,
+    input: &mut Vec<u8>,
+    offset: u64,
+    length_bytes: u64,
+) -> Result<()> {
+    let there = storage.size_bytes().saturating_sub(offset).min(length_bytes);
+    // The descriptor has at most cluster bits - 8 bits for the sectors: two clusters at most.
+    input.resize(there as usize, 0);
+    read_zero_filled(storage, input, offset)
 }
 
 fn inflate(decoder: &mut libdeflater::Decompressor, input: &[u8], cluster: &mut [u8]) -> Result<()> {

@@ -18,6 +18,8 @@ pub struct Qcow2 {
     header: Header,
     cache: TableCache,
     decoders: DecoderPool,
+    /// Whether what the file is too short for is an error; else it reads as zeros, as in all readers of this format.
+    must_be_whole: bool,
 }
 
 /// What is stored for a range of the guest's disk.
@@ -68,6 +70,7 @@ impl Qcow2 {
             decoders: DecoderPool::new(header.compression, header.cluster_bits),
             storage,
             header,
+            must_be_whole: false,
         })
     }
 
@@ -160,19 +163,31 @@ impl Qcow2 {
 
     /// A word of a table, through the cache.
     fn table_word(&self, offset: u64) -> Result<u64> {
-        self.demand(offset, 8)?;
         let piece_bytes = self.cache.piece_bytes();
         let start = offset & !(piece_bytes - 1);
         let piece = self.cache.read(&*self.storage, start)?;
         Ok(piece[((offset - start) / 8) as usize])
     }
 
-    /// What the tables promise is in the file, or the image was cut off: zeros in its place would be another disk.
+    /// Refuses an image whose tables are not all in the file, and from now on to read data that are not: whoever makes another
+    /// image of this one would make zeros of what was cut off, and prove that they are what was read.
+    pub(crate) fn demand_all(&mut self) -> Result<()> {
+        self.must_be_whole = true;
+        let entries = u64::from(self.header.l1_entries);
+        self.demand(self.header.l1_offset, entries * 8)?;
+        for index in 0..entries {
+            if let Some(table) = self.l2_offset(index.saturating_mul(self.header.l2_guest_bytes()))? {
+                self.demand(table, self.header.cluster_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
     fn demand(&self, offset: u64, length: u64) -> Result<()> {
-        if offset.saturating_add(length) <= self.storage.size_bytes() {
+        if !self.must_be_whole || offset.saturating_add(length) <= self.storage.size_bytes() {
             return Ok(());
         }
-        let message = "the file ends before what its tables promise";
+        let message = "the file ends before what it promises";
         Err(Error::new(ErrorKind::Invalid, reason::INVALID_TRUNCATED, message).at(offset))
     }
 

@@ -4,9 +4,9 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 use zstd::zstd_safe::DCtx;
 
 use crate::error::Result;
-use crate::format::qcow2::codec::{unpack, zstd_context};
+use crate::format::qcow2::codec::{read_stream, unpack, zstd_context};
 use crate::format::qcow2::{Compression, Header};
-use crate::storage::{Storage, read_zero_filled};
+use crate::storage::Storage;
 
 /// Window of deflate, as the power of two: the whole 32 KiB.
 const WINDOW_BITS: u8 = 15;
@@ -46,9 +46,7 @@ impl StreamReader {
         length_bytes: u64,
         cluster: &mut [u8],
     ) -> Result<Option<&[u8]>> {
-        // The descriptor has at most cluster bits - 8 bits for the sectors: two clusters at most.
-        self.input.resize(length_bytes as usize, 0);
-        read_zero_filled(storage, &mut self.input, offset)?;
+        read_stream(storage, &mut self.input, offset, length_bytes)?;
         let length = match &mut self.coder {
             Coder::Zlib(inflate) => inflate_exactly(inflate, &self.input, cluster),
             Coder::Zstd(context) => unpack(context, &self.input, cluster).ok(),
