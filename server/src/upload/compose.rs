@@ -128,7 +128,7 @@ async fn join(app: &App, upload: &UploadRow, parts: &[UploadRow]) -> Result<Comm
 async fn stage(app: &App, upload: &UploadRow) -> Result<File> {
     let id = store_of(app, upload);
     let (store, key) = (app.stores.writable(id)?, upload.id.0.to_string());
-    let file = blocking(move || store.stage_anew(&key)).await?;
+    let file = blocking(move || store.stage(&key)).await?;
     Ok(file.inspect_err(|error| app.stores.report(id, error))?)
 }
 

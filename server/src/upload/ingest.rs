@@ -61,7 +61,7 @@ pub struct Ingest {
     writing: Lane<()>,
     /// Groups of digests, each on a lane of its own.
     digesting: Vec<Lane<Digester>>,
-    flushing: Option<JoinHandle<std::io::Result<u64>>>,
+    flushing: Option<JoinHandle<Result<u64>>>,
     /// Why a write or a flush failed. From then on nothing more becomes durable here: what the file holds behind
     /// `durable_bytes` is not what was received.
     broken: Arc<OnceLock<Failure>>,
@@ -252,8 +252,7 @@ impl Ingest {
 
     async fn finish_flush(&mut self) -> Result<()> {
         if let Some(flushing) = self.flushing.take() {
-            let flushed =
-                flushing.await.map_err(Failure::internal).and_then(|flushed| flushed.map_err(failed));
+            let flushed = flushing.await.map_err(Failure::internal).and_then(|flushed| flushed);
             self.durable_bytes = self.unless_broken(flushed)?;
         }
         self.unless_broken(Ok(()))
@@ -277,8 +276,11 @@ impl Ingest {
         self.finish_write().await?;
         self.flush_started_bytes = upto;
         self.flush_started = Instant::now();
-        let file = Arc::clone(&self.file);
-        self.flushing = Some(tokio::task::spawn_blocking(move || file.sync_data().map(|()| upto)));
+        let (file, broken) = (Arc::clone(&self.file), Arc::clone(&self.broken));
+        self.flushing = Some(tokio::task::spawn_blocking(move || {
+            // Told whoever waits, and whoever comes when nobody has: the next flush would say that all is well.
+            file.sync_data().map(|()| upto).map_err(|error| broken.get_or_init(|| failed(error)).clone())
+        }));
         Ok(())
     }
 
