@@ -312,8 +312,9 @@ impl Orphans {
         if self.collected.is_some_and(|last| last.elapsed() < COLLECT_INTERVAL) {
             return Ok(());
         }
+        let begun = Instant::now();
         self.collect(app).await?;
-        self.collected = Some(Instant::now());
+        self.collected = Some(begun);
         Ok(())
     }
 
