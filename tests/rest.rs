@@ -379,6 +379,8 @@ fn what_a_head_says_of_its_body_is_heeded() {
     assert_eq!(legacy.status, 415, "{}", legacy.text());
     assert!(service.image_names().is_empty());
     assert_eq!(send(("content-encoding", "identity")).status, 201);
+    let nothing = http::request(rest.0, "GET", "/v1/images", &[("content-encoding", "gzip")], &[]);
+    assert_eq!(nothing.status, 200, "there is no body to be coded");
 
     for (head, status) in [
         ("transfer-encoding: gzip, chunked\r\nhost: x\r\n", "501"),

@@ -54,9 +54,10 @@ pub struct Limits {
     pub call_timeout: Duration,
     /// How long requests may take to end after the shutdown began.
     pub grace_period: Duration,
-    /// How long after its last request a connection is kept for the next one; running requests end as they would.
+    /// How long after its last request a connection of HTTP/2 takes another one; running requests end as they would. One of
+    /// HTTP/1 waits as long as headers may take.
     pub connection_idle_timeout: Duration,
-    /// How old a connection gets before it takes no more requests: behind a balancer, load spreads again (SEC-38).
+    /// How old a connection of HTTP/2 gets before it takes no more requests: behind a balancer, load spreads again (SEC-38).
     pub connection_age_max: Duration,
     /// Most connections at a time; more wait in the listener's queue.
     pub connections_max: usize,

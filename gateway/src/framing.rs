@@ -1,5 +1,6 @@
 //! What the head of a request says of its body and its host, where not heeding it would store other bytes than were meant.
 
+use axum::body::HttpBody as _;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Version, header};
 
@@ -13,6 +14,9 @@ pub(crate) fn refusal(request: &Request) -> Option<Problem> {
     let headers = request.headers();
     if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
         return Some(Problem::invalid("Host", "must be there once"));
+    }
+    if request.body().is_end_stream() {
+        return None;
     }
     if headers.contains_key(header::CONTENT_RANGE) {
         let description =

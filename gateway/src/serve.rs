@@ -1,5 +1,6 @@
 //! Puts a router on a listener, with the bounds that a public port needs.
 
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -136,7 +137,7 @@ async fn converse(
     let life = Arc::new(life);
     let asked = Arc::clone(&life);
     let service = router.map_request(move |mut request: Request<Incoming>| {
-        asked.go_on();
+        asked.go_on(request.version());
         request.extensions_mut().insert(draining.clone());
         request.extensions_mut().insert(peer.clone());
         // HTTP/2 would put frames of its own around, and copies of, what stands for the bytes.
@@ -159,29 +160,33 @@ async fn converse(
     }
 }
 
-/// How long a connection takes requests: else whoever opens many and asks nothing would keep the places of all others.
+/// How long a connection of HTTP/2 takes requests: it answers pings, and so whoever opens many and asks nothing would keep the
+/// places of all others.
 struct Life {
     idle_timeout: Duration,
     end: Instant,
-    last_request: Mutex<Instant>,
+    /// `None`: it is one of HTTP/1, which is timed between requests, and cannot say beforehand that it takes no more.
+    last_request: Mutex<Option<Instant>>,
 }
 
 impl Life {
     fn begin(limits: &Limits) -> Self {
         let now = Instant::now();
         let idle_timeout = limits.connection_idle_timeout;
-        Self { idle_timeout, end: now + limits.connection_age_max, last_request: Mutex::new(now) }
+        Self { idle_timeout, end: now + limits.connection_age_max, last_request: Mutex::new(Some(now)) }
     }
 
     /// A request has come.
-    fn go_on(&self) {
-        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn go_on(&self, version: Version) {
+        let last_request = (version == Version::HTTP_2).then(Instant::now);
+        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = last_request;
     }
 
     /// Waits for the end.
     async fn over(&self) {
         loop {
             let last_request = *self.last_request.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(last_request) = last_request else { return pending().await };
             let due = self.end.min(last_request + self.idle_timeout);
             if due <= Instant::now() {
                 return;
