@@ -25,7 +25,7 @@ const FORGET_BATCH: u64 = 1_000;
 const ABORT_BATCH: usize = 100;
 /// Uploads that one call of [`Catalogue::expire_uploads`] gives up at most, beside those of sessions.
 const ABORT_MAX: usize = 1_000;
-/// Sessions that it gives up at most.
+/// Sessions that it gives up at most; one with more uploads than a transaction gives up counts more than once.
 const SESSIONS_MAX: usize = 100;
 
 impl Handle {
@@ -40,7 +40,8 @@ impl Handle {
             }
         }
         for _ in 0..SESSIONS_MAX {
-            let parts: Result<Option<Vec<UploadId>>> = in_transaction!(self, sessions::expire, now);
+            let parts: Result<Option<Vec<UploadId>>> =
+                in_transaction!(self, sessions::expire, now, ABORT_BATCH);
             match parts? {
                 Some(parts) => aborted.extend(parts),
                 None => break,
@@ -234,7 +235,17 @@ impl Catalogue for Handle {
     }
 
     async fn abort_session(&self, tenant: &Tenant, session: &str, now: Micros) -> Result<Vec<UploadId>> {
-        in_transaction!(self, sessions::abort, tenant, session, now)
+        // A session of very many parts would hold the writer for seconds.
+        let mut aborted = Vec::new();
+        loop {
+            let batch: Result<Vec<UploadId>> =
+                in_transaction!(self, sessions::abort, tenant, session, now, ABORT_BATCH);
+            let batch = batch?;
+            aborted.extend(&batch);
+            if batch.len() < ABORT_BATCH {
+                return Ok(aborted);
+            }
+        }
     }
 
     async fn abort_composition(&self, id: UploadId, now: Micros) -> Result<bool> {
@@ -288,7 +299,7 @@ impl Catalogue for Handle {
         filter: &ImageFilter,
         page: ImagePage,
     ) -> Result<Vec<ImageRow>> {
-        let _place = self.searches.enter(filter).await;
+        let _place = self.searches.enter(filter).await?;
         on_reader!(self, images::list, tenant, filter, page)
     }
 

@@ -64,7 +64,7 @@ const DROP_COALESCE_KEY: &str = "UPDATE jobs SET coalesce_key = NULL WHERE tenan
 
 const SELECT_REQUEST: &str = "SELECT id, request_fingerprint FROM jobs WHERE tenant = $1 AND request_id = $2";
 
-/// Of each tenant as many as it may ask for: the checks of its new images, which come unasked, take nobody's place.
+/// Of each tenant as many as it may ask for: the checks of its new images, which come unasked, take no other tenant's place.
 const COUNT_ACTIVE: &str = "SELECT CAST(COALESCE(SUM(CASE WHEN own > $1 THEN $1 ELSE own END), 0) AS BIGINT) FROM \
      (SELECT COUNT(*) AS own FROM jobs WHERE state IN ('queued', 'running') GROUP BY tenant) AS tenants";
 

@@ -36,8 +36,10 @@ pub(super) const SELECT_PARTS: &str = select_uploads!(
     "WHERE tenant = $1 AND session = $2 AND state = 'stored' AND part IS NOT NULL ORDER BY part"
 );
 
-pub(super) const SELECT_LIVE: &str =
-    select_uploads!("WHERE tenant = $1 AND session = $2 AND state IN ('open', 'stored') ORDER BY part, id");
+// What composes them comes first: it must not make an image while its parts are given up.
+pub(super) const SELECT_LIVE: &str = select_uploads!(
+    "WHERE tenant = $1 AND session = $2 AND state IN ('open', 'stored') ORDER BY part NULLS FIRST, id LIMIT $3"
+);
 
 const SELECT_STORED: &str =
     select_uploads!("WHERE tenant = $1 AND session = $2 AND part = $3 AND state = 'stored'");
@@ -203,7 +205,7 @@ pub(super) async fn dissolve(
         after.image = Some(image.id);
         uploads::save(db, part, &after).await?;
     }
-    let late = live(db, tenant, session).await?;
+    let late = live(db, tenant, session, usize::MAX).await?;
     let late = abort_all(db, late, now).await?;
     sqlx::query(DELETE).bind(tenant.as_str()).bind(session).execute(db).await?;
     let parts = stored.iter().map(|part| part.id).chain(late).collect();
@@ -219,28 +221,40 @@ pub(super) async fn abort_composition(db: &mut Connection, id: UploadId, now: Mi
     Ok(true)
 }
 
+/// Gives up at most `limit` uploads of a session, and the session with the last of them; it is over when there were fewer.
 pub(super) async fn abort(
     db: &mut Connection,
     tenant: &Tenant,
     session: &str,
     now: Micros,
+    limit: usize,
 ) -> Result<Vec<UploadId>> {
-    let all = live(db, tenant, session).await?;
-    let aborted = abort_all(db, all, now).await?;
-    sqlx::query(DELETE).bind(tenant.as_str()).bind(session).execute(db).await?;
+    let some = live(db, tenant, session, limit).await?;
+    let is_over = some.len() < limit;
+    let aborted = abort_all(db, some, now).await?;
+    if is_over {
+        sqlx::query(DELETE).bind(tenant.as_str()).bind(session).execute(db).await?;
+    }
     Ok(aborted)
 }
 
-/// Gives up the session whose time is over for longest; the ids of its uploads. `None` when there is none.
-pub(super) async fn expire(db: &mut Connection, now: Micros) -> Result<Option<Vec<UploadId>>> {
+/// Gives up at most `limit` uploads of the session whose time is over for longest, as [`abort`] does; their ids. `None` when
+/// there is no such session.
+pub(super) async fn expire(db: &mut Connection, now: Micros, limit: usize) -> Result<Option<Vec<UploadId>>> {
     let expired: Option<(String, String)> =
         sqlx::query_as(SELECT_EXPIRED).bind(now.0).fetch_optional(&mut *db).await?;
     let Some((tenant, session)) = expired else { return Ok(None) };
-    Ok(Some(abort(db, &crate::rows::read_tenant(tenant)?, &session, now).await?))
+    Ok(Some(abort(db, &crate::rows::read_tenant(tenant)?, &session, now, limit).await?))
 }
 
-async fn live(db: &mut Connection, tenant: &Tenant, session: &str) -> Result<Vec<UploadRecord>> {
-    Ok(sqlx::query_as(SELECT_LIVE).bind(tenant.as_str()).bind(session).fetch_all(db).await?)
+async fn live(
+    db: &mut Connection,
+    tenant: &Tenant,
+    session: &str,
+    limit: usize,
+) -> Result<Vec<UploadRecord>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    Ok(sqlx::query_as(SELECT_LIVE).bind(tenant.as_str()).bind(session).bind(limit).fetch_all(db).await?)
 }
 
 async fn abort_all(db: &mut Connection, records: Vec<UploadRecord>, now: Micros) -> Result<Vec<UploadId>> {

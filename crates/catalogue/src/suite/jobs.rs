@@ -98,7 +98,7 @@ pub(crate) async fn the_queue_limit_holds_under_concurrency<D: Database>() {
     handles[1].create_job(new_job(at(103)), 10).await.unwrap();
 }
 
-pub(crate) async fn checks_that_come_unasked_take_nobodys_place<D: Database>() {
+pub(crate) async fn checks_that_come_unasked_take_no_other_tenants_place<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
     let busy = Tenant::new("busy").unwrap();

@@ -254,6 +254,19 @@ pub(crate) async fn rel_28_a_session_can_be_given_up_while_it_is_composed<D: Dat
     assert_sound::<D>(&catalogue).await;
 }
 
+pub(crate) async fn a_session_of_many_parts_is_given_up_to_the_last<D: Database>() {
+    const PARTS: u32 = 201;
+    let database = D::new();
+    let catalogue = database.open().await;
+    for number in 1..=PARTS {
+        stored(&catalogue, part_row(number, 1)).await;
+    }
+    let aborted = catalogue.abort_session(&tenant(), "a disk", at(4)).await.unwrap();
+    assert_eq!(aborted.len(), PARTS as usize);
+    assert!(numbers(&catalogue).await.is_empty());
+    assert_sound::<D>(&catalogue).await;
+}
+
 pub(crate) async fn a_composition_that_nobody_goes_on_with_frees_its_session<D: Database>() {
     let database = D::new();
     let catalogue = database.open().await;
