@@ -54,6 +54,27 @@ async fn a_revoked_key_is_out_at_once() {
     }
 }
 
+/// A list of another directory would say that there is no key, and leave a catalogue behind.
+#[test]
+fn keys_are_looked_for_where_a_server_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let elsewhere = scratch.path().join("elsewhere");
+    let command = |arguments: &[&str]| {
+        Command::new(binary("imageops-server"))
+            .arg("--data-dir")
+            .arg(&elsewhere)
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let listed = command(&["key", "list"]);
+    let said = String::from_utf8(listed.stderr).unwrap();
+    assert!(listed.status.code() == Some(76) && said.contains("--data-dir"), "{said}");
+    assert!(!elsewhere.exists());
+    assert!(command(&["key", "create"]).status.success());
+    assert!(String::from_utf8(command(&["key", "list"]).stdout).unwrap().contains("active"));
+}
+
 /// The life of a key over gRPC: made, shown once, used within its scopes, revoked.
 #[tokio::test]
 async fn keys_are_made_and_revoked_by_call() {

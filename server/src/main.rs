@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use imageops_server::config::{Cli, Command, Config};
+use imageops_server::config::{Cli, Command, Config, KeyCommand};
 use imageops_server::exit::{Exit, Fatal};
 use imageops_server::{import, keys, serve, telemetry};
 
@@ -41,7 +41,13 @@ fn run(cli: Cli) -> Result<(), Fatal> {
     let ended = runtime.block_on(async {
         match cli.command {
             Some(Command::Key(command)) => {
-                let catalogue = serve::open_catalogue(&config).await?;
+                let catalogue = match &command {
+                    // The first key may be made before the first start.
+                    KeyCommand::Create(_) => serve::open_catalogue(&config).await?,
+                    KeyCommand::List | KeyCommand::Revoke { .. } => {
+                        serve::open_existing_catalogue(&config).await?
+                    }
+                };
                 keys::run(command, &*catalogue, config.audit_log.as_deref()).await
             }
             Some(Command::ImportEdgegallery(from)) => {

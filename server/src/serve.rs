@@ -69,7 +69,20 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// How old a connection of gRPC gets before it is asked to be replaced: behind a balancer, load spreads again (SEC-38).
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
-/// Opens the catalogue in the data directory, for the server and for `key` commands.
+/// File of the catalogue in the data directory.
+const CATALOGUE: &str = "catalogue.sqlite";
+
+/// Opens the catalogue that is there. One that would have to be made is another one than is meant.
+pub async fn open_existing_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal> {
+    let path = config.data_dir.join(CATALOGUE);
+    if config.catalogue_url.is_none() && matches!(path.try_exists(), Ok(false)) {
+        let message = format!("there is no {}; --data-dir names the directory of the server", path.display());
+        return Err(Fatal::new(Exit::Catalogue, message));
+    }
+    open_catalogue(config).await
+}
+
+/// Opens the catalogue in the data directory, which it makes where there is none.
 pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal> {
     let failed = |place: &dyn std::fmt::Display, error: imageops_catalogue::Error| {
         tracing::debug!(?error, "catalogue");
@@ -81,7 +94,7 @@ pub async fn open_catalogue(config: &Config) -> Result<Arc<dyn Catalogue>, Fatal
         return Ok(Arc::new(catalogue.map_err(|error| failed(&"of --catalogue-url", error))?));
     }
     make_directory(&config.data_dir, 0o700)?;
-    let path = config.data_dir.join("catalogue.sqlite");
+    let path = config.data_dir.join(CATALOGUE);
     let catalogue = SqliteCatalogue::open(&path).await;
     Ok(Arc::new(catalogue.map_err(|error| failed(&path.display(), error))?))
 }
