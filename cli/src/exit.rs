@@ -134,7 +134,7 @@ impl From<ClientError> for Failure {
         let failure = Self { reason: error.reason().to_owned(), ..Self::new(error.to_string()) };
         match (error.code(), error.reason()) {
             _ if error.is_transport() && failure.message.contains("certificate") => failure.advise(
-                "--ca and IMAGEOPS_CA name whom to trust, and the address is to be one of the certificate",
+                "--ca says whom to trust, --client-cert who you are, and the address must be in the server's certificate",
             ),
             _ if error.is_transport() => {
                 failure.advise("is the server running there? --server or IMAGEOPS_SERVER names it")

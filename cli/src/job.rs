@@ -57,7 +57,7 @@ async fn list(global: &Global, client: &Client, arguments: &JobListArgs) -> Resu
         vec![
             job.name.clone(),
             kind(job).to_owned(),
-            state(job).to_owned(),
+            state_and_reason(job),
             percent(job),
             source_name(job),
             created(job),
@@ -65,6 +65,14 @@ async fn list(global: &Global, client: &Client, arguments: &JobListArgs) -> Resu
     });
     print(&table(&["job", "kind", "state", "done>", "source", "created"], rows))?;
     Ok(Exit::Success)
+}
+
+/// The state, and of a failed job why.
+fn state_and_reason(job: &Job) -> String {
+    match &job.error {
+        Some(error) if !error.reason.is_empty() => format!("{}: {}", state(job), error.reason),
+        _ => state(job).to_owned(),
+    }
 }
 
 /// Follows a job. In JSON each change is one line.
