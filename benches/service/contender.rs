@@ -1,4 +1,5 @@
-//! Commands that do the same, run in turn: a machine that slows down slows all of them.
+//! Commands that do the same, run in turn: a machine that slows down slows all of them. Another one begins each round: what comes
+//! first pays for what is cold.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -39,7 +40,9 @@ pub fn race(
         })
         .collect();
     for round in 1..=rounds {
-        for (contender, row) in all.iter_mut().zip(&mut rows) {
+        for turn in 0..all.len() {
+            let index = (turn + round as usize - 1) % all.len();
+            let (contender, row) = (&mut all[index], &mut rows[index]);
             // What the one before has left to be written would be written on this one's time.
             rustix::fs::sync();
             let mut command = (contender.command)();
