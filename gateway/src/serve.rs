@@ -148,9 +148,12 @@ async fn converse(
     });
     let connection = server.serve_connection(TokioIo::new(outlet), TowerToHyperService::new(service));
     tokio::pin!(connection);
+    let last_call = async {
+        tokio::select! { () = shutdown.cancelled() => {}, () = life.over() => {} }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = life.over() => {} } } => {
+        () = last_call => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -63,9 +63,7 @@ impl Outlet {
         });
         sent.unwrap_or_else(|| Poll::Ready(Err(io::Error::other("nothing is to be sent"))))
     }
-}
 
-impl Outlet {
     /// A file leaves in pieces of 64 KiB. Each would be pushed out at once, with a look at the network for each; segments that
     /// are filled across pieces take a third less time (tcp(7), `TCP_CORK`).
     fn cork(&mut self, is_corked: bool) -> io::Result<()> {
@@ -243,6 +241,8 @@ mod tests {
         while let Some(piece) = all.next().await {
             outlet.write_all(&piece?).await?;
         }
+        outlet.flush().await?;
+        assert!(!outlet.is_corked, "what was written last would wait for more");
         drop(outlet);
         reader.await.unwrap()
     }
