@@ -68,7 +68,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     if options.ci {
         checks::run_all(workspace, &mut tally);
     }
-    let built = time(&mut tally, "build", || build(workspace).map(Counts::one));
+    let built = time(&mut tally, "build", || {
+        build(workspace, &["--lib", "--bins", "--tests"], false).map(Counts::one)
+    });
     if built.failed == 0 {
         let made = time(&mut tally, "images", || {
             images::make(workspace, images::Size::Small).map(|_| Counts::one(true))
@@ -98,10 +100,12 @@ pub(crate) fn time(tally: &mut Tally, name: &str, run: impl FnOnce() -> Result<C
     counts
 }
 
-/// Builds the programs and the tests in one go: both then share every dependency, built once with the same features.
-fn build(workspace: &Workspace) -> Result<bool> {
+/// Builds programs and tests in one go: both then share every dependency, built once with the same features.
+pub(crate) fn build(workspace: &Workspace, targets: &[&str], release: bool) -> Result<bool> {
     process::command("cargo")
-        .args(["build", "--workspace", "--locked", "--lib", "--bins", "--tests"])
+        .args(["build", "--workspace", "--locked"])
+        .args(targets)
+        .args(release.then_some("--release"))
         .current_dir(&workspace.root)
         .succeeds()
 }

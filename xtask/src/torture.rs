@@ -4,10 +4,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::debian;
-use crate::process::{self, Run as _};
 use crate::suites::torture::{self, Plan};
 use crate::tally::Tally;
-use crate::test::time;
+use crate::test::{build, time};
 use crate::workspace::Workspace;
 
 /// Options of `cargo xtask torture`.
@@ -27,19 +26,11 @@ pub(crate) struct Options {
     seed: Option<u64>,
 }
 
-/// The programs, and of the tests these alone: the others are many, and take their time in a release.
-fn build(workspace: &Workspace, release: bool) -> Result<bool> {
-    process::command("cargo")
-        .args(["build", "--workspace", "--locked", "--bins", "--test", "torture"])
-        .args(release.then_some("--release"))
-        .current_dir(&workspace.root)
-        .succeeds()
-}
-
 /// Whether all passed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     debian::install_missing(debian::FOR_TESTS)?;
-    if !build(workspace, options.release)? {
+    // Of the tests these alone: the others are many, and take their time in a release.
+    if !build(workspace, &["--bins", "--test", "torture"], options.release)? {
         return Ok(false);
     }
     let mut tally = Tally::default();
